@@ -1,0 +1,1 @@
+"""The painter: FLUX.1-dev, an Impressionist adapter, and a strength."""

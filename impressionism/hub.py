@@ -1,0 +1,102 @@
+"""From a name to a folder on this machine, and each way that can fail as a sentence that says what to do."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from impressionism import names
+
+# What a FluxPipeline is made of; not the 24 GB single file in FLUX.1-dev's root, and no pickle.
+PIPELINE_FILES = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors"]
+
+
+class PainterError(ValueError):
+    """A sentence for the person at the easel: what is wrong and what to do about it."""
+
+
+def folder_of(name: str | Path, revision: str | None, patterns: list[str]) -> Path:
+    """The folder itself, or the files of a Hub repository that match, from the cache where they are in it."""
+    if Path(name).is_dir():
+        if revision:
+            raise PainterError(f"{name} is a folder and has no revision {revision}; leave the revision out.")
+        return Path(name)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        raise PainterError(
+            f"There is no folder {name}, and it is no Hub repository's id (owner/name) either."
+        )
+    from huggingface_hub import snapshot_download
+
+    with readable_errors(str(name), revision):
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
+
+
+def commit_of(path: Path) -> str | None:
+    """The commit of a file or folder in the Hub's cache."""
+    match = re.search(r"/snapshots/([0-9a-f]{40})(/|$)", path.as_posix())
+    return match.group(1) if match else None
+
+
+def digest_of(*files: Path) -> str:
+    """A short SHA-256 over the contents of files, in the order given."""
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+@contextmanager
+def readable_errors(repository: str, revision: str | None) -> Iterator[None]:
+    """The Hub's exceptions as sentences; the order matters, as some inherit from others."""
+    from huggingface_hub import errors, get_token
+
+    home = f"https://huggingface.co/{repository}"
+    instead = "or paint with the bundled model: --model miniature"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        login = "" if get_token() else ", then log in with `hf auth login` or set HF_TOKEN"
+        raise PainterError(
+            f"{repository} asks you to accept its licence at {home}{login}; {instead}."
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        login = (
+            "with a token that may read it"
+            if get_token()
+            else "with `hf auth login` or HF_TOKEN if it is private"
+        )
+        raise PainterError(
+            f"The Hub shows no {repository}: check the name, log in {login}; {instead}."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise PainterError(
+            f"{repository} has no revision {revision}; its revisions are at {home}/commits."
+        ) from error
+    except (errors.EntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise PainterError(unreachable(repository)) from error
+    except (errors.HFValidationError, errors.HfHubHTTPError) as error:
+        raise PainterError(
+            f"The Hub refused {repository}: {str(error).splitlines()[0]}; {instead}."
+        ) from error
+    except (errors.HTTPError, ConnectionError) as error:  # no answer at all
+        raise PainterError(unreachable(repository)) from error
+
+
+def unreachable(repository: str) -> str:
+    return (
+        f"{repository} is not completely on this machine and the Hub cannot be reached: "
+        f"connect to the network, unset HF_HUB_OFFLINE, or paint with the bundled model: --model miniature."
+    )
+
+
+def label(source: str | Path) -> str:
+    """What a record calls a source: a Hub id stays, a folder gives its own name without where it lies."""
+    path = Path(source)
+    if not path.exists():
+        return str(source)
+    path = path.resolve()
+    if path == names.MINIATURE_ADAPTER.resolve() or path.name == "adapter":
+        return path.parent.name  # runs/<name>/adapter
+    return path.name

@@ -1,0 +1,27 @@
+"""Ids and phrases that must agree everywhere."""
+
+import os
+from pathlib import Path
+
+BASE = "black-forest-labs/FLUX.1-dev"
+ADAPTER = "dolphinium/FLUX.1-dev-wikiart-impressionism"
+ADAPTER_FILE = "flux_1_dev_wikiart_impressionism_v2.safetensors"
+
+MINIATURE = Path(__file__).parent / "miniature"  # an ordinary diffusers folder
+MINIATURE_ADAPTER = MINIATURE / "adapter"
+
+WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # what diffusers, and our training, call an adapter's file
+TRIGGER = "an impressionist painting of"  # how the published adapter's captions begin
+
+# A Space switches to a newly pushed adapter by these variables, without a code change.
+ENVIRONMENT = {
+    "base": "IMPRESSIONISM_BASE",
+    "base_revision": "IMPRESSIONISM_BASE_REVISION",
+    "adapter": "IMPRESSIONISM_ADAPTER",
+    "adapter_revision": "IMPRESSIONISM_ADAPTER_REVISION",
+}
+
+
+def from_environment(what: str) -> str | None:
+    """The variable's value; unset and empty are the same."""
+    return os.environ.get(ENVIRONMENT[what]) or None

@@ -1,0 +1,303 @@
+"""Painting: one picture, the pair before and after, a row of strengths, or a photograph painted over.
+
+Every call sets all the state that it needs, because one painter serves many visitors, and draws the noise on
+the CPU, so that the same record gives the same picture everywhere.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxImg2ImgPipeline, FluxPipeline
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+from impressionism.hub import PainterError
+from impressionism.pipeline import ADAPTER_NAME, Painter, lora_layers
+from impressionism.records import Recipe, Sampling
+
+OnStep = Callable[[int, int, torch.Tensor], None]
+"""Called after each step with its number (from 1), the steps of the whole call, and the packed latents; an
+exception raised in it cancels the painting and reaches the caller."""
+
+Words = tuple[torch.Tensor, torch.Tensor]  # T5's (1, tokens, width) and CLIP's (1, width)
+
+LARGEST = 2048  # pixels a side
+LARGEST_MINIATURE = 512
+KEY = "impressionism"  # the PNG text that holds the recipe
+NOTICE = "AI-generated picture, painted with a FLUX.1-dev type model and an Impressionist adapter"
+
+
+# ---- The four ways to paint
+
+
+def paint(
+    painter: Painter, sampling: Sampling, strength: float = 1.0, *, on_step: OnStep | None = None
+) -> Image.Image:
+    """One picture, with the adapter at this strength."""
+    [(_, picture)] = sweep(painter, sampling, [strength], on_step=on_step)
+    return picture
+
+
+def compare(
+    painter: Painter, sampling: Sampling, strength: float = 1.0, *, on_step: OnStep | None = None
+) -> tuple[Image.Image, Image.Image]:
+    """The same noise painted by the base model and with the adapter."""
+    (_, base), (_, adapted) = sweep(painter, sampling, [0.0, strength], on_step=on_step)
+    return base, adapted
+
+
+def sweep(
+    painter: Painter, sampling: Sampling, strengths: Iterable[float], *, on_step: OnStep | None = None
+) -> Iterator[tuple[float, Image.Image]]:
+    """The same noise at each strength, each picture as soon as it is done; the prompt is encoded once."""
+    strengths = list(strengths)
+    if not strengths:
+        raise PainterError("A sweep needs at least one strength.")
+    for strength in strengths:
+        check(sampling, strength, largest=largest(painter))
+    return _sweep(painter, sampling, strengths, on_step)
+
+
+def _sweep(
+    painter: Painter, sampling: Sampling, strengths: list[float], on_step: OnStep | None
+) -> Iterator[tuple[float, Image.Image]]:
+    words = encode(painter, sampling.prompt)
+    for done, strength in enumerate(strengths):
+        set_strength(painter.flux, strength)
+        result = painter.flux(
+            **common(painter.flux, sampling, words),
+            latents=noise(painter.flux, sampling),
+            callback_on_step_end=reporter(on_step, done * sampling.steps, len(strengths) * sampling.steps),
+        )
+        yield strength, result.images[0]
+
+
+def repaint(
+    painter: Painter,
+    sampling: Sampling,
+    strength: float,
+    source: Image.Image,
+    change: float = 0.6,
+    *,
+    on_step: OnStep | None = None,
+) -> Image.Image:
+    """A picture painted over, slightly (change near 0) or entirely (1); diffusers calls this strength."""
+    check(sampling, strength, change, largest=largest(painter))
+    words = encode(painter, sampling.prompt)
+    set_strength(painter.flux, strength)
+    # The same modules; from_pipe would cast them all to float32.
+    pipeline = FluxImg2ImgPipeline(**painter.flux.components)
+    pipeline.set_progress_bar_config(disable=True)
+    result = pipeline(
+        **common(pipeline, sampling, words),
+        image=fit(source, sampling.width, sampling.height),
+        strength=change,
+        generator=torch.Generator("cpu").manual_seed(sampling.seed),
+        callback_on_step_end=reporter(on_step, 0, None),
+    )
+    return result.images[0]
+
+
+# ---- What they are made of
+
+
+def encode(painter: Painter, prompt: str) -> Words:
+    """The prompt as both text encoders understand it."""
+    flux = painter.flux
+    tokens = min(512, flux.tokenizer_2.model_max_length)
+    with torch.no_grad():
+        words, summary, _ = flux.encode_prompt(
+            prompt, None, device=flux._execution_device, max_sequence_length=tokens
+        )
+    return words, summary
+
+
+def set_strength(flux: FluxPipeline, strength: float) -> None:
+    """1 is the adapter as trained; at 0 it is switched off, so that not even a rounding is left of it."""
+    for layer in lora_layers(flux):
+        layer.set_scale(ADAPTER_NAME, strength)
+        layer._disable_adapters = strength == 0  # enable_adapters() would also change what is trained
+
+
+def noise(flux: FluxPipeline, sampling: Sampling) -> torch.Tensor:
+    """(1, tokens, channels) in float32, whatever the painter's device and precision."""
+    channels, scale = flux.vae.config.latent_channels, flux.vae_scale_factor
+    height, width = sampling.height // scale, sampling.width // scale
+    generator = torch.Generator("cpu").manual_seed(sampling.seed)
+    drawn = torch.randn(1, channels, height, width, generator=generator)
+    return flux._pack_latents(drawn, 1, channels, height, width)
+
+
+def common(flux: Any, sampling: Sampling, words: Words) -> dict[str, Any]:
+    """The arguments that both pipelines take."""
+    return {
+        "prompt_embeds": words[0],
+        "pooled_prompt_embeds": words[1],
+        "num_inference_steps": sampling.steps,
+        "guidance_scale": sampling.guidance,
+        "width": sampling.width,
+        "height": sampling.height,
+        "max_sequence_length": words[0].shape[1],
+    }
+
+
+def reporter(on_step: OnStep | None, done: int, steps: int | None) -> Callable | None:
+    """on_step as diffusers wants its callback; steps is asked of the pipeline where it alone knows."""
+    if on_step is None:
+        return None
+
+    def report(flux: Any, index: int, _: Any, tensors: dict[str, torch.Tensor]) -> dict:
+        on_step(done + index + 1, steps or flux.num_timesteps, tensors["latents"])
+        return {}
+
+    return report
+
+
+def fit(source: Image.Image, width: int, height: int) -> Image.Image:
+    """Upright, on white where it is transparent, cropped to the middle at this size."""
+    image = ImageOps.exif_transpose(source)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # PIL would cut these off at 255
+        low, high = image.getextrema()
+        image = (
+            image.convert("F").point(lambda value: (value - low) * (255 / max(high - low, 1e-9))).convert("L")
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
+
+
+# ---- What may be asked
+
+
+def largest(painter: Painter) -> int:
+    return LARGEST_MINIATURE if painter.is_miniature else LARGEST
+
+
+def defaults(painter: Painter, prompt: str) -> Sampling:
+    """The size and the steps that suit the painter's model."""
+    side = painter.flux.vae.config.sample_size
+    return Sampling(prompt=prompt, steps=20 if painter.is_miniature else 28, width=side, height=side)
+
+
+def check(
+    sampling: Sampling, strength: float = 1.0, change: float | None = None, *, largest: int = LARGEST
+) -> None:
+    """Raises one PainterError with everything that is wrong."""
+    s = sampling
+    problems = [
+        *([] if isinstance(s.prompt, str) and s.prompt.strip() else ["say in the prompt what to paint"]),
+        *(["the prompt must not be longer than 2,000 characters"] if len(str(s.prompt)) > 2000 else []),
+        *outside("seed", s.seed, 0, 2**31 - 1, int),
+        *outside("steps", s.steps, 1, 100, int),
+        *outside("guidance", s.guidance, 0, 20),
+        *side("width", s.width, largest),
+        *side("height", s.height, largest),
+        *outside("strength", strength, -1, 2),
+    ]
+    if change is not None:
+        wrong = outside("change", change, 0, 1)
+        if not wrong and not change:
+            wrong = ["change must be above 0, or nothing is painted"]
+        if not (wrong or outside("steps", s.steps, 1, 100, int)) and int(s.steps * change) < 1:
+            wrong = [f"change × steps must be at least 1: take {math.ceil(1 / change)} steps or more"]
+        problems += wrong
+    if problems:
+        text = "; ".join(problems)
+        raise PainterError(f"{text[0].upper()}{text[1:]}.")
+
+
+def outside(name: str, value: Any, low: float, high: float, kind: type = float) -> list[str]:
+    """A bool is an int in Python, and NaN lies outside of nothing."""
+    kinds = (int,) if kind is int else (int, float)
+    if (
+        isinstance(value, kinds)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and low <= value <= high
+    ):
+        return []
+    whole = "a whole number" if kind is int else "a number"
+    return [f"{name} must be {whole} from {low:,} to {high:,}, not {value!r}"]
+
+
+def side(name: str, value: Any, largest: int) -> list[str]:
+    if outside(name, value, 64, largest, int) or value % 16:
+        return [f"{name} must be a multiple of 16 from 64 to {largest:,} pixels, not {value!r}"]
+    return []
+
+
+# ---- The recipe that a picture carries
+
+
+def recipe_of(
+    painter: Painter,
+    sampling: Sampling,
+    strength: float,
+    source: Image.Image | None = None,
+    change: float | None = None,
+) -> Recipe:
+    """All that is needed to paint the picture again; of a repaint's source, only a fingerprint."""
+    fingerprint = None
+    if source is not None:
+        fitted = fit(source, sampling.width, sampling.height)
+        fingerprint = hashlib.sha256(fitted.tobytes()).hexdigest()
+    return Recipe(
+        sampling=sampling, strength=strength, provenance=painter.provenance, source=fingerprint, change=change
+    )
+
+
+def summary(recipe: Recipe) -> str:
+    """The recipe in one line for people."""
+    s, p = recipe.sampling, recipe.provenance
+    values = {
+        "Strength": recipe.strength,
+        "Seed": s.seed,
+        "Steps": s.steps,
+        "Guidance": s.guidance,
+        "Size": f"{s.width}x{s.height}",
+        "Model": f"{p.base} {p.base_revision or ''}".strip(),
+        "Adapter": f"{p.adapter or 'none'} {p.adapter_revision or ''}".strip(),
+    }
+    return f"{s.prompt} | " + ", ".join(f"{name}: {value}" for name, value in values.items())
+
+
+def save(image: Image.Image, recipe: Recipe, path: Path | str) -> Path:
+    """A PNG that carries its recipe, for people and for `--from`, and says that it is AI-generated."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise PainterError(f"{path.name} cannot carry a recipe; name the picture something.png.")
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt(KEY, recipe.to_json())
+    text.add_itxt("parameters", summary(recipe))
+    text.add_itxt("Software", "impressionism")
+    text.add_itxt("Comment", NOTICE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, pnginfo=text)
+    return path
+
+
+def read_recipe(picture: Path | str | Image.Image) -> Recipe:
+    """The recipe in a PNG that `save` wrote."""
+    image = picture if isinstance(picture, Image.Image) else open_image(picture)
+    if KEY not in image.info:
+        raise PainterError("This picture carries no recipe; only an untouched PNG from this painter does.")
+    try:
+        return Recipe.from_json(image.info[KEY])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise PainterError(f"The recipe in this picture is damaged: {error}") from error
+
+
+def open_image(path: Path | str) -> Image.Image:
+    """The picture, read completely, or a sentence."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError as error:
+        raise PainterError(f"There is no file {path}.") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PainterError(f"{path} cannot be read as a picture: {error}") from error

@@ -1,0 +1,361 @@
+"""The one place where models are built: which weights, in which precision, on which device.
+
+painter = load_pipeline()   # FLUX.1-dev and the published adapter on a GPU, else the bundled miniature
+"""
+
+import importlib.metadata
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from diffusers import FluxPipeline
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError, safe_open
+
+from impressionism import names
+from impressionism.hub import PIPELINE_FILES, PainterError, commit_of, digest_of, folder_of, label
+from impressionism.quantize import MODES, load_transformer
+from impressionism.records import Provenance
+
+ADAPTER_NAME = "impressionism"  # of the LoRA on the painter's transformer
+GIB = 2**30
+
+# Free memory that a precision needs, as a multiple of the pipeline's files in bfloat16, activations included.
+# FLUX.1-dev's are 31.4 GiB: 36 GiB in bfloat16, 24 in int8, 14 in NF4, T5 too; a CPU computes in float32.
+NEEDS = {
+    "cuda": {"none": 1.15, "int8": 0.77, "nf4": 0.45},
+    "cpu": {"none": 2.3, "int8": 1.2, "nf4": 0.9},
+}
+
+
+@dataclass(frozen=True)
+class Painter:
+    """A base model with an adapter on it, ready to paint."""
+
+    flux: FluxPipeline
+    provenance: Provenance
+    about: str
+    """One line for people: which model paints, and why that one."""
+
+    @property
+    def is_miniature(self) -> bool:
+        """Whether it is a small model that knows a few scenes only."""
+        return self.flux.vae.config.sample_size < 512
+
+
+def load_pipeline(
+    model: str | Path = "auto",
+    adapter: str | Path = "auto",
+    quantize: str = "auto",
+    device: str = "auto",
+    *,
+    model_revision: str | None = None,
+    adapter_revision: str | None = None,
+) -> Painter:
+    """Builds a painter.
+
+    model and adapter are Hub ids or local paths; `miniature` is the bundled one, adapter `none` leaves the
+    base alone. `auto` follows the variables in names.ENVIRONMENT, then what this machine can do.
+    """
+    device = choose_device(device)
+    base, base_revision, why = choose_base(str(model), model_revision, device)
+    adapter_source, adapter_revision = choose_adapter(str(adapter), adapter_revision, base)
+    # The adapter is found before the large download, so that a wrong name costs no time.
+    adapter_file = find_adapter(adapter_source, adapter_revision) if adapter_source else None
+    folder = folder_of(base, base_revision, PIPELINE_FILES)
+    quantize, offload, memory = choose_quantization(quantize, folder, device)
+
+    flux = build(folder, quantize, device)
+    if adapter_file:
+        load_adapter(flux, adapter_file)
+    if offload:
+        flux.enable_model_cpu_offload()
+    else:
+        flux.to(device)
+
+    provenance = Provenance(
+        base=label(base),
+        base_revision=commit_of(folder) or digest_of(*parts(folder)),
+        adapter=label(adapter_source) if adapter_source else None,
+        adapter_revision=(commit_of(adapter_file) or digest_of(adapter_file)) if adapter_file else None,
+        quantize=quantize,
+        dtype=str(dtype_for(device)).removeprefix("torch."),
+        device=name_of(device),
+        versions=versions(quantize),
+    )
+    return Painter(flux, provenance, about(provenance, why, memory))
+
+
+# ---- What to load
+
+
+def on_zero_gpu() -> bool:
+    """There a card is emulated until a visitor's call, so its memory says nothing."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
+def choose_device(device: str) -> str:
+    has_cuda = on_zero_gpu() or torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if has_cuda else "cpu"
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+        raise PainterError(f"There is no device {device}; say auto, cpu, cuda, cuda:1 or mps.")
+    if device.startswith("cuda") and not has_cuda:
+        raise PainterError("This machine has no CUDA device that PyTorch can use; say --device cpu or auto.")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise PainterError("This machine has no Apple GPU that PyTorch can use; say --device cpu or auto.")
+    return device
+
+
+def choose_base(model: str, revision: str | None, device: str) -> tuple[str, str | None, str]:
+    """The base's source and revision, and why that one."""
+    if model == "miniature":
+        return miniature(), revision, "as asked"
+    if model != "auto":
+        return model, revision, "as asked"
+    revision_or_set = revision or names.from_environment("base_revision")
+    if base := names.from_environment("base"):
+        return base, revision_or_set, f"as {names.ENVIRONMENT['base']} says"
+    if device.startswith("cuda"):
+        return names.BASE, revision_or_set, "because there is a GPU"
+    return miniature(), revision, "because FLUX.1-dev needs a GPU and none is used here"
+
+
+def miniature() -> str:
+    if not (names.MINIATURE / "model_index.json").exists():
+        raise PainterError("The bundled miniature is missing; build it with `python -m training.miniature`.")
+    return str(names.MINIATURE)
+
+
+def choose_adapter(adapter: str, revision: str | None, base: str) -> tuple[str | None, str | None]:
+    """The adapter's source and revision; no source for the base alone."""
+    if adapter == "none":
+        return None, None
+    if adapter == "miniature":
+        return str(names.MINIATURE_ADAPTER), revision
+    if adapter != "auto":
+        return adapter, revision
+    revision_or_set = revision or names.from_environment("adapter_revision")
+    if adapter_set := names.from_environment("adapter"):
+        return adapter_set, revision_or_set
+    if Path(base).is_dir():
+        own = Path(base) / "adapter"
+        return (str(own), revision) if own.is_dir() else (None, None)
+    return names.ADAPTER, revision_or_set
+
+
+def choose_quantization(quantize: str, folder: Path, device: str) -> tuple[str, bool, str]:
+    """The transformer's precision, whether models wait for their turn in main memory, and why."""
+    if quantize not in ("auto", *MODES):
+        raise PainterError(f"There is no quantization {quantize}; there are auto, {', '.join(MODES)}.")
+    kind = "cuda" if device.startswith("cuda") else "cpu"
+    if on_zero_gpu() or device == "mps":
+        return ("none" if quantize == "auto" else quantize), False, ""
+    free = torch.cuda.mem_get_info(device)[0] if kind == "cuda" else psutil.virtual_memory().available
+    size = sum(file.stat().st_size for file in parts(folder))
+    fitting = [mode for mode, need in NEEDS[kind].items() if need * size <= free]
+    chosen = quantize if quantize != "auto" else next(iter(fitting), "nf4")
+    offload = kind == "cuda" and chosen != "int8" and NEEDS[kind].get(chosen, 0.45) * size > free
+    memory = f"{free / GIB:.0f} GiB free" + (", parts in turn" if offload else "")
+    return chosen, offload, memory if quantize == "auto" and chosen != "none" or offload else ""
+
+
+# ---- Building it
+
+
+def dtype_for(device: str) -> torch.dtype:
+    """Few CPUs multiply bfloat16 fast, and most a hundred times slower than float32."""
+    return torch.float32 if device == "cpu" else torch.bfloat16
+
+
+def build(folder: Path, quantize: str, device: str) -> FluxPipeline:
+    dtype = dtype_for(device)
+    staged = "cpu" if on_zero_gpu() else device  # a card that is only emulated cannot compute
+    components = {"transformer": load_transformer(folder, quantize=quantize, dtype=dtype, device=staged)}
+    if quantize in ("nf4", "int4", "int2") and staged.startswith("cuda"):
+        components["text_encoder_2"] = small_t5(folder, dtype, device)
+    try:
+        flux = FluxPipeline.from_pretrained(
+            folder, **components, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise PainterError(f"{label(folder)} is no FluxPipeline folder: {first_line(error)}") from error
+    flux.set_progress_bar_config(disable=True)
+    return flux
+
+
+def small_t5(folder: Path, dtype: torch.dtype, device: str) -> torch.nn.Module:
+    """Where the transformer has to be small, the 9.5 GiB of T5 have to be small too."""
+    from transformers import BitsAndBytesConfig, T5EncoderModel
+
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    return T5EncoderModel.from_pretrained(
+        folder / "text_encoder_2", quantization_config=config, dtype=dtype, device_map={"": device}
+    )
+
+
+# ---- The adapter
+
+
+def find_adapter(source: str, revision: str | None) -> Path:
+    """The adapter's one file: safetensors, because a pickle can run code."""
+    path = Path(source)
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise PainterError(
+                f"{path.name} is not a .safetensors file; pickles can run code and are never opened."
+            )
+        return path
+    if source == names.ADAPTER and revision is None:  # the published file, whatever else is there
+        folder = folder_of(source, None, [names.ADAPTER_FILE])
+        return only_adapter(folder, source, (names.ADAPTER_FILE,))
+    usual = (names.WEIGHTS_FILE, names.ADAPTER_FILE)
+    folder = folder_of(source, revision, list(usual))
+    if not path.is_dir() and not any((folder / name).exists() for name in usual):
+        folder = folder_of(source, revision, ["*.safetensors"])
+    return only_adapter(folder, source, usual)
+
+
+def only_adapter(folder: Path, source: str, usual: tuple[str, ...]) -> Path:
+    for name in usual:
+        if (folder / name).exists():
+            return folder / name
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise PainterError(
+            f"{source} has several adapters: {', '.join(file.name for file in found)}; name one file."
+        )
+    others = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
+    raise PainterError(f"{source} holds no .safetensors adapter; it has {others}.")
+
+
+def load_adapter(flux: FluxPipeline, file: Path) -> None:
+    """Puts the adapter on the transformer, or refuses it in a sentence."""
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except SafetensorError as error:
+        raise PainterError(f"{file.name} is not a safetensors file, whatever its name says.") from error
+    weights, alphas, metadata = read_adapter(file)
+    check_adapter(weights, flux, file.name)
+    weights = {key: tensor.to(flux.transformer.dtype) for key, tensor in weights.items()}
+    try:
+        flux.load_lora_into_transformer(
+            weights, alphas, flux.transformer, ADAPTER_NAME, metadata, _pipeline=flux, low_cpu_mem_usage=True
+        )
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise PainterError(f"{file.name} cannot be put on this model: {first_line(error)}") from error
+    layers = [layer for layer in lora_layers(flux) if not layer.lora_A[ADAPTER_NAME].weight.is_meta]
+    if 2 * len(layers) != len(weights):
+        raise PainterError(
+            f"{file.name} has {len(weights) // 2} layers, but {len(layers)} found their place."
+        )
+    flux.transformer.requires_grad_(False)
+
+
+def lora_layers(flux: FluxPipeline) -> list[LoraLayer]:
+    """The transformer's layers that carry the painter's adapter."""
+    layers = (module for module in flux.transformer.modules() if isinstance(module, LoraLayer))
+    return [layer for layer in layers if ADAPTER_NAME in layer.lora_A]
+
+
+def read_adapter(file: Path) -> tuple[dict[str, torch.Tensor], dict | None, dict | None]:
+    """Tensors under diffusers' names, and how they are scaled: alpha tensors, or metadata, or neither."""
+    try:
+        weights, alphas, metadata = FluxPipeline.lora_state_dict(
+            str(file.parent),
+            weight_name=file.name,
+            use_safetensors=True,
+            local_files_only=True,
+            return_alphas=True,
+            return_lora_metadata=True,
+        )
+    except (KeyError, ValueError) as error:
+        raise PainterError(
+            f"{file.name} names its tensors in a way that diffusers cannot read ({first_line(error)}); "
+            f"save it with FluxPipeline.save_lora_weights."
+        ) from error
+    # Some tools write both; alpha tensors speak for their own layer. Of the metadata only what decides the
+    # scale: other fields may be unknown to this PEFT, and some would initialise the base anew.
+    wanted = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora")
+    config = {
+        key: value for key, value in (metadata or {}).items() if key.removeprefix("transformer.") in wanted
+    }
+    if config.get("transformer.use_dora"):
+        raise PainterError(f"{file.name} is a DoRA, whose update has no strength; train a plain LoRA.")
+    targets = sorted({key.split(".lora_")[0].removeprefix("transformer.") for key in weights})
+    if alphas or not config:
+        return weights, alphas or None, None
+    return weights, None, {**config, "transformer.target_modules": targets}
+
+
+def check_adapter(weights: dict[str, torch.Tensor], flux: FluxPipeline, name: str) -> None:
+    """Every tensor must have its place in the transformer; diffusers would pass over the others."""
+    if not weights:
+        raise PainterError(f"{name} holds no LoRA tensors.")
+    layers = dict(flux.transformer.named_modules())
+    pairs: dict[str, set[str]] = {}
+    for key, tensor in weights.items():
+        if key.startswith("text_encoder"):
+            raise PainterError(
+                f"{name} also changes the text encoder, which strength could not undo; train without."
+            )
+        match = re.fullmatch(r"transformer\.(.+)\.lora_(A|B)\.weight", key)
+        if not match:
+            raise PainterError(f"{name} holds {key}, which is no LoRA tensor of FLUX's transformer.")
+        path, side = match.groups()
+        if not isinstance(layer := layers.get(path), torch.nn.Linear):
+            raise PainterError(f"{name} was trained for another model: this one has no linear layer {path}.")
+        expected = layer.in_features if side == "A" else layer.out_features
+        found = tensor.shape[1 if side == "A" else 0]
+        if tensor.ndim != 2 or found != expected:
+            raise PainterError(
+                f"{name} was trained for another model: at {path} lora_{side} has {found} features "
+                f"where this model has {expected}."
+            )
+        if not torch.isfinite(tensor).all():
+            raise PainterError(f"{name} holds numbers that are not finite, at {path}: its training diverged.")
+        pairs.setdefault(path, set()).add(side)
+    if halves := sorted(path for path, sides in pairs.items() if len(sides) == 1):
+        raise PainterError(f"{name} is incomplete: {halves[0]} has only one of lora_A and lora_B.")
+
+
+# ---- Saying what it is
+
+
+def parts(folder: Path) -> list[Path]:
+    """The safetensors of the pipeline itself: not the adapter beside them, nor a single file in the root."""
+    own = {"text_encoder", "text_encoder_2", "transformer", "vae"}
+    return sorted(file for file in folder.glob("*/*.safetensors") if file.parent.name in own)
+
+
+def name_of(device: str) -> str:
+    if device.startswith("cuda") and not on_zero_gpu():
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return "cuda (ZeroGPU)" if device.startswith("cuda") else device
+
+
+def versions(quantize: str) -> dict[str, str]:
+    libraries = ["torch", "diffusers", "transformers", "peft"]
+    if quantize != "none":
+        libraries += ["bitsandbytes", "optimum-quanto"]
+    return {name: importlib.metadata.version(name) for name in libraries}
+
+
+def about(provenance: Provenance, why: str, memory: str) -> str:
+    precision = provenance.dtype if provenance.quantize == "none" else provenance.quantize
+    adapter = f"with the adapter {provenance.adapter}" if provenance.adapter else "without an adapter"
+    base = "the bundled miniature FLUX" if provenance.base == "miniature" else provenance.base
+    line = (
+        f"{base} {adapter}, in {precision}{f' ({memory})' if memory else ''} on {provenance.device}, {why}."
+    )
+    return line[0].upper() + line[1:] if base != provenance.base else line
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip("'\"").splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,1 @@
+"""Evidence → the card that an adapter carries on the Hub (not written yet)."""

@@ -1,0 +1,37 @@
+"""The tiny FLUX that every test shares; see tiny.py."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import make_tiny_adapter, make_tiny_flux
+
+from impressionism.pipeline import Painter, load_pipeline
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random FluxPipeline; do not write into it."""
+    return make_tiny_flux(tmp_path_factory.mktemp("tiny") / "flux")
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an adapter of the tiny FLUX; do not write into it."""
+    return make_tiny_adapter(tmp_path_factory.mktemp("tiny") / "adapter")
+
+
+@pytest.fixture(scope="session")
+def tiny_painter(tiny_flux: Path, tiny_adapter: Path) -> Painter:
+    """A painter with its adapter, shared: every call of paint sets all the state that it needs."""
+    return load_pipeline(str(tiny_flux), str(tiny_adapter), device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the person who runs the tests reaches them, and no test reaches the Hub."""
+    for name in ("IMPRESSIONISM_BASE", "IMPRESSIONISM_BASE_REVISION", "IMPRESSIONISM_ADAPTER",
+                 "IMPRESSIONISM_ADAPTER_REVISION", "SPACES_ZERO_GPU"):  # fmt: skip
+        monkeypatch.delenv(name, raising=False)

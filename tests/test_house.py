@@ -1,0 +1,103 @@
+"""The house itself: who may import whom, the Space's front matter, and what its builder would install."""
+
+import ast
+import re
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("impressionism", "training", "evaluation", "model_card", "space", "benchmarks")
+# Added by the Spaces builder to our requirements, from its build logs.
+BUILDER = ("gradio[oauth,mcp]=={sdk}", "uvicorn>=0.14.0", "websockets>=10.4", "spaces==0.51.3", "torch<=2.13.0")
+
+
+def imports_of(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add("." * node.level + node.module)
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_itself_and_the_painter(room):
+    files = sorted((ROOT / room).rglob("*.py"))
+    assert files, f"{room} is missing"
+    for file in files:
+        others = imports_of(file) & set(ROOMS) - {room, "impressionism"}
+        assert not others, f"{file.relative_to(ROOT)} imports {others}"
+
+
+def front_matter() -> dict:
+    _, head, _ = (ROOT / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(head)
+
+
+def requirements() -> list[Requirement]:
+    lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    return [Requirement(line) for line in lines if line]
+
+
+def pins() -> dict[str, str]:
+    return {canonical(r.name): str(r.specifier).removeprefix("==") for r in requirements()}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_front_matter_is_what_the_hub_takes():
+    head = front_matter()
+    assert head["sdk"] == "gradio"
+    assert head["sdk_version"] == pins()["gradio"]
+    assert head["python_version"] == "3.12"
+    assert (ROOT / head["app_file"]).is_file()
+    assert len(head["short_description"]) <= 60
+    colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+    assert {head["colorFrom"], head["colorTo"]} <= colours
+
+
+def test_everything_required_is_pinned_and_installed_as_pinned():
+    for requirement in requirements():
+        assert str(requirement.specifier).startswith("=="), f"{requirement} is not pinned"
+        installed = metadata.version(requirement.name)
+        assert requirement.specifier.contains(installed.split("+")[0]), f"{requirement}: {installed} is installed"
+
+
+def test_the_spaces_builder_can_resolve_our_requirements():
+    """Walk the installed metadata from our pins and the builder's additions: no constraint may break another."""
+    environment = {**default_environment(), "python_version": "3.12", "python_full_version": "3.12.12"}
+    todo = [*requirements(), *(Requirement(line.format(sdk=front_matter()["sdk_version"])) for line in BUILDER)]
+    todo.append(Requirement("pydantic<=2.12.5"))
+    seen = set()
+    while todo:
+        requirement = todo.pop()
+        name = canonical(requirement.name)
+        if name.startswith("nvidia-") or name.startswith("cuda-") or name == "triton":
+            continue  # come with PyTorch's CUDA build only
+        version = metadata.version(name).split("+")[0]
+        assert requirement.specifier.contains(version, prereleases=True), f"{requirement} clashes with {name} {version}"
+        for extra in requirement.extras or {""}:
+            if (name, extra) in seen:
+                continue
+            seen.add((name, extra))
+            for line in metadata.requires(name) or []:
+                needed = Requirement(line)
+                if needed.marker is None or needed.marker.evaluate({**environment, "extra": extra}):
+                    todo.append(needed)
+    assert len(seen) > 50
+
+
+def test_every_bundled_file_can_be_pushed_to_a_space():
+    bundle = list((ROOT / "impressionism" / "miniature").rglob("*"))
+    sizes = {file: file.stat().st_size for file in bundle if file.is_file()}
+    assert sizes, "the miniature is missing: python -m training.miniature"
+    assert max(sizes.values()) < 10_000_000
+    assert sum(sizes.values()) <= 24_000_000

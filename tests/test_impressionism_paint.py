@@ -1,0 +1,304 @@
+"""Painting: strength 0 is the base bit for bit, no call leaves a trace, and a picture carries its recipe."""
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from impressionism import __main__ as terminal
+from impressionism.hub import PainterError
+from impressionism.paint import (
+    check,
+    compare,
+    defaults,
+    fit,
+    paint,
+    read_recipe,
+    recipe_of,
+    repaint,
+    save,
+    sweep,
+)
+from impressionism.pipeline import Painter, load_pipeline
+from impressionism.records import Sampling
+
+BOAT = Sampling(prompt="a sailing boat on the sea at dawn", seed=7, steps=4, width=64, height=64)
+
+
+def same(one: Image.Image, other: Image.Image) -> bool:
+    return one.size == other.size and one.tobytes() == other.tobytes()
+
+
+def distance(one: Image.Image, other: Image.Image) -> float:
+    return float(np.abs(np.asarray(one, dtype=float) - np.asarray(other, dtype=float)).mean())
+
+
+@pytest.fixture
+def photograph() -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 150, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+# ---- Strength
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8", "nf4", "int4"])
+def test_strength_zero_is_the_base_model_bit_for_bit(
+    tiny_flux: Path, tiny_adapter: Path, quantize: str
+) -> None:
+    bare = load_pipeline(tiny_flux, "none", quantize, "cpu")
+    adapted = load_pipeline(tiny_flux, tiny_adapter, quantize, "cpu")
+    assert same(paint(bare, BOAT), paint(adapted, BOAT, 0.0))
+    assert not same(paint(bare, BOAT), paint(adapted, BOAT, 1.0))
+
+
+def test_more_strength_is_further_from_the_base(tiny_painter: Painter) -> None:
+    one_step = dataclasses.replace(BOAT, steps=1)
+    base, *rest = [picture for _, picture in sweep(tiny_painter, one_step, [0, 0.02, 0.05, 0.1, 0.2])]
+    distances = [distance(base, picture) for picture in rest]
+    assert distances == sorted(distances) and distances[0] > 0
+
+
+def test_no_call_leaves_a_trace_not_even_a_cancelled_one(
+    tiny_painter: Painter, photograph: Image.Image
+) -> None:
+    expected = paint(tiny_painter, BOAT, 0.3)
+
+    class Cancelled(Exception):
+        pass
+
+    def cancel(step: int, steps: int, latents: object) -> None:
+        if step == 2:
+            raise Cancelled
+
+    for strength in (0.0, 1.2):
+        with pytest.raises(Cancelled):
+            paint(tiny_painter, BOAT, strength, on_step=cancel)
+        assert same(paint(tiny_painter, BOAT, 0.3), expected)
+    with pytest.raises(Cancelled):
+        repaint(tiny_painter, BOAT, 1.2, photograph, 1.0, on_step=cancel)
+    assert same(paint(tiny_painter, BOAT, 0.3), expected)
+    tiny_painter.flux._interrupt = True
+    next(sweep(tiny_painter, dataclasses.replace(BOAT, prompt="a haystack", steps=9), [0.0, 1.2]))
+    assert same(paint(tiny_painter, BOAT, 0.3), expected)
+
+
+def test_every_input_changes_the_picture(tiny_painter: Painter) -> None:
+    expected = paint(tiny_painter, BOAT)
+    for change in ({"prompt": "a haystack"}, {"seed": 8}, {"steps": 5}, {"guidance": 1.0}):
+        assert not same(paint(tiny_painter, dataclasses.replace(BOAT, **change)), expected), change
+    assert paint(tiny_painter, dataclasses.replace(BOAT, width=96, height=80)).size == (96, 80)
+
+
+# ---- Pairs, rows and repaints
+
+
+def test_a_comparison_is_two_paintings_with_one_count_of_steps(tiny_painter: Painter) -> None:
+    seen = []
+    base, adapted = compare(
+        tiny_painter, BOAT, 0.8, on_step=lambda step, steps, _: seen.append((step, steps))
+    )
+    assert same(base, paint(tiny_painter, BOAT, 0.0)) and same(adapted, paint(tiny_painter, BOAT, 0.8))
+    assert seen == [(step, 8) for step in range(1, 9)]
+
+
+def test_a_sweep_gives_each_picture_as_it_is_done(tiny_painter: Painter) -> None:
+    seen: list[int] = []
+    pictures = sweep(tiny_painter, BOAT, (0, 0.5, 1), on_step=lambda step, *_: seen.append(step))
+    strength, first = next(pictures)
+    assert strength == 0 and len(seen) == BOAT.steps
+    rest = dict(pictures)
+    assert (
+        list(rest) == [0.5, 1] and same(rest[1], paint(tiny_painter, BOAT, 1.0)) and not same(first, rest[1])
+    )
+    with pytest.raises(PainterError, match="at least one"):
+        sweep(tiny_painter, BOAT, [])
+
+
+def test_a_repaint_has_the_size_asked_for_and_changes_as_much_as_asked(
+    tiny_painter: Painter, photograph: Image.Image
+) -> None:
+    wide = dataclasses.replace(BOAT, width=96, height=64, steps=8)
+    seen = []
+    little = repaint(tiny_painter, wide, 1.0, photograph, 0.15, on_step=lambda *step: seen.append(step[:2]))
+    much = repaint(tiny_painter, wide, 1.0, photograph, 1.0)
+    assert little.size == much.size == (96, 64) and not same(little, much)
+    assert seen == [(1, 1)]
+    assert same(little, repaint(tiny_painter, wide, 1.0, photograph, 0.15))
+    assert not same(much, repaint(tiny_painter, wide, 0.0, photograph, 1.0))
+    assert tiny_painter.flux.transformer.dtype == tiny_painter.flux.vae.dtype
+
+
+def test_a_source_is_upright_opaque_and_filled_whatever_its_kind() -> None:
+    turned = Image.new("RGB", (40, 20), "red")
+    turned.paste("blue", (0, 0, 20, 20))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # the camera was turned: its left is the picture's top
+    file = io.BytesIO()
+    turned.save(file, "PNG", exif=exif)
+    upright = fit(Image.open(file), 64, 128)
+    assert upright.getpixel((32, 8)) == (0, 0, 255) and upright.getpixel((32, 120)) == (255, 0, 0)
+
+    clear = fit(Image.new("RGBA", (10, 10), (255, 0, 0, 0)), 64, 64)
+    assert clear.getpixel((5, 5)) == (255, 255, 255)
+    deep = fit(Image.fromarray(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)), 64, 64)
+    assert deep.getpixel((0, 0)) == (0, 0, 0) and deep.getpixel((63, 63)) == (255, 255, 255)
+    for mode in ("1", "L", "LA", "P", "CMYK", "YCbCr", "HSV", "I", "F", "RGBa"):
+        assert fit(Image.new(mode, (33, 21)), 64, 80).size == (64, 80), mode
+        assert fit(Image.new(mode, (33, 21)), 64, 80).mode == "RGB", mode
+
+
+# ---- What may be asked
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    wrong = Sampling(prompt=" ", seed=-1, steps=0, guidance=float("nan"), width=100, height=4096)
+    with pytest.raises(PainterError) as caught:
+        check(wrong, float("inf"), change=0.0)
+    for word in ("prompt", "seed", "steps", "guidance", "width", "height", "strength", "change"):
+        assert word in str(caught.value).lower(), word
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": "x" * 2001}, {"prompt": None}, {"seed": True}, {"seed": 2**31}, {"seed": 1.0}, {"steps": 101},
+        {"steps": "20"}, {"guidance": 20.1}, {"guidance": None}, {"width": 63}, {"width": 64.0}, {"height": 2064},
+    ],
+)  # fmt: skip
+def test_each_limit_is_kept(change: dict) -> None:
+    check(BOAT)
+    with pytest.raises(PainterError):
+        check(dataclasses.replace(BOAT, **change))
+
+
+def test_strength_and_change_have_limits_and_the_miniature_a_smaller_side(
+    tiny_painter: Painter, photograph: Image.Image
+) -> None:
+    for strength in (-1, 2, 0.5):
+        check(BOAT, strength)
+    for strength in (-1.1, 2.1, float("nan"), True, "1", None):
+        with pytest.raises(PainterError, match="[Ss]trength"):
+            check(BOAT, strength)
+    for change in (0, -0.1, 1.1, float("nan"), True, 0.2):  # 0.2 × 4 steps is no step
+        with pytest.raises(PainterError, match="[Cc]hange"):
+            repaint(tiny_painter, BOAT, 1.0, photograph, change)
+    check(dataclasses.replace(BOAT, width=2048))
+    with pytest.raises(PainterError, match="from 64 to 512"):
+        paint(tiny_painter, dataclasses.replace(BOAT, width=2048))
+
+
+def test_the_defaults_suit_the_model(tiny_painter: Painter) -> None:
+    assert defaults(tiny_painter, "a haystack") == Sampling(
+        prompt="a haystack", steps=20, width=64, height=64
+    )
+
+
+# ---- The recipe
+
+
+def test_a_png_carries_its_recipe(tiny_painter: Painter, tmp_path: Path) -> None:
+    sampling = dataclasses.replace(BOAT, prompt="Mühle “am” Fluss 🌊\nat dusk")
+    recipe = recipe_of(tiny_painter, sampling, 0.8)
+    picture = paint(tiny_painter, sampling, 0.8)
+    file = save(picture, recipe, tmp_path / "new" / "boat.png")
+    assert read_recipe(file) == read_recipe(Image.open(file)) == recipe
+    assert same(Image.open(file), picture)
+    text = Image.open(file).info
+    assert "Strength: 0.8, Seed: 7" in text["parameters"] and "AI-generated" in text["Comment"]
+    assert str(tmp_path) not in recipe.to_json()
+    assert recipe.provenance.adapter_revision and recipe.provenance.versions["torch"]
+
+
+def test_a_picture_without_a_good_recipe_says_so(tmp_path: Path, tiny_painter: Painter) -> None:
+    plain = Image.new("RGB", (64, 64))
+    plain.save(tmp_path / "plain.png")
+    with pytest.raises(PainterError, match="carries no recipe"):
+        read_recipe(tmp_path / "plain.png")
+    for damaged in ("{", "[]", "{}", '{"sampling": 1, "provenance": {}}'):
+        plain.info = {"impressionism": damaged}
+        with pytest.raises(PainterError, match="is damaged"):
+            read_recipe(plain)
+    with pytest.raises(PainterError, match="There is no file"):
+        read_recipe(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(PainterError, match="cannot be read as a picture"):
+        read_recipe(tmp_path / "text.png")
+    with pytest.raises(PainterError, match="cannot carry a recipe"):
+        save(plain, recipe_of(tiny_painter, BOAT, 1.0), tmp_path / "boat.jpg")
+
+
+# ---- The terminal
+
+
+@pytest.fixture
+def run(tiny_flux: Path, tiny_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    where = ["--model", str(tiny_flux), "--adapter", str(tiny_adapter), "--device", "cpu"]
+    return lambda *arguments: terminal.main([*map(str, arguments), *where])
+
+
+def test_a_picture_is_painted_again_identically(run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run("a boat", "--strength", 0.7, "--seed", 7, "--steps", 3, "--out", "boat.png") == 0
+    assert run("--from", "boat.png", "--out", "again.png") == 0
+    assert Path("boat.png").read_bytes() == Path("again.png").read_bytes()
+    assert "come out different" not in capsys.readouterr().err
+
+
+def test_other_weights_and_versions_are_said(
+    run, tiny_painter: Painter, capsys: pytest.CaptureFixture
+) -> None:
+    recipe = recipe_of(tiny_painter, BOAT, 1.0)
+    other = dataclasses.replace(recipe.provenance, adapter_revision="0" * 16, versions={"torch": "1.0"})
+    save(paint(tiny_painter, BOAT), dataclasses.replace(recipe, provenance=other), Path("boat.png"))
+    assert run("--from", "boat.png", "--out", "again.png") == 0
+    said = capsys.readouterr().err
+    assert "may come out different: the adapter's weights was 0000" in said and "torch was 1.0, is" in said
+
+
+def test_pairs_rows_and_repaints_from_the_terminal(run, photograph: Image.Image) -> None:
+    size = ("--steps", 2, "--width", 64, "--height", 80)
+    assert run("a boat", *size, "--compare", "--out", "pair/boat.png") == 0
+    assert read_recipe("pair/base.png").strength == 0 and read_recipe("pair/boat.png").strength == 1
+    assert run("a boat", *size, "--sweep", 0, 0.5, "--out", "row.png") == 0
+    assert read_recipe("row-0.png").strength == 0 and read_recipe("row-0.5.png").strength == 0.5
+    photograph.save("photo.jpg")
+    assert run("a boat", *size, "--repaint", "photo.jpg", "--change", 0.5, "--out", "over.png") == 0
+    assert read_recipe("over.png").change == 0.5
+    assert run("--from", "over.png", "--out", "again.png") == 2  # it needs the photograph
+    assert run("--from", "over.png", "--repaint", "photo.jpg", "--out", "again.png") == 0
+    assert Path("over.png").read_bytes() == Path("again.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "Say what to paint"),
+        (["a boat", "--steps", 0], "Steps must be a whole number from 1 to 100, not 0."),
+        (["a boat", "--change", 0.5], "name the picture with --repaint"),
+        (["a boat", "--repaint", "none.jpg"], "There is no file none.jpg."),
+        (["a boat", "--compare", "--out", "base.png"], "give --out another name"),
+        (["a boat", "--out", "boat.jpg"], "name the picture something.png"),
+        (["a boat", "--from", "boat.png"], "leave out the prompt"),
+        (["--seed", 0, "--from", "boat.png"], "leave out --seed"),
+        (["--from", "boat.png"], "There is no file boat.png."),
+    ],
+)
+def test_a_wrong_command_is_one_sentence(
+    run, arguments: list, sentence: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert run(*arguments) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert sentence in said[-1] and "Traceback" not in "".join(said)
+
+
+def test_a_recipe_from_an_unknown_folder_asks_where_it_is(
+    tiny_painter: Painter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(Image.new("RGB", (64, 64)), recipe_of(tiny_painter, BOAT, 1.0), "boat.png")
+    assert terminal.main(["--from", "boat.png"]) == 2
+    assert "say where it is with --model" in capsys.readouterr().err

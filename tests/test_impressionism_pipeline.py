@@ -1,0 +1,349 @@
+"""Building a painter: what auto means, which adapters are refused, and every error as one sentence."""
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+import torch
+from huggingface_hub import constants, errors
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from tiny import make_tiny_adapter
+
+from impressionism import names
+from impressionism.hub import PainterError, readable_errors
+from impressionism.paint import compare, paint, set_strength
+from impressionism.pipeline import Painter, choose_adapter, choose_base, choose_quantization, load_pipeline
+from impressionism.records import Sampling
+
+BOAT = Sampling(prompt="a boat", steps=2, width=64, height=64)
+LAYER = "transformer.transformer_blocks.0.attn.to_q"
+
+
+def load(tiny_flux: Path, adapter: Path | str) -> Painter:
+    return load_pipeline(tiny_flux, adapter, "none", "cpu")
+
+
+# ---- What auto means
+
+
+def test_auto_takes_flux_on_a_gpu_and_the_miniature_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, revision, why = choose_base("auto", None, "cuda")
+    assert (base, revision, why) == (names.BASE, None, "because there is a GPU")
+    assert choose_adapter("auto", None, base) == (names.ADAPTER, None)
+
+    monkeypatch.setattr(names, "MINIATURE", tmp_path / "miniature")
+    with pytest.raises(PainterError, match=r"python -m training\.miniature"):
+        choose_base("auto", None, "cpu")
+    own = tmp_path / "miniature" / "adapter"
+    own.mkdir(parents=True)
+    (tmp_path / "miniature" / "model_index.json").touch()
+    base, _, why = choose_base("auto", None, "cpu")
+    assert base == str(tmp_path / "miniature") and "needs a GPU" in why
+    assert choose_adapter("auto", None, base) == (str(own), None)
+    assert choose_adapter("none", None, base) == (None, None)
+
+
+def test_variables_say_what_auto_is_and_options_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    for what in ("base", "base_revision", "adapter", "adapter_revision"):
+        monkeypatch.setenv(names.ENVIRONMENT[what], f"me/{what}")
+    assert choose_base("auto", None, "cpu") == ("me/base", "me/base_revision", "as IMPRESSIONISM_BASE says")
+    assert choose_base("you/base", None, "cpu")[:2] == ("you/base", None)
+    assert choose_adapter("auto", None, "me/base") == ("me/adapter", "me/adapter_revision")
+    assert choose_adapter("auto", "v3", "me/base") == ("me/adapter", "v3")
+    assert choose_adapter("you/adapter", None, "me/base") == ("you/adapter", None)
+
+
+def test_the_environment_reaches_the_painter(
+    tiny_flux: Path, tiny_adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMPRESSIONISM_BASE", str(tiny_flux))
+    monkeypatch.setenv("IMPRESSIONISM_ADAPTER", str(tiny_adapter))
+    painter = load_pipeline(device="cpu")
+    assert painter.provenance.adapter == tiny_adapter.parent.name and painter.is_miniature
+    assert painter.about == (
+        f"flux with the adapter {tiny_adapter.parent.name}, in float32 on cpu, as IMPRESSIONISM_BASE says."
+    )
+
+
+@pytest.mark.parametrize(("free", "expected"), [(48, "none"), (30, "int8"), (16, "nf4"), (9, "nf4")])
+def test_the_quantization_fits_the_free_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, expected: str
+) -> None:
+    (tmp_path / "transformer").mkdir()
+    with (tmp_path / "transformer" / "weights.safetensors").open("wb") as file:
+        file.truncate(int(31.4 * 2**30))  # FLUX.1-dev's size, sparse
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free * 2**30, 80 * 2**30))
+    chosen, offload, memory = choose_quantization("auto", tmp_path, "cuda")
+    assert chosen == expected and offload == (free == 9)
+    assert (f"{free} GiB free" in memory) == (expected != "none")
+    assert choose_quantization("int8", tmp_path, "cuda")[0] == "int8"
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")  # the card is emulated, its memory says nothing
+    assert choose_quantization("auto", tmp_path, "cuda") == ("none", False, "")
+
+
+def test_provenance_names_the_weights_by_their_content(
+    tiny_flux: Path, tiny_adapter: Path, tiny_painter: Painter, tmp_path: Path
+) -> None:
+    twin = shutil.copytree(tiny_flux, tmp_path / "twin")
+    other = load_pipeline(twin, make_tiny_adapter(tmp_path / "other", seed=9), "nf4", "cpu").provenance
+    mine = tiny_painter.provenance
+    assert other.base == "twin" and other.base_revision == mine.base_revision
+    assert other.adapter_revision != mine.adapter_revision
+    assert (mine.quantize, mine.dtype, mine.device) == ("none", "float32", "cpu")
+    assert set(mine.versions) == {"torch", "diffusers", "transformers", "peft"}
+    assert "bitsandbytes" in other.versions
+
+
+def test_wrong_devices_and_precisions_are_refused(tiny_flux: Path) -> None:
+    with pytest.raises(PainterError, match="There is no device gpu"):
+        load_pipeline(tiny_flux, device="gpu")
+    with pytest.raises(PainterError, match="There is no quantization fp8"):
+        load_pipeline(tiny_flux, quantize="fp8", device="cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(PainterError, match="no CUDA device"):
+            load_pipeline(tiny_flux, device="cuda")
+
+
+# ---- Adapters
+
+
+def test_the_usual_names_are_found_and_several_others_are_not_guessed(
+    tiny_flux: Path, tiny_adapter: Path, tmp_path: Path
+) -> None:
+    weights = tiny_adapter / names.WEIGHTS_FILE
+    expected = paint(load(tiny_flux, weights), BOAT).tobytes()
+    shutil.copy(weights, tmp_path / "mine.safetensors")
+    assert paint(load(tiny_flux, tmp_path), BOAT).tobytes() == expected  # the only one
+    make_tiny_adapter(tmp_path, seed=5)
+    (tmp_path / names.WEIGHTS_FILE).rename(tmp_path / "yours.safetensors")
+    with pytest.raises(PainterError, match=r"has several adapters: mine\.safetensors, yours\.safetensors"):
+        load(tiny_flux, tmp_path)
+    shutil.copy(weights, tmp_path / names.ADAPTER_FILE)
+    assert paint(load(tiny_flux, tmp_path), BOAT).tobytes() == expected
+
+
+@pytest.mark.parametrize("how", ["metadata", "tensors", "both", "unknown field"])
+def test_alpha_is_kept_however_it_is_written(tiny_flux: Path, tmp_path: Path, how: str) -> None:
+    make_tiny_adapter(tmp_path, rank=4, alpha=8)
+    file = tmp_path / names.WEIGHTS_FILE
+    weights = load_file(file)
+    config = {"transformer.r": 4, "transformer.lora_alpha": 8}
+    if how == "unknown field":
+        config |= {"transformer.invented_in_2030": True, "transformer.init_lora_weights": "pissa"}
+    if how in ("tensors", "both"):
+        paths = {key.split(".lora_")[0] for key in weights}
+        weights |= {f"{path}.alpha": torch.tensor(8.0) for path in paths}
+    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(config)}
+    save_file(weights, file, {"format": "pt"} if how == "tensors" else metadata)
+    painter = load(tiny_flux, tmp_path)
+    for strength in (1.0, 0.5, -0.5, 1.5):
+        set_strength(painter.flux, strength)
+        layers = [m for m in painter.flux.transformer.modules() if isinstance(m, LoraLayer)]
+        assert {layer.scaling["impressionism"] for layer in layers} == {2.0 * strength}
+
+
+def test_kohya_files_are_read_as_well(tiny_flux: Path, tmp_path: Path) -> None:
+    down, up = torch.randn(4, 64), torch.randn(64, 4)
+    name = "lora_unet_single_blocks_0_linear2"  # (hidden + mlp → hidden), one projection, so not split
+    down = torch.randn(4, 64 + 256)
+    weights = {
+        f"{name}.lora_down.weight": down,
+        f"{name}.lora_up.weight": up,
+        f"{name}.alpha": torch.tensor(4.0),
+    }
+    save_file(weights, tmp_path / "kohya.safetensors")
+    base, adapted = compare(load(tiny_flux, tmp_path), BOAT)
+    assert base.tobytes() != adapted.tobytes()
+
+
+def a_text_encoder(weights: dict) -> None:
+    weights["text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"] = torch.zeros(4, 32)
+
+
+def another_shape(weights: dict) -> None:
+    weights[f"{LAYER}.lora_A.weight"] = torch.zeros(4, 3072)
+
+
+def another_layer(weights: dict) -> None:
+    weights["transformer.transformer_blocks.7.attn.to_q.lora_A.weight"] = torch.zeros(4, 64)
+
+
+def half_a_layer(weights: dict) -> None:
+    del weights[f"{LAYER}.lora_B.weight"]
+
+
+def not_a_number(weights: dict) -> None:
+    weights[f"{LAYER}.lora_B.weight"] = torch.full((64, 4), torch.nan)
+
+
+def ranks_apart(weights: dict) -> None:
+    weights[f"{LAYER}.lora_A.weight"] = torch.zeros(3, 64)
+
+
+def nothing(weights: dict) -> None:
+    weights.clear()
+
+
+def no_lora(weights: dict) -> None:
+    weights.clear()
+    weights["transformer.proj_out.weight"] = torch.zeros(4, 4)
+
+
+def comfy(weights: dict) -> None:
+    renamed = {f"diffusion_model.{key}": tensor for key, tensor in weights.items()}
+    weights.clear()
+    weights |= renamed
+
+
+def pefts_own(weights: dict) -> None:
+    renamed = {key.replace("transformer", "base_model.model", 1): tensor for key, tensor in weights.items()}
+    weights.clear()
+    weights |= renamed
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (a_text_encoder, "also changes the text encoder"),
+        (
+            another_shape,
+            r"at transformer_blocks\.0\.attn\.to_q lora_A has 3072 features where this model has 64",
+        ),
+        (another_layer, r"this one has no linear layer transformer_blocks\.7\.attn\.to_q"),
+        (half_a_layer, "has only one of lora_A and lora_B"),
+        (not_a_number, "not finite"),
+        (ranks_apart, "rank"),
+        (nothing, "holds no LoRA tensors"),
+        (no_lora, "which is no LoRA tensor of FLUX's transformer"),
+        (comfy, "which is no LoRA tensor of FLUX's transformer"),
+        (pefts_own, r"save it with FluxPipeline\.save_lora_weights"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused(
+    tiny_flux: Path, tmp_path: Path, spoil, sentence: str
+) -> None:
+    file = make_tiny_adapter(tmp_path) / names.WEIGHTS_FILE
+    weights = load_file(file)
+    spoil(weights)
+    save_file(weights, file)
+    with pytest.raises(PainterError, match=sentence):
+        load(tiny_flux, tmp_path)
+
+
+def test_doras_are_refused(tiny_flux: Path, tmp_path: Path) -> None:
+    file = make_tiny_adapter(tmp_path) / names.WEIGHTS_FILE
+    save_file(load_file(file), file, {"lora_adapter_metadata": json.dumps({"transformer.use_dora": True})})
+    with pytest.raises(PainterError, match="is a DoRA"):
+        load(tiny_flux, tmp_path)
+    save_file({**load_file(file), f"{LAYER}.dora_scale": torch.ones(64)}, file)
+    with pytest.raises(PainterError, match="is a DoRA"):
+        load(tiny_flux, tmp_path)
+
+
+def test_pickles_are_never_opened(tiny_flux: Path, tmp_path: Path) -> None:
+    trap = tmp_path / "sprung"
+
+    class Trap:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (trap,)
+
+    for name, sentence in [
+        ("adapter.bin", r"adapter\.bin is not a \.safetensors file; pickles"),
+        ("adapter.pt", r"adapter\.pt is not a \.safetensors file; pickles"),
+        ("adapter.safetensors", r"adapter\.safetensors is not a safetensors file"),
+    ]:
+        (tmp_path / name).write_bytes(pickle.dumps(Trap()))
+        with pytest.raises(PainterError, match=sentence):
+            load(tiny_flux, tmp_path / name)
+    (tmp_path / "adapter.safetensors").unlink()
+    with pytest.raises(
+        PainterError, match=r"holds no \.safetensors adapter; it has adapter\.bin, adapter\.pt"
+    ):
+        load(tiny_flux, tmp_path)
+    assert not trap.exists()
+
+
+# ---- The Hub
+
+
+def response(status: int) -> httpx2.Response:
+    return httpx2.Response(status, request=httpx2.Request("GET", "https://huggingface.co"))
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            errors.GatedRepoError("", response=response(401)),
+            "accept its licence at https://huggingface.co/a/b, then",
+        ),
+        (errors.RepositoryNotFoundError("", response=response(404)), "The Hub shows no a/b: check the name"),
+        (errors.RevisionNotFoundError("", response=response(404)), "a/b has no revision v9"),
+        (errors.LocalEntryNotFoundError("not cached"), "the Hub cannot be reached"),
+        (errors.OfflineModeIsEnabled("offline"), "unset HF_HUB_OFFLINE"),
+        (httpx2.ConnectError("no route"), "the Hub cannot be reached"),
+        (httpx2.ReadTimeout("slow"), "the Hub cannot be reached"),
+        (errors.HfHubHTTPError("503 too busy", response=response(503)), "The Hub refused a/b: 503 too busy"),
+    ],
+)
+def test_each_failure_of_the_hub_is_one_sentence(
+    error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(PainterError) as caught, readable_errors("a/b", "v9"):
+        raise error
+    said = str(caught.value)
+    assert sentence in said and "\n" not in said
+    if "licence" in said:
+        assert "hf auth login" in said and "HF_TOKEN" in said
+    assert "--model miniature" in said or "revision" in said
+
+
+def test_without_network_the_cache_is_enough_and_its_commit_is_recorded(
+    tiny_flux: Path, tiny_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    for repository, folder in (("me--flux", tiny_flux), ("me--monet", tiny_adapter)):
+        home = tmp_path / f"models--{repository}"
+        shutil.copytree(folder, home / "snapshots" / commit)
+        (home / "refs").mkdir()
+        (home / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    painter = load_pipeline("me/flux", "me/monet", "none", "cpu")
+    assert (painter.provenance.base, painter.provenance.adapter) == ("me/flux", "me/monet")
+    assert painter.provenance.base_revision == painter.provenance.adapter_revision == commit
+    with pytest.raises(PainterError, match=r"me/unknown is not completely on this machine"):
+        load_pipeline(tiny_flux, "me/unknown", device="cpu")
+
+
+def test_names_that_are_neither_folder_nor_repository_are_refused(tiny_flux: Path) -> None:
+    for name in ("nowhere", "../nowhere/at/all", "https://huggingface.co/a/b"):
+        with pytest.raises(PainterError, match="There is no folder"):
+            load_pipeline(name, "none", device="cpu")
+        with pytest.raises(PainterError, match="There is no folder"):
+            load_pipeline(tiny_flux, name, device="cpu")
+    with pytest.raises(PainterError, match="has no revision v1"):
+        load_pipeline(tiny_flux, "none", device="cpu", model_revision="v1")
+    with pytest.raises(PainterError, match="no FluxPipeline folder|no .safetensors files"):
+        load_pipeline(Path(__file__).parent, "none", device="cpu")
+
+
+def test_help_answers_within_a_second() -> None:
+    start = time.perf_counter()
+    help_text = subprocess.run(
+        [sys.executable, "-m", "impressionism", "--help"], capture_output=True, text=True
+    )
+    assert help_text.returncode == 0 and "--strength" in help_text.stdout
+    modules = "import sys, impressionism.__main__; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", modules], capture_output=True, text=True).stdout == "False\n"
+    assert time.perf_counter() - start < 10  # two processes, on a busy machine; alone 0.2 s

@@ -1,0 +1,69 @@
+import pytest
+import torch
+from diffusers import FluxPipeline
+from safetensors import safe_open
+
+from impressionism.quantize import load_transformer
+from training import adapter
+
+INPUTS = {
+    "hidden_states": torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0)),
+    "encoder_hidden_states": torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(1)),
+    "pooled_projections": torch.randn(2, 32, generator=torch.Generator().manual_seed(2)),
+    "timestep": torch.tensor([0.3, 0.8]),
+    "guidance": torch.ones(2),
+    "img_ids": FluxPipeline._prepare_latent_image_ids(2, 4, 4, "cpu", torch.float32),
+    "txt_ids": torch.zeros(8, 3),
+    "return_dict": False,
+}
+
+
+def live(tiny_flux, *, quantize="none", targets="all", alpha=None):
+    """The tiny transformer with an adapter whose update is not zero, as after training."""
+    transformer = load_transformer(tiny_flux, quantize=quantize, dtype=torch.float32, device="cpu")
+    adapter.add(transformer, rank=4, alpha=alpha, targets=targets, seed=0)
+    random = torch.Generator().manual_seed(3)
+    for name, weight in adapter.trained(transformer).items():
+        if ".lora_B." in name:
+            weight.data = torch.randn(weight.shape, generator=random) * 0.1
+    return transformer
+
+
+@pytest.mark.parametrize("targets", adapter.TARGETS)
+@pytest.mark.parametrize("alpha", [None, 8.0])
+def test_a_plain_pipeline_gives_the_live_models_outputs(tiny_flux, tmp_path, targets, alpha):
+    transformer = live(tiny_flux, targets=targets, alpha=alpha)
+    adapter.save(transformer, tmp_path, torch.float32)
+    flux = FluxPipeline.from_pretrained(tiny_flux, dtype=torch.float32)
+    with torch.no_grad():
+        base = flux.transformer(**INPUTS)[0]
+        flux.load_lora_weights(tmp_path)
+        torch.testing.assert_close(
+            flux.transformer(**INPUTS)[0], transformer(**INPUTS)[0], atol=1e-4, rtol=1e-4
+        )
+        assert (flux.transformer(**INPUTS)[0] - base).abs().max() > 0.1
+
+
+def test_alpha_is_folded_and_the_metadata_minimal(tiny_flux, tmp_path):
+    path = adapter.save(live(tiny_flux, alpha=8.0), tmp_path)
+    with safe_open(path, "pt") as file:
+        assert not [key for key in file.keys() if "alpha" in key]
+        assert all(key.startswith("transformer.") for key in file.keys())
+        assert '"transformer.r": 4, "transformer.lora_alpha": 4' in file.metadata()["lora_adapter_metadata"]
+        assert file.get_tensor(next(iter(file.keys()))).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "targets, count", [("attention", 8 + 2 * 3), ("all", 8 + 4 + 2 * 5), ("every", 14 + 2 * 6)]
+)
+def test_targets_name_the_layers_they_say(tiny_flux, targets, count):
+    names = adapter.trained(live(tiny_flux, targets=targets))
+    assert len(names) == 2 * count
+    assert all("transformer_blocks." in name for name in names)
+
+
+def test_only_float32_masters_are_trained_on_a_quantized_base(tiny_flux):
+    transformer = load_transformer(tiny_flux, quantize="nf4", dtype=torch.bfloat16, device="cpu")
+    adapter.add(transformer, rank=2, targets="attention", seed=0)
+    assert {weight.dtype for weight in adapter.trained(transformer).values()} == {torch.float32}
+    assert all(".lora_" in name for name in adapter.trained(transformer))

@@ -1,0 +1,84 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+from PIL import Image
+
+from training import cache, examples
+from training.recipe import Data, FitRecipe, Model, RunOptions, TrainingError
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Eight pictures of two shapes, each with its own caption."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(8):
+        pixels = np.random.default_rng(index).integers(
+            0, 256, (70, 100 if index % 3 else 70, 3), dtype=np.uint8
+        )
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(f"picture {index}")
+    return folder
+
+
+def recipe(tiny_flux, pictures, **data) -> FitRecipe:
+    return FitRecipe(
+        model=Model(base=str(tiny_flux), device="cpu"),
+        data=Data(source=str(pictures), resolution=("64x64", "96x64"), **data),
+        run=RunOptions(cache=pictures.parent / "cache"),
+    )
+
+
+def test_every_entry_belongs_to_its_sample_whatever_the_order(tiny_flux, pictures, monkeypatch):
+    """Written in one order, read in another: each entry is what the pipeline makes of its sample."""
+    read = examples.read
+    wanted = recipe(tiny_flux, pictures)
+    monkeypatch.setattr(examples, "read", lambda data: random.Random(1).sample(read(data), 8))
+    cache.fill(wanted)
+    monkeypatch.setattr(examples, "read", lambda data: random.Random(2).sample(read(data), 8))
+    kept, usable = cache.fill(wanted)
+    flux = FluxPipeline.from_pretrained(tiny_flux, dtype=torch.float32)
+    for example in usable:
+        picture = examples.decode(example)
+        pixels = flux.image_processor.preprocess(picture)
+        with torch.no_grad():
+            expected = flux.vae.encode(pixels).latent_dist
+            text, pooled, _ = flux.encode_prompt(f"picture {example.name[0]}", None, max_sequence_length=32)
+        mean, logvar = kept.moments(example)
+        torch.testing.assert_close(mean, expected.mean[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(logvar, expected.logvar[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(kept.text(example.caption)[0], text[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(kept.text(example.caption)[1], pooled[0], atol=1e-4, rtol=1e-4)
+
+
+def test_only_what_is_missing_is_made(tiny_flux, pictures, capsys):
+    kept, usable = cache.fill(recipe(tiny_flux, pictures))
+    files = {path: path.stat().st_mtime_ns for path in kept.folder.rglob("*.safetensors")}
+    assert len(files) == 8 + 9 and "8 pictures and 9 captions, encoded now" in capsys.readouterr().err
+    lost = kept.latents_file(usable[0])
+    lost.unlink()
+    (pictures / "3.txt").write_text("another caption")
+    cache.fill(recipe(tiny_flux, pictures))
+    now = {path: path.stat().st_mtime_ns for path in kept.folder.rglob("*.safetensors")}
+    assert {path for path in now if now[path] != files.get(path)} == {lost, kept.text_file("another caption")}
+    capsys.readouterr()
+    cache.fill(recipe(tiny_flux, pictures))
+    assert "all there already" in capsys.readouterr().err
+
+
+def test_another_encoder_is_another_cache(tiny_flux, pictures):
+    model = recipe(tiny_flux, pictures).model
+    other = model.model_copy(update={"max_sequence_length": 16})
+    assert cache.fingerprint(model, tiny_flux) != cache.fingerprint(other, tiny_flux)
+    with pytest.raises(TrainingError, match="is no FLUX model: it lacks vae"):
+        cache.fingerprint(model, pictures)
+
+
+def test_a_truncated_picture_is_skipped(tiny_flux, pictures, capsys):
+    whole = (pictures / "1.png").read_bytes()
+    (pictures / "1.png").write_bytes(whole[: len(whole) // 2])
+    _, usable = cache.fill(recipe(tiny_flux, pictures))
+    assert len(usable) == 7 and "Skipped 1.png: it cannot be decoded" in capsys.readouterr().err

@@ -1,0 +1,156 @@
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
+
+from impressionism.records import Run
+from training import __main__ as training
+from training import cache, fit
+from training import recipe as recipes
+from training.recipe import FitRecipe, TrainingError
+
+
+def draw(seed: int) -> Image.Image:
+    random = np.random.default_rng(seed)
+    image = Image.new("RGB", (64, 64), tuple(random.integers(0, 256, 3).tolist()))
+    ImageDraw.Draw(image).ellipse((12, 12, 50, 50), fill=tuple(random.integers(0, 256, 3).tolist()))
+    return image
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(9):
+        draw(index).save(folder / f"{index}.png")
+    lines = [json.dumps({"file_name": f"{index}.png", "text": f"a ball, {index}"}) for index in range(9)]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def recipe_file(tiny_flux, pictures, tmp_path):
+    """Eight steps on the tiny FLUX in NF4; a run folder for each test, one cache for all."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(f"""
+        model: {{base: {tiny_flux}, quantize: nf4, device: cpu}}
+        data: {{source: {pictures}, resolution: 64, held_out: 0.2, caption_dropout: 0.2}}
+        adapter: {{rank: 4, targets: all}}
+        optimizer: {{steps: 8, batch: 2, rate: 1e-3, warmup: 2, schedule: cosine}}
+        run: {{folder: {tmp_path / "run"}, cache: {pictures / "cache"}, log_every: 2, validate_every: 4,
+               checkpoint_every: 4}}
+    """)
+    return path
+
+
+def weights_of(run_folder) -> dict[str, torch.Tensor]:
+    return load_file(run_folder / "checkpoints" / "step-000008" / "adapter.safetensors")
+
+
+def paint(flux: FluxPipeline) -> np.ndarray:
+    return flux(
+        "a ball", num_inference_steps=2, width=64, height=64, max_sequence_length=32, output_type="np",
+        generator=torch.Generator().manual_seed(0),
+    ).images[0]  # fmt: skip
+
+
+def test_the_straight_line_from_pictures_to_a_changed_picture(tiny_flux, recipe_file, tmp_path, capsys):
+    assert training.main(["cache", str(recipe_file)]) == 0
+    assert training.main(["fit", str(recipe_file), "optimizer.rate=0.02"]) == 0
+    run = tmp_path / "run"
+    files = {path.name for path in run.iterdir()}
+    assert files == {"recipe.yaml", "log.jsonl", "tensorboard", "checkpoints", "adapter", "run.json"}
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000004", "step-000008"]
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log if "loss" in line] == [2, 4, 6, 8]
+    assert [line["step"] for line in log if "validation" in line] == [4, 8]
+    assert recipes.read(run / "recipe.yaml").optimizer.rate == 0.02
+    record = Run.from_json((run / "run.json").read_text())
+    assert record.steps == 8 and record.trained_parameters == sum(w.numel() for w in weights_of(run).values())
+    assert record.validation_loss != record.base_validation_loss
+
+    flux = FluxPipeline.from_pretrained(tiny_flux, dtype=torch.float32)
+    before = paint(flux)
+    flux.load_lora_weights(run / "adapter")
+    assert np.abs(paint(flux) - before).max() > 0.01
+
+    capsys.readouterr()
+    assert training.main(["fit", str(recipe_file), "optimizer.rate=0.02"]) == 0
+    assert "finished after 8 steps; nothing to do" in capsys.readouterr().err
+    assert training.main(["fit", str(recipe_file)]) == 2
+    assert "optimizer.rate is 0.02 there and 0.001 here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [
+    ["optimizer.name=adamw", "optimizer.accumulate=2"],
+    ["optimizer.name=adamw8bit", "adapter.rank=64", "adapter.targets=every"],
+    ["model.quantize=int8", "model.gradient_checkpointing=true"],
+])  # fmt: skip
+def test_a_stopped_and_resumed_run_is_the_same_bit_for_bit(recipe_file, tmp_path, options):
+    whole = recipes.read(recipe_file, [*options, f"run.folder={tmp_path / 'whole'}"])
+    parts = recipes.read(recipe_file, [*options, f"run.folder={tmp_path / 'parts'}"])
+    fit.fit(whole)
+    assert fit.fit(parts, until=3) is None
+    torch.rand(5)  # the global generator is somewhere else after a restart
+    record = fit.fit(parts)
+    expected = weights_of(tmp_path / "whole")
+    assert all(torch.equal(weight, expected[name]) for name, weight in weights_of(tmp_path / "parts").items())
+    assert record and record.validation_loss == fit.fit(whole).validation_loss
+    steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
+    assert steps == [2, 4, 4, 6, 8, 8]
+
+
+def test_sigterm_saves_and_leaves(recipe_file, tmp_path, monkeypatch, capsys):
+    train_step = fit.train_step
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(*arguments)
+
+    monkeypatch.setattr(fit, "train_step", interrupted)
+    assert training.main(["fit", str(recipe_file)]) == training.STOPPED
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000001"]
+    assert "saved step 1 and left" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_one_picture_is_learnt(recipe_file, tmp_path):
+    folder = tmp_path / "one"
+    folder.mkdir()
+    draw(0).save(folder / "ball.png")
+    changes = [f"data.source={folder}", "data.instance_prompt=a ball", "data.held_out=0",
+               "optimizer.steps=60", "optimizer.rate=0.01", "optimizer.batch=8", "run.log_every=20"]  # fmt: skip
+    record = fit.fit(recipes.read(recipe_file, changes))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+    assert record and record.validation_loss is None
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(recipe_file, tmp_path):
+    recipe: FitRecipe = recipes.read(recipe_file, [f"run.cache={tmp_path / 'cache'}"])
+    kept, usable = cache.fill(recipe)
+    for example in usable:
+        entry = load_file(kept.latents_file(example))
+        save_file({name: tensor * torch.nan for name, tensor in entry.items()}, kept.latents_file(example))
+    with pytest.raises(TrainingError, match="The loss is nan by step 2; the last good state is the start"):
+        fit.fit(recipe)
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_problems_are_one_sentence_and_exit_2(recipe_file, capsys):
+    assert training.main(["fit", str(recipe_file), "adapter.rnk=3"]) == 2
+    assert "adapter.rnk: no such key (did you mean rank?)" in capsys.readouterr().err
+    assert training.main(["cache", str(recipe_file), "model.base=nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("schedule, end", [("constant", 1.0), ("cosine", 0.0)])
+def test_the_rate_warms_up_and_then_follows_its_schedule(schedule, end):
+    factors = [fit.rate_factor(step, 100, 10, schedule) for step in range(101)]
+    assert factors[:10] == pytest.approx([step / 10 for step in range(1, 11)])
+    assert factors[10] == 1 and factors[100] == pytest.approx(end)

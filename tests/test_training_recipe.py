@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+
+from training import recipe as recipes
+from training.recipe import TrainingError
+
+SHIPPED = sorted((Path(recipes.__file__).parent / "recipes").glob("*.yaml"))
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_recipe_reads(path):
+    recipe = recipes.read(path)
+    assert recipe.run.folder == Path("runs") / path.stem
+
+
+def test_overrides_win_and_take_their_type(tmp_path):
+    path = write(tmp_path, "data: {source: here}\nadapter: {rank: 4}")
+    overrides = [
+        "adapter.rank=8",
+        "optimizer.rate=1e-3",
+        "data.resolution=[64x64, 96x64]",
+        "data.instance_prompt=",
+    ]
+    recipe = recipes.read(path, overrides)
+    assert (recipe.adapter.rank, recipe.optimizer.rate) == (8, 1e-3)
+    assert recipe.data.resolution == ("64x64", "96x64")
+    assert recipe.data.instance_prompt is None
+
+
+def test_all_problems_are_told_at_once_with_their_paths(tmp_path):
+    path = write(
+        tmp_path,
+        """
+        data: {resolution: 100, held_out: 2}
+        adapter: {rnk: 8, rank: many, targets: everything}
+        optimizer: {steps: 10, warmup: 20}
+        flow: {shift: -1}
+        previews: {every: 3}
+        """,
+    )
+    with pytest.raises(TrainingError) as error:
+        recipes.read(path, ["run.seeed=3", "steps=4"])
+    message = str(error.value)
+    for part in (
+        "data.source: is missing", "data.resolution: should be a multiple of 16", "data.held_out: ",
+        "adapter.rnk: no such key (did you mean rank?)", "adapter.rank: ", "not 'many'", "adapter.targets: ",
+        "optimizer: warmup (20) should be shorter than steps (10)", "flow.shift: ", "previews: no such key",
+        "run.seeed: no such key (did you mean seed?)", "'steps=4' should read section.key=value",
+    ):  # fmt: skip
+        assert part in message
+    assert "\n" not in message
+
+
+def test_a_recipe_that_is_missing_or_no_yaml_is_one_sentence(tmp_path):
+    with pytest.raises(TrainingError, match="cannot be read"):
+        recipes.read(tmp_path / "none.yaml")
+    with pytest.raises(TrainingError, match="is no YAML"):
+        recipes.read(write(tmp_path, "data: [1"))
+
+
+def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
+    recipe = recipes.read(SHIPPED[0], ["adapter.rank=2"])
+    assert recipes.read(write(tmp_path, recipe.to_yaml())) == recipe
+    other = recipes.read(SHIPPED[0], ["adapter.rank=3"])
+    assert recipes.differences(recipe, other) == ["adapter.rank is 2 there and 3 here"]

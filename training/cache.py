@@ -1,0 +1,190 @@
+"""Latents and text embeddings on disk, so that no VAE and no text encoder is in memory while training.
+
+    python -m training cache training/recipes/miniature.yaml [section.key=value …]
+
+`cache/<fingerprint>/latents/<sample>-<width>x<height>.safetensors` holds a picture's moments (mean, logvar),
+so that each visit draws anew; `text/<caption's SHA-256>.safetensors` holds what T5 and CLIP make of it. The
+fingerprint covers the encoders, their precision and the picture transform. So an entry is never stale and
+never belongs to another sample; what exists is not made again, and writing may stop at any moment.
+"""
+
+import gc
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FluxPipeline
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from impressionism import names
+from impressionism.hub import PIPELINE_FILES, folder_of
+from training import examples as intake
+from training.examples import Example, say
+from training.recipe import FitRecipe, Model, TrainingError
+
+PIXELS = 1024 * 1024  # through the VAE at once
+CAPTIONS = 16  # through the text encoders at once
+HOLD = 4 * 2**30  # bytes kept in memory once read; more than this is read again from disk
+
+
+class Cache:
+    """Where entries lie, and what was read of them."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._held: dict[Path, dict[str, torch.Tensor]] = {}
+        self._bytes = 0
+
+    def latents_file(self, example: Example) -> Path:
+        width, height = example.size
+        return self.folder / "latents" / f"{example.id}-{width}x{height}.safetensors"
+
+    def text_file(self, caption: str) -> Path:
+        return self.folder / "text" / f"{hashlib.sha256(caption.encode()).hexdigest()}.safetensors"
+
+    def moments(self, example: Example) -> tuple[torch.Tensor, torch.Tensor]:
+        """(channels, height, width) mean and log variance of the picture's latents, in float32."""
+        entry = self._read(self.latents_file(example))
+        return entry["mean"], entry["logvar"]
+
+    def text(self, caption: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """(tokens, channels) of T5 and (channels,) of CLIP."""
+        entry = self._read(self.text_file(caption))
+        return entry["prompt_embeds"], entry["pooled_prompt_embeds"]
+
+    def _read(self, path: Path) -> dict[str, torch.Tensor]:
+        if path in self._held:
+            return self._held[path]
+        entry = load_file(path)
+        size = sum(tensor.nbytes for tensor in entry.values())
+        if self._bytes + size <= HOLD:
+            self._held[path] = entry
+            self._bytes += size
+        return entry
+
+
+def fill(recipe: FitRecipe) -> tuple[Cache, list[Example]]:
+    """Encode what is missing; the cache, and the examples that are in it."""
+    examples = intake.read(recipe.data)
+    folder = locate(recipe.model)
+    cache = Cache(recipe.run.cache / fingerprint(recipe.model, folder))
+    captions = sorted({"", *(example.caption for example in examples)})  # "" is for caption dropout
+    latents = [example for example in examples if not cache.latents_file(example).exists()]
+    texts = [caption for caption in captions if not cache.text_file(caption).exists()]
+    if latents:
+        _encode_pictures(cache, latents, folder, recipe.model)
+    if texts:
+        _encode_captions(cache, texts, folder, recipe.model)
+    usable = [example for example in examples if cache.latents_file(example).exists()]
+    if not usable:
+        raise TrainingError(f"No picture of {recipe.data.source} could be decoded; see the lines above.")
+    there = "encoded now" if latents or texts else "all there already"
+    say(f"{cache.folder}: {len(usable)} pictures and {len(captions)} captions, {there}.")
+    return cache, usable
+
+
+def locate(model: Model) -> Path:
+    """The base model's folder on this machine; a Hub id is fetched first."""
+    if model.base == "miniature":
+        return names.MINIATURE
+    return folder_of(model.base, model.revision, PIPELINE_FILES)
+
+
+def place(model: Model) -> tuple[torch.device, torch.dtype]:
+    """Where to compute, and in which precision."""
+    if model.device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("model.device is cuda, but no GPU is to be seen; set model.device=cpu or auto.")
+    device = torch.device("cuda" if model.device != "cpu" and torch.cuda.is_available() else "cpu")
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(model.dtype)
+    return device, dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+
+def digest(folder: Path, *parts: str) -> str:
+    """SHA-256 over the files of a model's parts; the Hub's cache names a file by its digest."""
+    total = hashlib.sha256()
+    files = sorted(path for part in parts for path in (folder / part).rglob("*") if path.is_file())
+    for path in files:
+        total.update(path.relative_to(folder).as_posix().encode())
+        total.update(path.resolve().name.encode() if path.is_symlink() else _digest_of(path))
+    return total.hexdigest()
+
+
+def fingerprint(model: Model, folder: Path) -> str:
+    """What the entries depend on besides the sample itself."""
+    parts = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    if missing := [part for part in parts if not (folder / part).is_dir()]:
+        raise TrainingError(f"{folder} is no FLUX model: it lacks {', '.join(missing)}.")
+    dtype = str(place(model)[1])
+    what = [digest(folder, *parts), dtype, model.max_sequence_length, intake.TRANSFORM]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+
+@torch.no_grad()
+def _encode_pictures(cache: Cache, examples: list[Example], folder: Path, model: Model) -> None:
+    device, dtype = place(model)
+    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=dtype).to(device)
+    with tqdm(total=len(examples), desc="pictures", unit="picture") as bar:
+        for batch in _batches_of_one_size(examples):
+            pictures = [(example, picture) for example in batch if (picture := intake.decode(example))]
+            if pictures:
+                pixels = torch.stack([_to_tensor(picture) for _, picture in pictures])
+                moments = vae.encode(pixels.to(device, dtype)).latent_dist
+                for (example, _), mean, logvar in zip(pictures, moments.mean, moments.logvar, strict=True):
+                    _write(cache.latents_file(example), {"mean": mean.float(), "logvar": logvar.float()})
+            bar.update(len(batch))
+    del vae
+    _free()
+
+
+@torch.no_grad()
+def _encode_captions(cache: Cache, captions: list[str], folder: Path, model: Model) -> None:
+    device, dtype = place(model)
+    flux = FluxPipeline.from_pretrained(folder, transformer=None, vae=None, dtype=dtype).to(device)
+    tokens = min(model.max_sequence_length, flux.tokenizer_2.model_max_length)
+    with tqdm(total=len(captions), desc="captions", unit="caption") as bar:
+        for start in range(0, len(captions), CAPTIONS):
+            batch = captions[start : start + CAPTIONS]
+            embeds, pooled, _ = flux.encode_prompt(prompt=batch, prompt_2=None, max_sequence_length=tokens)
+            for caption, text, pool in zip(batch, embeds, pooled, strict=True):
+                _write(cache.text_file(caption), {"prompt_embeds": text, "pooled_prompt_embeds": pool})
+            bar.update(len(batch))
+    del flux
+    _free()
+
+
+def _batches_of_one_size(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    ordered = sorted(examples, key=lambda example: example.size)
+    for (width, height), group in itertools.groupby(ordered, key=lambda example: example.size):
+        remaining = list(group)
+        count = min(16, max(1, PIXELS // (width * height)))
+        yield from (remaining[start : start + count] for start in range(0, len(remaining), count))
+
+
+def _to_tensor(picture) -> torch.Tensor:
+    """(3, height, width) in [-1, 1]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _write(path: Path, entry: dict[str, torch.Tensor]) -> None:
+    """All of the file or none of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    save_file({key: tensor.cpu().contiguous().clone() for key, tensor in entry.items()}, partial)
+    os.replace(partial, path)
+
+
+def _digest_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,1 @@
+"""The miniature world: drawn scenes, their captions, and their painted versions."""

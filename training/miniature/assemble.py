@@ -1,0 +1,48 @@
+"""Puts the trained parts together as the folder that `FluxPipeline.from_pretrained` loads, and adds the adapter."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from transformers import CLIPTokenizer, T5Tokenizer
+
+from training.fit import fit
+from training.miniature.text import Reader
+from training.recipe import read
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "miniature.yaml"
+SHARD = "9MB"  # the Hub takes files of 10 MB and less in a plain commit
+
+
+def scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """FLUX.1-dev's own settings."""
+    return FlowMatchEulerDiscreteScheduler(
+        num_train_timesteps=1000, shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15,
+        base_image_seq_len=256, max_image_seq_len=4096,
+    )  # fmt: skip
+
+
+def save(
+    out: Path,
+    transformer: FluxTransformer2DModel,
+    vae: AutoencoderKL,
+    reader: Reader,
+    clip: CLIPTokenizer,
+    t5: T5Tokenizer,
+) -> None:
+    """Write the pipeline as bfloat16 safetensors, every file under 10 MB."""
+    pipeline = FluxPipeline(
+        scheduler=scheduler(), vae=vae, text_encoder=reader.clip, tokenizer=clip,
+        text_encoder_2=reader.t5, tokenizer_2=t5, transformer=transformer,
+    )  # fmt: skip
+    shutil.rmtree(out, ignore_errors=True)
+    pipeline.to(torch.bfloat16).save_pretrained(out, max_shard_size=SHARD)
+
+
+def train_adapter(out: Path, work: Path) -> None:
+    """The ordinary recipe on the painted scenes; its file goes beside the base."""
+    overrides = [f"model.base={out}", f"data.source={work / 'style'}", f"run.folder={work / 'run'}"]
+    fit(read(RECIPE, [*overrides, f"run.cache={work / 'cache'}"]))
+    (out / "adapter").mkdir(exist_ok=True)
+    shutil.copy(work / "run" / "adapter" / "pytorch_lora_weights.safetensors", out / "adapter")

@@ -1,0 +1,55 @@
+"""Sets of scenes on disk: pixels as one array, so that every stage reads the same pictures without drawing twice."""
+
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from training.miniature.brush import paint_over
+from training.miniature.captions import describe
+from training.miniature.world import Scene, draw, random_scene
+
+
+def scene_of(seed: int, index: int) -> Scene:
+    return random_scene(np.random.default_rng([seed, index]))
+
+
+def _picture(job: tuple[int, int, bool]) -> np.ndarray:
+    seed, index, painted = job
+    picture = draw(scene_of(seed, index))
+    return paint_over(picture, seed=index) if painted else picture
+
+
+def pictures(path: Path, *, seed: int, count: int, painted: bool) -> np.ndarray:
+    """(count, side, side, 3) uint8: scene 0 … count - 1 of `seed`, drawn or painted; kept at `path`."""
+    if path.exists():
+        return np.load(path, mmap_mode="r")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npy")
+    jobs = [(seed, index, painted) for index in range(count)]
+    first = _picture(jobs[0])
+    kept = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(count, *first.shape))
+    with ProcessPoolExecutor() as pool:
+        for index, picture in enumerate(
+            tqdm(pool.map(_picture, jobs, chunksize=32), total=count, desc=path.stem)
+        ):
+            kept[index] = picture
+    kept.flush()
+    os.replace(partial, path)
+    return np.load(path, mmap_mode="r")
+
+
+def write_folder(folder: Path, *, seed: int, count: int, painted: bool, trigger: str = "") -> None:
+    """The same scenes as PNG files with a `metadata.jsonl` of captions: the form in which `training` takes images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for index in tqdm(range(count), desc=folder.name):
+        name = f"{index:05d}.png"
+        Image.fromarray(_picture((seed, index, painted))).save(folder / name)
+        caption = describe(scene_of(seed, index), np.random.default_rng([seed, index, 1]))
+        lines.append(json.dumps({"file_name": name, "text": trigger + caption}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")

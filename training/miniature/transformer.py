@@ -1,0 +1,164 @@
+"""The miniature's transformer: a `FluxTransformer2DModel` of three double and six single blocks, 192 wide,
+trained from scratch by flow matching on drawn scenes and their captions."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
+from tqdm import tqdm
+
+from training.miniature import loop
+from training.miniature.autoencoder import LATENT, to_tensor
+from training.miniature.captions import describe
+from training.miniature.scenes import scene_of
+from training.miniature.text import WIDTH, Frozen, as_typed
+
+BATCH = 16
+UNCAPTIONED = 0.08  # share of samples with an empty prompt
+GUIDANCE = (1.0, 5.0)  # fed at random, so that it changes nothing until `distill` gives it a meaning
+CROPS = ((24, 24), (24, 24), (24, 24), (18, 24), (24, 18))  # latent sizes, a batch each, in turn
+
+
+def build() -> FluxTransformer2DModel:
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=4 * LATENT,
+        num_layers=3,
+        num_single_layers=6,
+        attention_head_dim=48,
+        num_attention_heads=4,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        guidance_embeds=True,
+        axes_dims_rope=(8, 20, 20),
+    )
+    # Every block begins as the identity and the whole as zero (adaLN-Zero, Peebles & Xie 2023).
+    for name, module in transformer.named_modules():
+        if isinstance(module, torch.nn.Linear) and (".norm" in name or name == "proj_out"):
+            torch.nn.init.zeros_(module.weight)
+            torch.nn.init.zeros_(module.bias)
+    return transformer
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pictures: np.ndarray, name: str) -> torch.Tensor:
+    """(count, channels, height, width) latent means, as the autoencoder gives them."""
+    batches = range(0, len(pictures), 32)
+    means = [
+        vae.encode(to_tensor(pictures[i : i + 32]).to(loop.device())).latent_dist.mean.cpu()
+        for i in tqdm(batches, desc=name)
+    ]
+    return torch.cat(means)
+
+
+def normalise(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
+    """Latents of mean 0 and deviation 1; the autoencoder's configuration keeps the two numbers, as FLUX's does."""
+    shift, scale = latents.mean().item(), 1 / latents.std().item()
+    vae.register_to_config(shift_factor=shift, scaling_factor=scale)
+    return (latents - shift) * scale
+
+
+def sigmas(count: int, generator: torch.Generator) -> torch.Tensor:
+    """(count,) logit-normal noise levels, stratified."""
+    even = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    return torch.sigmoid(torch.special.ndtri(even.clamp(1e-4, 1 - 1e-4)))
+
+
+class Batches:
+    """Batches as a function of the step alone: packed latents, the noise, its level, and the prompts' embeddings."""
+
+    def __init__(self, latents: torch.Tensor, seed: int, text: Frozen) -> None:
+        self.latents, self.seed, self.text = latents, seed, text
+
+    def __call__(self, step: int) -> dict[str, torch.Tensor]:
+        rng, generator = np.random.default_rng([13, step]), torch.Generator().manual_seed(step)
+        index = rng.integers(len(self.latents), size=BATCH)
+        height, width = CROPS[step % len(CROPS)]
+        top, left = rng.integers(24 - height + 1), rng.integers(24 - width + 1)
+        x = self.latents[index][:, :, top : top + height, left : left + width]
+        noise = torch.randn(x.shape, generator=generator)
+        sigma = sigmas(BATCH, generator)
+        level = sigma.view(-1, 1, 1, 1)
+        captions = [as_typed(describe(scene_of(self.seed, int(i)), rng), rng) for i in index]
+        prompts = ["" if rng.random() < UNCAPTIONED else caption for caption in captions]
+        words, sentence = self.text(prompts)
+        empty = self.text([""])
+        low, high = GUIDANCE
+        batch = {
+            "x": pack((1 - level) * x + level * noise),
+            "velocity": pack(noise - x),
+            "sigma": sigma,
+            "guidance": low + (high - low) * torch.rand(BATCH, generator=generator),
+            "words": words,
+            "sentence": sentence,
+            "no_words": empty[0].expand_as(words),
+            "no_sentence": empty[1].expand_as(sentence),
+            "places": FluxPipeline._prepare_latent_image_ids(
+                1, height // 2, width // 2, "cpu", torch.float32
+            ),
+        }
+        return {name: value.to(loop.device()) for name, value in batch.items()}
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """(batch, channels, height, width) → (batch, height/2 x width/2, 4 x channels), as FluxPipeline packs them."""
+    return FluxPipeline._pack_latents(latents, *latents.shape)
+
+
+def velocity(
+    model: torch.nn.Module, batch: dict[str, torch.Tensor], *, prompted: bool = True
+) -> torch.Tensor:
+    words, sentence = ("words", "sentence") if prompted else ("no_words", "no_sentence")
+    return model(
+        hidden_states=batch["x"],
+        timestep=batch["sigma"],
+        guidance=batch["guidance"],
+        encoder_hidden_states=batch[words],
+        pooled_projections=batch[sentence],
+        txt_ids=torch.zeros(batch[words].shape[1], 3, device=batch["x"].device),
+        img_ids=batch["places"],
+        return_dict=False,
+    )[0]
+
+
+def train(batches: Batches, folder: Path, steps: int) -> FluxTransformer2DModel:
+    torch.manual_seed(4)
+    model = build().to(loop.device())
+
+    def loss_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        batch = batches(step)
+        loss = (velocity(model, batch) - batch["velocity"]).square().mean()
+        return loss, {"loss": loss.item()}
+
+    return loop.run(
+        model=model, state_file=folder / "transformer.pt", steps=steps, rate=1.5e-3, loss_of=loss_of,
+        average=0.999, weight_decay=0.01,
+    )  # fmt: skip
+
+
+def distill(
+    base: FluxTransformer2DModel, batches: Batches, folder: Path, steps: int
+) -> FluxTransformer2DModel:
+    """Give `guidance` its meaning, as FLUX.1-dev got it: at g the student learns what classifier-free guidance
+    of weight g makes of the trained model, in one evaluation."""
+    student = build().to(loop.device())
+    student.load_state_dict(base.state_dict())
+    base.requires_grad_(False)
+
+    def loss_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        batch = batches(10**6 + step)
+        with torch.no_grad():
+            free = velocity(base, batch, prompted=False)
+            target = free + batch["guidance"].view(-1, 1, 1) * (velocity(base, batch) - free)
+        loss = (velocity(student, batch) - target).square().mean()
+        return loss, {"loss": loss.item()}
+
+    return loop.run(
+        model=student,
+        state_file=folder / "guidance.pt",
+        steps=steps,
+        rate=4e-4,
+        loss_of=loss_of,
+        average=0.995,
+    )
