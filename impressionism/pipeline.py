@@ -159,8 +159,9 @@ def choose_quantization(quantize: str, folder: Path, device: str) -> tuple[str, 
     fitting = [mode for mode, need in NEEDS[kind].items() if need * size <= free]
     chosen = quantize if quantize != "auto" else next(iter(fitting), "nf4")
     offload = kind == "cuda" and chosen != "int8" and NEEDS[kind].get(chosen, 0.45) * size > free
-    memory = f"{free / GIB:.0f} GiB free" + (", parts in turn" if offload else "")
-    return chosen, offload, memory if quantize == "auto" and chosen != "none" or offload else ""
+    if offload:
+        return chosen, True, f"{free / GIB:.0f} GiB free, so its parts take turns"
+    return chosen, False, f"{free / GIB:.0f} GiB free" if quantize == "auto" and chosen != "none" else ""
 
 
 # ---- Building it
@@ -237,10 +238,12 @@ def only_adapter(folder: Path, source: str, usual: tuple[str, ...]) -> Path:
 def load_adapter(flux: FluxPipeline, file: Path) -> None:
     """Puts the adapter on the transformer, or refuses it in a sentence."""
     try:
-        with safe_open(file, framework="pt"):
-            pass
+        with safe_open(file, framework="pt") as stored:
+            keys = list(stored.keys())
     except SafetensorError as error:
         raise PainterError(f"{file.name} is not a safetensors file, whatever its name says.") from error
+    if any("dora_scale" in key or "lora_magnitude" in key for key in keys):  # diffusers would drop these
+        raise PainterError(f"{file.name} is a DoRA, whose update has no strength; train a plain LoRA.")
     weights, alphas, metadata = read_adapter(file)
     check_adapter(weights, flux, file.name)
     weights = {key: tensor.to(flux.transformer.dtype) for key, tensor in weights.items()}
@@ -282,15 +285,13 @@ def read_adapter(file: Path) -> tuple[dict[str, torch.Tensor], dict | None, dict
         ) from error
     # Some tools write both; alpha tensors speak for their own layer. Of the metadata only what decides the
     # scale: other fields may be unknown to this PEFT, and some would initialise the base anew.
-    wanted = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora")
+    wanted = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
     config = {
         key: value for key, value in (metadata or {}).items() if key.removeprefix("transformer.") in wanted
     }
-    if config.get("transformer.use_dora"):
-        raise PainterError(f"{file.name} is a DoRA, whose update has no strength; train a plain LoRA.")
     targets = sorted({key.split(".lora_")[0].removeprefix("transformer.") for key in weights})
     if alphas or not config:
-        return weights, alphas or None, None
+        return weights, {key: float(alpha) for key, alpha in (alphas or {}).items()} or None, None
     return weights, None, {**config, "transformer.target_modules": targets}
 
 
@@ -299,7 +300,7 @@ def check_adapter(weights: dict[str, torch.Tensor], flux: FluxPipeline, name: st
     if not weights:
         raise PainterError(f"{name} holds no LoRA tensors.")
     layers = dict(flux.transformer.named_modules())
-    pairs: dict[str, set[str]] = {}
+    ranks: dict[str, dict[str, int]] = {}
     for key, tensor in weights.items():
         if key.startswith("text_encoder"):
             raise PainterError(
@@ -320,9 +321,14 @@ def check_adapter(weights: dict[str, torch.Tensor], flux: FluxPipeline, name: st
             )
         if not torch.isfinite(tensor).all():
             raise PainterError(f"{name} holds numbers that are not finite, at {path}: its training diverged.")
-        pairs.setdefault(path, set()).add(side)
-    if halves := sorted(path for path, sides in pairs.items() if len(sides) == 1):
-        raise PainterError(f"{name} is incomplete: {halves[0]} has only one of lora_A and lora_B.")
+        ranks.setdefault(path, {})[side] = tensor.shape[0 if side == "A" else 1]
+    for path, rank in ranks.items():
+        if len(rank) == 1:
+            raise PainterError(f"{name} is incomplete: {path} has only one of lora_A and lora_B.")
+        if rank["A"] != rank["B"]:
+            raise PainterError(
+                f"{name} is damaged: at {path} lora_A has rank {rank['A']}, lora_B {rank['B']}."
+            )
 
 
 # ---- Saying what it is

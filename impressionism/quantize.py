@@ -37,6 +37,8 @@ def load_transformer(
         raise PainterError(f"There is no quantization {quantize}; there are {', '.join(MODES)}.")
     folder = folder_of(folder_or_repo, revision, FILES) / "transformer"
     device = torch.device(device)
+    if not (folder / "config.json").is_file():
+        raise PainterError(f"{folder_or_repo} is no FLUX model's folder: it has no transformer/config.json.")
     with init_empty_weights(include_buffers=False):  # buffers are computed, not stored
         model = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(folder))
     for name, tensor in tensors(folder):

@@ -242,7 +242,7 @@ def add_repaint(studio: Studio, settings: Settings) -> None:
             )
             button = gr.Button("Repaint", variant="primary", elem_id="repaint")
     gallery = gr.Gallery(
-        label="The photograph, the base model’s version, the Impressionist’s",
+        label="Photograph  |  Base model  |  Impressionist",
         format="png",
         columns=3,
         object_fit="contain",

@@ -10,6 +10,7 @@ from PIL import Image
 
 from impressionism import __main__ as terminal
 from impressionism.hub import PainterError
+from impressionism.names import WEIGHTS_FILE
 from impressionism.paint import (
     check,
     compare,
@@ -22,7 +23,7 @@ from impressionism.paint import (
     save,
     sweep,
 )
-from impressionism.pipeline import Painter, load_pipeline
+from impressionism.pipeline import Painter, load_adapter, load_pipeline
 from impressionism.records import Sampling
 
 BOAT = Sampling(prompt="a sailing boat on the sea at dawn", seed=7, steps=4, width=64, height=64)
@@ -45,14 +46,15 @@ def photograph() -> Image.Image:
 # ---- Strength
 
 
-@pytest.mark.parametrize("quantize", ["none", "int8", "nf4", "int4"])
+@pytest.mark.parametrize("quantize", ["none", "int8", "nf4"])
 def test_strength_zero_is_the_base_model_bit_for_bit(
     tiny_flux: Path, tiny_adapter: Path, quantize: str
 ) -> None:
-    bare = load_pipeline(tiny_flux, "none", quantize, "cpu")
-    adapted = load_pipeline(tiny_flux, tiny_adapter, quantize, "cpu")
-    assert same(paint(bare, BOAT), paint(adapted, BOAT, 0.0))
-    assert not same(paint(bare, BOAT), paint(adapted, BOAT, 1.0))
+    painter = load_pipeline(tiny_flux, "none", quantize, "cpu")
+    bare = paint(painter, BOAT)
+    load_adapter(painter.flux, tiny_adapter / WEIGHTS_FILE)
+    assert same(bare, paint(painter, BOAT, 0.0))
+    assert not same(bare, paint(painter, BOAT, 1.0))
 
 
 def test_more_strength_is_further_from_the_base(tiny_painter: Painter) -> None:
@@ -126,7 +128,7 @@ def test_a_repaint_has_the_size_asked_for_and_changes_as_much_as_asked(
     little = repaint(tiny_painter, wide, 1.0, photograph, 0.15, on_step=lambda *step: seen.append(step[:2]))
     much = repaint(tiny_painter, wide, 1.0, photograph, 1.0)
     assert little.size == much.size == (96, 64) and not same(little, much)
-    assert seen == [(1, 1)]
+    assert seen == [(1, 2), (2, 2)]  # 0.15 × 8 steps, begun at a whole one
     assert same(little, repaint(tiny_painter, wide, 1.0, photograph, 0.15))
     assert not same(much, repaint(tiny_painter, wide, 0.0, photograph, 1.0))
     assert tiny_painter.flux.transformer.dtype == tiny_painter.flux.vae.dtype
@@ -165,8 +167,9 @@ def test_everything_wrong_is_said_at_once() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"prompt": "x" * 2001}, {"prompt": None}, {"seed": True}, {"seed": 2**31}, {"seed": 1.0}, {"steps": 101},
-        {"steps": "20"}, {"guidance": 20.1}, {"guidance": None}, {"width": 63}, {"width": 64.0}, {"height": 2064},
+        {"prompt": "x" * 2001}, {"prompt": None}, {"seed": True}, {"seed": 2**31}, {"seed": 1.0},
+        {"steps": 101}, {"steps": "20"}, {"guidance": 20.1}, {"guidance": None},
+        {"width": 63}, {"width": 64.0}, {"height": 2064},
     ],
 )  # fmt: skip
 def test_each_limit_is_kept(change: dict) -> None:
@@ -181,10 +184,10 @@ def test_strength_and_change_have_limits_and_the_miniature_a_smaller_side(
     for strength in (-1, 2, 0.5):
         check(BOAT, strength)
     for strength in (-1.1, 2.1, float("nan"), True, "1", None):
-        with pytest.raises(PainterError, match="[Ss]trength"):
+        with pytest.raises(PainterError, match=r"[Ss]trength"):
             check(BOAT, strength)
     for change in (0, -0.1, 1.1, float("nan"), True, 0.2):  # 0.2 × 4 steps is no step
-        with pytest.raises(PainterError, match="[Cc]hange"):
+        with pytest.raises(PainterError, match=r"[Cc]hange"):
             repaint(tiny_painter, BOAT, 1.0, photograph, change)
     check(dataclasses.replace(BOAT, width=2048))
     with pytest.raises(PainterError, match="from 64 to 512"):

@@ -6,28 +6,46 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 import torch
 from huggingface_hub import constants, errors
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from tiny import make_tiny_adapter
 
 from impressionism import names
 from impressionism.hub import PainterError, readable_errors
-from impressionism.paint import compare, paint, set_strength
-from impressionism.pipeline import Painter, choose_adapter, choose_base, choose_quantization, load_pipeline
+from impressionism.paint import compare, set_strength
+from impressionism.pipeline import (
+    Painter,
+    choose_adapter,
+    choose_base,
+    choose_quantization,
+    find_adapter,
+    load_adapter,
+    load_pipeline,
+    lora_layers,
+)
 from impressionism.records import Sampling
 
 BOAT = Sampling(prompt="a boat", steps=2, width=64, height=64)
 LAYER = "transformer.transformer_blocks.0.attn.to_q"
 
 
-def load(tiny_flux: Path, adapter: Path | str) -> Painter:
-    return load_pipeline(tiny_flux, adapter, "none", "cpu")
+@pytest.fixture(scope="module")
+def bare(tiny_flux: Path) -> Painter:
+    """A painter without an adapter, which refused adapters must leave so."""
+    return load_pipeline(tiny_flux, "none", "none", "cpu")
+
+
+@pytest.fixture
+def fresh(bare: Painter) -> Iterator[Painter]:
+    """The same, for adapters that fit; they are taken off afterwards."""
+    yield bare
+    bare.flux.unload_lora_weights()
 
 
 # ---- What auto means
@@ -117,22 +135,22 @@ def test_wrong_devices_and_precisions_are_refused(tiny_flux: Path) -> None:
 
 
 def test_the_usual_names_are_found_and_several_others_are_not_guessed(
-    tiny_flux: Path, tiny_adapter: Path, tmp_path: Path
+    tiny_adapter: Path, tmp_path: Path
 ) -> None:
     weights = tiny_adapter / names.WEIGHTS_FILE
-    expected = paint(load(tiny_flux, weights), BOAT).tobytes()
+    assert find_adapter(str(weights), None) == find_adapter(str(tiny_adapter), None) == weights
     shutil.copy(weights, tmp_path / "mine.safetensors")
-    assert paint(load(tiny_flux, tmp_path), BOAT).tobytes() == expected  # the only one
-    make_tiny_adapter(tmp_path, seed=5)
-    (tmp_path / names.WEIGHTS_FILE).rename(tmp_path / "yours.safetensors")
+    assert find_adapter(str(tmp_path), None).name == "mine.safetensors"  # the only one
+    shutil.copy(weights, tmp_path / "yours.safetensors")
     with pytest.raises(PainterError, match=r"has several adapters: mine\.safetensors, yours\.safetensors"):
-        load(tiny_flux, tmp_path)
-    shutil.copy(weights, tmp_path / names.ADAPTER_FILE)
-    assert paint(load(tiny_flux, tmp_path), BOAT).tobytes() == expected
+        find_adapter(str(tmp_path), None)
+    for usual in (names.ADAPTER_FILE, names.WEIGHTS_FILE):
+        shutil.copy(weights, tmp_path / usual)
+        assert find_adapter(str(tmp_path), None).name == usual
 
 
 @pytest.mark.parametrize("how", ["metadata", "tensors", "both", "unknown field"])
-def test_alpha_is_kept_however_it_is_written(tiny_flux: Path, tmp_path: Path, how: str) -> None:
+def test_alpha_is_kept_however_it_is_written(fresh: Painter, tmp_path: Path, how: str) -> None:
     make_tiny_adapter(tmp_path, rank=4, alpha=8)
     file = tmp_path / names.WEIGHTS_FILE
     weights = load_file(file)
@@ -144,24 +162,23 @@ def test_alpha_is_kept_however_it_is_written(tiny_flux: Path, tmp_path: Path, ho
         weights |= {f"{path}.alpha": torch.tensor(8.0) for path in paths}
     metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(config)}
     save_file(weights, file, {"format": "pt"} if how == "tensors" else metadata)
-    painter = load(tiny_flux, tmp_path)
+    load_adapter(fresh.flux, file)
     for strength in (1.0, 0.5, -0.5, 1.5):
-        set_strength(painter.flux, strength)
-        layers = [m for m in painter.flux.transformer.modules() if isinstance(m, LoraLayer)]
-        assert {layer.scaling["impressionism"] for layer in layers} == {2.0 * strength}
+        set_strength(fresh.flux, strength)
+        assert {layer.scaling["impressionism"] for layer in lora_layers(fresh.flux)} == {2.0 * strength}
 
 
-def test_kohya_files_are_read_as_well(tiny_flux: Path, tmp_path: Path) -> None:
-    down, up = torch.randn(4, 64), torch.randn(64, 4)
+def test_kohya_files_are_read_as_well(fresh: Painter, tmp_path: Path) -> None:
     name = "lora_unet_single_blocks_0_linear2"  # (hidden + mlp → hidden), one projection, so not split
-    down = torch.randn(4, 64 + 256)
+    down, up = torch.randn(4, 64 + 256), torch.randn(64, 4)
     weights = {
         f"{name}.lora_down.weight": down,
         f"{name}.lora_up.weight": up,
         f"{name}.alpha": torch.tensor(4.0),
     }
     save_file(weights, tmp_path / "kohya.safetensors")
-    base, adapted = compare(load(tiny_flux, tmp_path), BOAT)
+    load_adapter(fresh.flux, tmp_path / "kohya.safetensors")
+    base, adapted = compare(fresh, BOAT)
     assert base.tobytes() != adapted.tobytes()
 
 
@@ -221,35 +238,32 @@ def pefts_own(weights: dict) -> None:
         (another_layer, r"this one has no linear layer transformer_blocks\.7\.attn\.to_q"),
         (half_a_layer, "has only one of lora_A and lora_B"),
         (not_a_number, "not finite"),
-        (ranks_apart, "rank"),
+        (ranks_apart, "lora_A has rank 3, lora_B 4"),
         (nothing, "holds no LoRA tensors"),
         (no_lora, "which is no LoRA tensor of FLUX's transformer"),
         (comfy, "which is no LoRA tensor of FLUX's transformer"),
         (pefts_own, r"save it with FluxPipeline\.save_lora_weights"),
     ],
 )
-def test_an_adapter_that_does_not_fit_is_refused(
-    tiny_flux: Path, tmp_path: Path, spoil, sentence: str
-) -> None:
+def test_an_adapter_that_does_not_fit_is_refused(bare: Painter, tmp_path: Path, spoil, sentence: str) -> None:
     file = make_tiny_adapter(tmp_path) / names.WEIGHTS_FILE
     weights = load_file(file)
     spoil(weights)
     save_file(weights, file)
     with pytest.raises(PainterError, match=sentence):
-        load(tiny_flux, tmp_path)
+        load_adapter(bare.flux, file)
+    assert not lora_layers(bare.flux)
 
 
-def test_doras_are_refused(tiny_flux: Path, tmp_path: Path) -> None:
+def test_doras_are_refused(bare: Painter, tmp_path: Path) -> None:
     file = make_tiny_adapter(tmp_path) / names.WEIGHTS_FILE
-    save_file(load_file(file), file, {"lora_adapter_metadata": json.dumps({"transformer.use_dora": True})})
-    with pytest.raises(PainterError, match="is a DoRA"):
-        load(tiny_flux, tmp_path)
-    save_file({**load_file(file), f"{LAYER}.dora_scale": torch.ones(64)}, file)
-    with pytest.raises(PainterError, match="is a DoRA"):
-        load(tiny_flux, tmp_path)
+    for key in ("dora_scale", "lora_magnitude_vector"):
+        save_file({**load_file(file), f"{LAYER}.{key}": torch.ones(64)}, file)
+        with pytest.raises(PainterError, match="is a DoRA"):
+            load_adapter(bare.flux, file)
 
 
-def test_pickles_are_never_opened(tiny_flux: Path, tmp_path: Path) -> None:
+def test_pickles_are_never_opened(bare: Painter, tmp_path: Path) -> None:
     trap = tmp_path / "sprung"
 
     class Trap:
@@ -263,12 +277,12 @@ def test_pickles_are_never_opened(tiny_flux: Path, tmp_path: Path) -> None:
     ]:
         (tmp_path / name).write_bytes(pickle.dumps(Trap()))
         with pytest.raises(PainterError, match=sentence):
-            load(tiny_flux, tmp_path / name)
+            load_adapter(bare.flux, find_adapter(str(tmp_path / name), None))
     (tmp_path / "adapter.safetensors").unlink()
     with pytest.raises(
         PainterError, match=r"holds no \.safetensors adapter; it has adapter\.bin, adapter\.pt"
     ):
-        load(tiny_flux, tmp_path)
+        find_adapter(str(tmp_path), None)
     assert not trap.exists()
 
 
@@ -334,7 +348,7 @@ def test_names_that_are_neither_folder_nor_repository_are_refused(tiny_flux: Pat
             load_pipeline(tiny_flux, name, device="cpu")
     with pytest.raises(PainterError, match="has no revision v1"):
         load_pipeline(tiny_flux, "none", device="cpu", model_revision="v1")
-    with pytest.raises(PainterError, match="no FluxPipeline folder|no .safetensors files"):
+    with pytest.raises(PainterError, match="no FLUX model's folder"):
         load_pipeline(Path(__file__).parent, "none", device="cpu")
 
 

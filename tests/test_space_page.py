@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
 from impressionism import paint
 from impressionism.pipeline import Painter
@@ -25,19 +25,21 @@ def address(tiny_painter: Painter) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator[BrowserContext]:
+    """One context for all pages, so that what Gradio serves is fetched once."""
     chromium = shutil.which("chromium")
     if not chromium:
         pytest.skip("there is no chromium on this machine; on Debian: apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
+        yield browser.new_context(accept_downloads=True)
         browser.close()
 
 
 @pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+def page(browser: BrowserContext, address: str) -> Iterator[Page]:
+    page = browser.new_page()
+    page.set_viewport_size({"width": 1280, "height": 900})
     page.set_default_timeout(WAIT)
     page.goto(address)
     page.get_by_role("button", name="Compare").wait_for()
@@ -114,8 +116,9 @@ def test_the_page_says_who_paints_and_what_it_knows(page: Page, tiny_painter: Pa
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_nothing_hangs_over_the_edge_of_a_phone(browser: Browser, address: str, theme: str):
-    page = browser.new_page(viewport={"width": 360, "height": 740})
+def test_nothing_hangs_over_the_edge_of_a_phone(browser: BrowserContext, address: str, theme: str):
+    page = browser.new_page()
+    page.set_viewport_size({"width": 360, "height": 740})
     page.goto(f"{address}?__theme={theme}")
     page.get_by_role("button", name="Compare").wait_for(timeout=WAIT)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -65,8 +65,12 @@ def test_odd_pictures_are_used_or_skipped_with_a_line(tmp_path, capsys):
     }  # fmt: skip
     assert {(image.mode, image.size) for image in decoded.values() if image} == {("RGB", (64, 64))}
     assert decoded["sixteen.png"].getpixel((0, 0))[0] == round(30000 / 65535 * 255)
-    for start in ("cut.jpg: it cannot be decoded", "text.png: it cannot be decoded", "dot.png: 1x1 is smaller",
-                  "good.png: the same picture as copy.png"):  # fmt: skip
+    for start in (
+        "cut.jpg: it cannot be decoded",
+        "text.png: it cannot be decoded",
+        "dot.png: 1x1 is smaller",
+        "good.png: the same picture as copy.png",
+    ):
         assert f"Skipped {start}" in lines
 
 

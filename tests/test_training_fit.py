@@ -123,8 +123,15 @@ def test_one_picture_is_learnt(recipe_file, tmp_path):
     folder = tmp_path / "one"
     folder.mkdir()
     draw(0).save(folder / "ball.png")
-    changes = [f"data.source={folder}", "data.instance_prompt=a ball", "data.held_out=0",
-               "optimizer.steps=60", "optimizer.rate=0.01", "optimizer.batch=8", "run.log_every=20"]  # fmt: skip
+    changes = [
+        f"data.source={folder}",
+        "data.instance_prompt=a ball",
+        "data.held_out=0",
+        "optimizer.steps=60",
+        "optimizer.rate=0.01",
+        "optimizer.batch=8",
+        "run.log_every=20",
+    ]
     record = fit.fit(recipes.read(recipe_file, changes))
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]

@@ -9,8 +9,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-STEPS = {"straight": 2000, "autoencoder": 1500, "text": 800, "transformer": 4000, "guidance": 400}
-SCENES = {"drawn": 2000, "painted": 2000, "taught": 8000, "style": 320}
+STEPS = {"straight": 2000, "autoencoder": 1100, "text": 800, "transformer": 4000, "guidance": 400}
+SCENES = {"drawn": 2000, "painted": 2000, "taught": 5600, "style": 320}
 SEEDS = {"drawn": 1, "painted": 2, "taught": 3, "style": 4}  # apart, so that no stage sees another's scenes
 
 

@@ -1,5 +1,10 @@
-"""Sets of scenes on disk: pixels as one array, so that every stage reads the same pictures without drawing twice."""
+"""Sets of scenes on disk: pixels as one array, so that every stage reads the same pictures without drawing twice.
 
+`python -m training.miniature.scenes FOLDER --count 100 [--painted]` writes some as files with captions.
+"""
+
+import argparse
+import dataclasses
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -10,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from training.miniature.brush import paint_over
-from training.miniature.captions import describe
+from training.miniature.captions import describe_with
 from training.miniature.world import Scene, draw, random_scene
 
 
@@ -43,13 +48,30 @@ def pictures(path: Path, *, seed: int, count: int, painted: bool) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def write_folder(folder: Path, *, seed: int, count: int, painted: bool, trigger: str = "") -> None:
-    """The same scenes as PNG files with a `metadata.jsonl` of captions: the form in which `training` takes images."""
+def write_folder(folder: Path, *, seed: int, count: int, painted: bool, held_out: bool = False) -> None:
+    """The same scenes as PNG files with a `metadata.jsonl`: file_name, text (the caption), and what the scene is.
+
+    With `held_out` the captions are phrased as none that the miniature was taught with.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for index in tqdm(range(count), desc=folder.name):
-        name = f"{index:05d}.png"
+        name, scene = f"{index:05d}.png", scene_of(seed, index)
         Image.fromarray(_picture((seed, index, painted))).save(folder / name)
-        caption = describe(scene_of(seed, index), np.random.default_rng([seed, index, 1]))
-        lines.append(json.dumps({"file_name": name, "text": trigger + caption}))
-    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+        caption, said = describe_with(scene, np.random.default_rng([seed, index, 1]), held_out=held_out)
+        lines.append({"file_name": name, "text": caption, "says": sorted(said), **dataclasses.asdict(scene)})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.miniature.scenes", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=100, help="the miniature was taught with seeds below 100")
+    parser.add_argument("--painted", action="store_true", help="as brush strokes, not as a drawing")
+    parser.add_argument("--held-out", action="store_true", help="captions in phrasings that no training saw")
+    write_folder(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

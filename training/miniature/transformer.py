@@ -44,10 +44,10 @@ def build() -> FluxTransformer2DModel:
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: np.ndarray, name: str) -> torch.Tensor:
     """(count, channels, height, width) latent means, as the autoencoder gives them."""
-    batches = range(0, len(pictures), 32)
+    vae = vae.to(loop.device(), memory_format=torch.channels_last)
     means = [
-        vae.encode(to_tensor(pictures[i : i + 32]).to(loop.device())).latent_dist.mean.cpu()
-        for i in tqdm(batches, desc=name)
+        vae.encode(to_tensor(pictures[i : i + 8]).to(loop.device())).latent_dist.mean.cpu()
+        for i in tqdm(range(0, len(pictures), 8), desc=name)
     ]
     return torch.cat(means)
 
