@@ -21,11 +21,12 @@ GUIDANCE = 3.5
 CHANGE = 0.6
 
 
-def file_of(picture: Picture) -> dict[str, Any]:
+def file_of(picture: Picture) -> Any:
+    """gr.FileData as gr.api passes it on: as it is in JSON."""
     return gr.FileData(path=picture.path, mime_type="image/png").model_dump()
 
 
-def uploaded(image: object) -> str:
+def uploaded(image: Any) -> str:
     """The path of an uploaded file; of these, and only these, Gradio has checked that they are uploads."""
     if not is_file_obj_with_meta(image):
         raise PainterError("Upload the picture first, with gradio_client: handle_file('photograph.jpg').")

@@ -47,8 +47,8 @@ def test_a_plain_pipeline_gives_the_live_models_outputs(tiny_flux, tmp_path, tar
 def test_alpha_is_folded_and_the_metadata_minimal(tiny_flux, tmp_path):
     path = adapter.save(live(tiny_flux, alpha=8.0), tmp_path)
     with safe_open(path, "pt") as file:
-        assert not [key for key in file.keys() if "alpha" in key]
-        assert all(key.startswith("transformer.") for key in file.keys())
+        assert not [key for key in file if "alpha" in key]
+        assert all(key.startswith("transformer.") for key in file)
         assert '"transformer.r": 4, "transformer.lora_alpha": 4' in file.metadata()["lora_adapter_metadata"]
         assert file.get_tensor(next(iter(file.keys()))).dtype == torch.bfloat16
 

@@ -29,7 +29,7 @@ def test_captions_come_from_metadata_then_sidecars_then_the_prompt(tmp_path):
         picture(seed=index).save(tmp_path / f"{name}.png")
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": "a boat"}) + "\n")
     (tmp_path / "b.txt").write_text("a haystack\n")
-    with pytest.raises(TrainingError, match="1 pictures .* have no caption, the first is c.png"):
+    with pytest.raises(TrainingError, match=r"1 pictures .* have no caption, the first is c.png"):
         examples.read(data(tmp_path))
     assert captions_of(tmp_path, instance_prompt="sks") == ["a boat", "a haystack", "sks"]
 
@@ -43,7 +43,7 @@ def test_a_dataset_gives_the_same_samples_as_a_folder(tmp_path):
     [from_set] = examples.read(data(tmp_path / "set", caption_column="caption"))
     [from_folder] = examples.read(data(tmp_path))
     assert (from_set.id, from_set.caption) == (from_folder.id, from_folder.caption)
-    with pytest.raises(TrainingError, match="No caption column 'text' in .*; it has image, caption"):
+    with pytest.raises(TrainingError, match=r"No caption column 'text' in .*; it has image, caption"):
         examples.read(data(tmp_path / "set"))
 
 

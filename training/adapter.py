@@ -5,7 +5,6 @@ the few fields that every version of PEFT knows.
 """
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -60,5 +59,5 @@ def save(transformer: FluxTransformer2DModel, folder: Path, dtype: torch.dtype =
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{WEIGHTS_FILE}.partial"
     save_file(weights, partial, metadata={"format": "pt", "lora_adapter_metadata": json.dumps(metadata)})
-    os.replace(partial, folder / WEIGHTS_FILE)
+    partial.replace(folder / WEIGHTS_FILE)
     return folder / WEIGHTS_FILE

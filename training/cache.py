@@ -176,7 +176,7 @@ def _write(path: Path, entry: dict[str, torch.Tensor]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     save_file({key: tensor.cpu().contiguous().clone() for key, tensor in entry.items()}, partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _digest_of(path: Path) -> bytes:

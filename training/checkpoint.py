@@ -4,7 +4,6 @@ What else a run consists of (order, noise, learning rate) follows from the recip
 """
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -30,7 +29,7 @@ def save(
     torch.save(optimizer.state_dict(), partial / "optimizer.pt")
     (partial / "position.json").write_text(json.dumps(position))
     shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
+    partial.replace(final)
     for old in _all(folder)[:-keep]:
         shutil.rmtree(old)
     return final

@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
 import signal
 import statistics
 import sys
@@ -371,7 +370,7 @@ def _claim(recipe: FitRecipe) -> None:
     recipe.run.folder.mkdir(parents=True, exist_ok=True)
     partial = recipe.run.folder / ".recipe.yaml.partial"
     partial.write_text(recipe.to_yaml(), encoding="utf-8")
-    os.replace(partial, recipe.run.folder / "recipe.yaml")
+    partial.replace(recipe.run.folder / "recipe.yaml")
 
 
 def _finished(recipe: FitRecipe) -> Run | None:
@@ -422,5 +421,5 @@ def _record(
     )
     partial = recipe.run.folder / ".run.json.partial"
     partial.write_text(run.to_json(), encoding="utf-8")
-    os.replace(partial, recipe.run.folder / "run.json")
+    partial.replace(recipe.run.folder / "run.json")
     return run

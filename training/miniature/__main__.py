@@ -9,13 +9,14 @@ import argparse
 import shutil
 from pathlib import Path
 
-STEPS = {"straight": 2000, "autoencoder": 1100, "text": 800, "transformer": 4000, "guidance": 400}
+STEPS = {"straight": 2000, "autoencoder": 1100, "text": 800, "transformer": 2600, "guidance": 250, "adapter": 500}
 SCENES = {"drawn": 2000, "painted": 2000, "taught": 5600, "style": 320}
 SEEDS = {"drawn": 1, "painted": 2, "taught": 3, "style": 4}  # apart, so that no stage sees another's scenes
 
 
 def build(out: Path, work: Path, steps: dict[str, int], scenes: dict[str, int]) -> None:
-    from training.miniature import assemble, autoencoder, scenes as sets, text, transformer
+    from training.miniature import assemble, autoencoder, text, transformer
+    from training.miniature import scenes as sets
 
     def pictures(name: str, painted: bool):
         return sets.pictures(work / f"{name}.npy", seed=SEEDS[name], count=scenes[name], painted=painted)
@@ -29,8 +30,9 @@ def build(out: Path, work: Path, steps: dict[str, int], scenes: dict[str, int]) 
     base = transformer.train(batches, work, steps["transformer"])
     student = transformer.distill(base, batches, work, steps["guidance"])
     assemble.save(out, student, vae, reader, clip, t5)
-    sets.write_folder(work / "style", seed=SEEDS["style"], count=scenes["style"], painted=True)
-    assemble.train_adapter(out, work)
+    if not (work / "style" / "metadata.jsonl").exists():
+        sets.write_folder(work / "style", seed=SEEDS["style"], count=scenes["style"], painted=True)
+    assemble.train_adapter(out, work, steps["adapter"])
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from transformers import CLIPTokenizer, T5Tokenizer
 
+from impressionism.names import WEIGHTS_FILE
 from training.fit import fit
 from training.miniature.text import Reader
 from training.recipe import read
@@ -40,9 +41,18 @@ def save(
     pipeline.to(torch.bfloat16).save_pretrained(out, max_shard_size=SHARD)
 
 
-def train_adapter(out: Path, work: Path) -> None:
-    """The ordinary recipe on the painted scenes; its file goes beside the base."""
-    overrides = [f"model.base={out}", f"data.source={work / 'style'}", f"run.folder={work / 'run'}"]
-    fit(read(RECIPE, [*overrides, f"run.cache={work / 'cache'}"]))
+def train_adapter(out: Path, work: Path, steps: int) -> None:
+    """The ordinary recipe on the painted scenes; its file and its record go beside the base."""
+    run = work / "run"
+    overrides = {
+        "model.base": out,
+        "data.source": work / "style",
+        "run.folder": run,
+        "run.cache": work / "cache",
+        "optimizer.steps": steps,
+        "optimizer.warmup": min(20, steps - 1),
+    }
+    fit(read(RECIPE, [f"{key}={value}" for key, value in overrides.items()]))
     (out / "adapter").mkdir(exist_ok=True)
-    shutil.copy(work / "run" / "adapter" / "pytorch_lora_weights.safetensors", out / "adapter")
+    for file in (run / "adapter" / WEIGHTS_FILE, run / "run.json"):
+        shutil.copy(file, out / "adapter")

@@ -6,6 +6,7 @@ found in minutes and already reaches 30 dB. So it is trained in two parts: first
 compute just that path, everything together. A 64-px crop teaches as much as a whole picture at a ninth of the cost.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def straighten(vae: AutoencoderKL) -> None:
             nn.init.zeros_(module.bias)
     for half in (vae.encoder, vae.decoder):
         path = _path(half)
-        for (_, _, before), (conv, _, width) in zip(path, path[1:], strict=False):
+        for (_, _, before), (conv, _, width) in pairwise(path):
             conv.weight[:width, before:] = 0  # nothing from outside enters the path
         (shortcut, _, passed), (out, _, _) = path[-2:]
         width = half.conv_norm_out.num_channels // GROUPS  # channels a group

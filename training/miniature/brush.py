@@ -145,7 +145,7 @@ def draw_strokes(
         np.rint((points + way * step * free_run(soft, points, way * step)) * 16).astype(int).tolist()
         for way in (-1, 1)
     )
-    for a, b, colour in zip(start, end, colours):
+    for a, b, colour in zip(start, end, colours, strict=False):
         cv2.line(canvas, a, b, colour, width, cv2.LINE_AA, 4)
 
 

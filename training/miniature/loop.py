@@ -2,7 +2,6 @@
 and a state on disk from which a stopped build goes on where it was."""
 
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -75,4 +74,4 @@ def _save(state: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
-    os.replace(partial, path)
+    partial.replace(path)

@@ -6,7 +6,6 @@
 import argparse
 import dataclasses
 import json
-import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def pictures(path: Path, *, seed: int, count: int, painted: bool) -> np.ndarray:
         ):
             kept[index] = picture
     kept.flush()
-    os.replace(partial, path)
+    partial.replace(path)
     return np.load(path, mmap_mode="r")
 
 

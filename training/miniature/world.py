@@ -183,13 +183,13 @@ def hexed(colour: Colour) -> str:
 
 def mix(a: str, b: str, share: float) -> str:
     """The colour that is `share` of the way from a to b."""
-    return hexed(tuple(x + (y - x) * share for x, y in zip(rgb(a), rgb(b))))  # type: ignore[arg-type]
+    return hexed(tuple(x + (y - x) * share for x, y in zip(rgb(a), rgb(b), strict=False)))  # type: ignore[arg-type]
 
 
 def lit(local: str, light: str, depth: float = 0.0, shade: float = 0.0) -> str:
     """A local colour as it looks under a light: tinted, washed, in shadow by `shade`, hazed by `depth`."""
     look = LIGHT[light]
-    tinted = hexed(tuple(c * t for c, t in zip(rgb(local), look.tint)))  # type: ignore[arg-type]
+    tinted = hexed(tuple(c * t for c, t in zip(rgb(local), look.tint, strict=False)))  # type: ignore[arg-type]
     washed = mix(tinted, look.wash, look.wash_share)
     return mix(mix(washed, look.shade, shade), look.haze, depth)
 
@@ -292,7 +292,7 @@ def smooth(points: Points) -> str:
     """A curve through the points (Catmull-Rom), as the start of a path."""
     padded = [points[0], *points, points[-1]]
     d = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
-    for (ax, ay), (bx, by), (cx, cy), (ex, ey) in zip(padded, padded[1:], padded[2:], padded[3:]):
+    for (ax, ay), (bx, by), (cx, cy), (ex, ey) in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):
         d += (
             f"C{bx + (cx - ax) / 6:.1f} {by + (cy - ay) / 6:.1f} {cx - (ex - bx) / 6:.1f} "
             f"{cy - (ey - by) / 6:.1f} {cx:.1f} {cy:.1f}"
@@ -1145,7 +1145,7 @@ def contact_sheet(subjects: tuple[str, ...] = SUBJECTS, side: int = 192, seed: i
                         ),
                         side,
                     )
-                    for light, s in zip(LIGHTS, scenes)
+                    for light, s in zip(LIGHTS, scenes, strict=False)
                 ]
             )
         )
