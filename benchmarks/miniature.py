@@ -37,6 +37,7 @@ from impressionism.records import Sampling
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 HERE = Path(__file__).parent
+MARK = "<!-- written by benchmarks/miniature.py -->"
 
 
 def scenes(folder: Path, count: int, seed: int, *options: str) -> list[dict]:
@@ -228,6 +229,30 @@ def contact_sheet(pictures: list[Image.Image], rows: list[list[Image.Image]]) ->
     return sheet
 
 
+def table(result: dict) -> str:
+    """The figures as the README shows them."""
+    a, b, c, d, e = (result[key] for key in sorted(result) if key[1] == "_")
+    vae = result["autoencoder"]
+    rows = [
+        (f"subject recognised in {a['pictures']} pictures", f"{a['subject']:.1%}", "≥ 90 %"),
+        ("light recognised", f"{a['light']:.1%}", "≥ 85 %"),
+        ("strength 0 is the base model, bit for bit", f"{b['identical']} of {b['pictures']}", "all"),
+        ("strokes grow with strength (Spearman, mean)", f"{c['spearman_mean']:.3f}", "≥ 0.9"),
+        ("composition kept at strength 1 (correlation, mean)", f"{d['correlation_mean']:.3f}", "≥ 0.8"),
+        ("training of the adapter, two CPU cores", f"{e['minutes']:.1f} minutes", "≤ 20"),
+        ("size of the adapter", f"{e['megabytes']:.2f} MB", "≤ 3"),
+        ("autoencoder on drawn scenes", f"{vae['drawn_dB']:.1f} dB", "≥ 30"),
+        ("strokes kept by the autoencoder", f"{vae['stroke_statistic_kept']:.1%}", "≥ 80 %"),
+    ]
+    return "\n".join(["| The miniature | measured | asked |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def write_into_readme(text: str, readme: Path = HERE.parent / "README.md") -> None:
+    before, rest = readme.read_text().split(MARK + "\n", 1)
+    _, after = rest.split(MARK, 1)
+    readme.write_text(f"{before}{MARK}\n{text}\n{MARK}{after}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.miniature", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -255,7 +280,9 @@ def main() -> None:
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     contact_sheet(pictures, rows).save(arguments.out.with_suffix(".png"))
-    print(json.dumps(result, indent=1))
+    if arguments.out == HERE / "miniature.json":
+        write_into_readme(table(result))
+    print(table(result))
 
 
 if __name__ == "__main__":

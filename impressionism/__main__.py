@@ -8,6 +8,7 @@ python -m impressionism --from boat.png --out again.png   the same picture again
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 from impressionism.hub import PainterError
 
 if TYPE_CHECKING:  # imported where they are used: PyTorch takes seconds, --help should not
+    from PIL.Image import Image
+
     from impressionism.pipeline import Painter
     from impressionism.records import Recipe, Sampling
 
@@ -38,9 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("picture.png"), help="the PNG to write (default picture.png)")
     kind = result.add_mutually_exclusive_group()
     kind.add_argument("--compare", action="store_true", help="also write the base model's picture, base.png")
-    kind.add_argument(
-        "--sweep", type=float, nargs="+", metavar="STRENGTH", help="one picture for each strength"
-    )
+    kind.add_argument("--sweep", type=float, nargs="+", metavar="STRENGTH", help="one picture for each strength")
     kind.add_argument("--repaint", type=Path, metavar="PICTURE", help="paint over this picture or photograph")
     add("--change", type=float, help="how far --repaint may go, above 0 to 1 (default 0.6)")
     add("--from", type=Path, dest="again", metavar="PNG", help="paint this picture again from its recipe")
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors nobody uses
     try:
         if args.out.suffix.lower() != ".png":
             raise PainterError(f"{args.out.name} cannot carry a recipe; name the picture something.png.")
@@ -74,9 +76,7 @@ def paint_new(args: argparse.Namespace) -> None:
     from impressionism.pipeline import load_pipeline
 
     if not args.prompt:
-        raise PainterError(
-            'Say what to paint, as in: python -m impressionism "a sailing boat on the sea at dawn"'
-        )
+        raise PainterError('Say what to paint, as in: python -m impressionism "a sailing boat on the sea at dawn"')
     if args.change is not None and not args.repaint:
         raise PainterError("--change says how far --repaint may go; name the picture with --repaint.")
     if args.compare and args.out.name == "base.png":
@@ -95,9 +95,7 @@ def paint_new(args: argparse.Namespace) -> None:
     paint_as_asked(args, painter, sampling, 1.0 if args.strength is None else args.strength)
 
 
-def paint_as_asked(
-    args: argparse.Namespace, painter: "Painter", sampling: "Sampling", strength: float
-) -> None:
+def paint_as_asked(args: argparse.Namespace, painter: "Painter", sampling: "Sampling", strength: float) -> None:
     """One picture, a pair, a row, or a repaint."""
     from impressionism.paint import compare, open_image, paint, recipe_of, repaint, sweep
 
@@ -114,9 +112,7 @@ def paint_as_asked(
         picture = repaint(painter, sampling, strength, source, change, on_step=show)
         write(picture, recipe_of(painter, sampling, strength, source, change), args.out)
     else:
-        write(
-            paint(painter, sampling, strength, on_step=show), recipe_of(painter, sampling, strength), args.out
-        )
+        write(paint(painter, sampling, strength, on_step=show), recipe_of(painter, sampling, strength), args.out)
 
 
 def paint_again(args: argparse.Namespace) -> None:
@@ -143,8 +139,7 @@ def paint_again(args: argparse.Namespace) -> None:
         args.quantize or was.quantize,
         args.device,
         model_revision=args.model_revision or (commit(was.base_revision) if not args.model else None),
-        adapter_revision=args.adapter_revision
-        or (commit(was.adapter_revision) if not args.adapter else None),
+        adapter_revision=args.adapter_revision or (commit(was.adapter_revision) if not args.adapter else None),
     )
     print(painter.about)
     source = open_image(args.repaint) if args.repaint else None
@@ -161,9 +156,7 @@ def findable(name: str, option: str) -> str:
     """A recipe knows the name of a folder, not where it lies."""
     if name == "miniature" or "/" in name or Path(name).exists():
         return name
-    raise PainterError(
-        f"The picture was painted with the folder or file {name}; say where it is with {option}."
-    )
+    raise PainterError(f"The picture was painted with the folder or file {name}; say where it is with {option}.")
 
 
 def commit(revision: str | None) -> str | None:
@@ -182,10 +175,7 @@ def warn_of_differences(was: "Recipe", now: "Recipe") -> None:
             ("the precision", old.dtype, new.dtype),
             ("the device", old.device, new.device),
             ("the source picture", was.source, now.source),
-            *(
-                (library, old.versions.get(library), new.versions.get(library))
-                for library in sorted(new.versions)
-            ),
+            *((library, old.versions.get(library), new.versions.get(library)) for library in sorted(new.versions)),
         )
         if before != after
     ]
@@ -193,7 +183,7 @@ def warn_of_differences(was: "Recipe", now: "Recipe") -> None:
         print(f"The picture may come out different: {'; '.join(differing)}.", file=sys.stderr)
 
 
-def write(picture: object, recipe: "Recipe", path: Path) -> None:
+def write(picture: "Image", recipe: "Recipe", path: Path) -> None:
     from impressionism.paint import save
 
     print(f"{save(picture, recipe, path)}")

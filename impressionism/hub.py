@@ -16,16 +16,21 @@ class PainterError(ValueError):
     """A sentence for the person at the easel: what is wrong and what to do about it."""
 
 
+def check_name(name: str | Path, revision: str | None) -> None:
+    """Refuses what is neither on this machine nor can be on the Hub."""
+    if Path(name).exists():
+        if revision:
+            raise PainterError(f"{name} is on this machine and has no revision {revision}; leave it out.")
+        return
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        raise PainterError(f"There is no folder {name}, and it is no Hub repository's id (owner/name) either.")
+
+
 def folder_of(name: str | Path, revision: str | None, patterns: list[str]) -> Path:
     """The folder itself, or the files of a Hub repository that match, from the cache where they are in it."""
+    check_name(name, revision)
     if Path(name).is_dir():
-        if revision:
-            raise PainterError(f"{name} is a folder and has no revision {revision}; leave the revision out.")
         return Path(name)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-        raise PainterError(
-            f"There is no folder {name}, and it is no Hub repository's id (owner/name) either."
-        )
     from huggingface_hub import snapshot_download
 
     with readable_errors(str(name), revision):
@@ -58,28 +63,16 @@ def readable_errors(repository: str, revision: str | None) -> Iterator[None]:
         yield
     except errors.GatedRepoError as error:
         login = "" if get_token() else ", then log in with `hf auth login` or set HF_TOKEN"
-        raise PainterError(
-            f"{repository} asks you to accept its licence at {home}{login}; {instead}."
-        ) from error
+        raise PainterError(f"{repository} asks you to accept its licence at {home}{login}; {instead}.") from error
     except errors.RepositoryNotFoundError as error:
-        login = (
-            "with a token that may read it"
-            if get_token()
-            else "with `hf auth login` or HF_TOKEN if it is private"
-        )
-        raise PainterError(
-            f"The Hub shows no {repository}: check the name, log in {login}; {instead}."
-        ) from error
+        login = "with a token that may read it" if get_token() else "with `hf auth login` or HF_TOKEN if it is private"
+        raise PainterError(f"The Hub shows no {repository}: check the name, log in {login}; {instead}.") from error
     except errors.RevisionNotFoundError as error:
-        raise PainterError(
-            f"{repository} has no revision {revision}; its revisions are at {home}/commits."
-        ) from error
+        raise PainterError(f"{repository} has no revision {revision}; its revisions are at {home}/commits.") from error
     except (errors.EntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise PainterError(unreachable(repository)) from error
     except (errors.HFValidationError, errors.HfHubHTTPError) as error:
-        raise PainterError(
-            f"The Hub refused {repository}: {str(error).splitlines()[0]}; {instead}."
-        ) from error
+        raise PainterError(f"The Hub refused {repository}: {str(error).splitlines()[0]}; {instead}.") from error
     except (errors.HTTPError, ConnectionError) as error:  # no answer at all
         raise PainterError(unreachable(repository)) from error
 

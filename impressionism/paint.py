@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import FluxImg2ImgPipeline, FluxPipeline
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
@@ -22,7 +23,7 @@ OnStep = Callable[[int, int, torch.Tensor], None]
 """Called after each step with its number (from 1), the steps of the whole call, and the packed latents; an
 exception raised in it cancels the painting and reaches the caller."""
 
-Words = tuple[torch.Tensor, torch.Tensor]  # T5's (1, tokens, width) and CLIP's (1, width)
+Words = tuple[Any, Any]  # tensors: T5's (1, tokens, width) and CLIP's (1, width)
 
 LARGEST = 2048  # pixels a side
 LARGEST_MINIATURE = 512
@@ -33,9 +34,7 @@ NOTICE = "AI-generated picture, painted with a FLUX.1-dev type model and an Impr
 # ---- The four ways to paint
 
 
-def paint(
-    painter: Painter, sampling: Sampling, strength: float = 1.0, *, on_step: OnStep | None = None
-) -> Image.Image:
+def paint(painter: Painter, sampling: Sampling, strength: float = 1.0, *, on_step: OnStep | None = None) -> Image.Image:
     """One picture, with the adapter at this strength."""
     [(_, picture)] = sweep(painter, sampling, [strength], on_step=on_step)
     return picture
@@ -109,9 +108,7 @@ def encode(painter: Painter, prompt: str) -> Words:
     flux = painter.flux
     tokens = min(512, flux.tokenizer_2.model_max_length)
     with torch.no_grad():
-        words, summary, _ = flux.encode_prompt(
-            prompt, None, device=flux._execution_device, max_sequence_length=tokens
-        )
+        words, summary, _ = flux.encode_prompt(prompt, None, device=flux._execution_device, max_sequence_length=tokens)
     return words, summary
 
 
@@ -122,7 +119,7 @@ def set_strength(flux: FluxPipeline, strength: float) -> None:
         layer._disable_adapters = strength == 0  # enable_adapters() would also change what is trained
 
 
-def noise(flux: FluxPipeline, sampling: Sampling) -> torch.Tensor:
+def noise(flux: FluxPipeline, sampling: Sampling) -> Any:
     """(1, tokens, channels) in float32, whatever the painter's device and precision."""
     channels, scale = flux.vae.config.latent_channels, flux.vae_scale_factor
     height, width = sampling.height // scale, sampling.width // scale
@@ -160,10 +157,9 @@ def fit(source: Image.Image, width: int, height: int) -> Image.Image:
     """Upright, on white where it is transparent, cropped to the middle at this size."""
     image = ImageOps.exif_transpose(source)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # PIL would cut these off at 255
-        low, high = image.getextrema()
-        image = (
-            image.convert("F").point(lambda value: (value - low) * (255 / max(high - low, 1e-9))).convert("L")
-        )
+        values = np.asarray(image, dtype=np.float32)
+        values = (values - values.min()) * (255 / max(float(np.ptp(values)), 1e-9))
+        image = Image.fromarray(values.round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -183,9 +179,7 @@ def defaults(painter: Painter, prompt: str) -> Sampling:
     return Sampling(prompt=prompt, steps=20 if painter.is_miniature else 28, width=side, height=side)
 
 
-def check(
-    sampling: Sampling, strength: float = 1.0, change: float | None = None, *, largest: int = LARGEST
-) -> None:
+def check(sampling: Sampling, strength: float = 1.0, change: float | None = None, *, largest: int = LARGEST) -> None:
     """Raises one PainterError with everything that is wrong."""
     s = sampling
     problems = [
@@ -213,12 +207,7 @@ def check(
 def outside(name: str, value: Any, low: float, high: float, kind: type = float) -> list[str]:
     """A bool is an int in Python, and NaN lies outside of nothing."""
     kinds = (int,) if kind is int else (int, float)
-    if (
-        isinstance(value, kinds)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and low <= value <= high
-    ):
+    if isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high:
         return []
     whole = "a whole number" if kind is int else "a number"
     return [f"{name} must be {whole} from {low:,} to {high:,}, not {value!r}"]

@@ -8,6 +8,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -16,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 
 from impressionism import names
-from impressionism.hub import PIPELINE_FILES, PainterError, commit_of, digest_of, folder_of, label
+from impressionism.hub import PIPELINE_FILES, PainterError, check_name, commit_of, digest_of, folder_of, label
 from impressionism.quantize import MODES, load_transformer
 from impressionism.records import Provenance
 
@@ -63,7 +64,7 @@ def load_pipeline(
     device = choose_device(device)
     base, base_revision, why = choose_base(str(model), model_revision, device)
     adapter_source, adapter_revision = choose_adapter(str(adapter), adapter_revision, base)
-    # The adapter is found before the large download, so that a wrong name costs no time.
+    check_name(base, base_revision)  # and the adapter is found before the large download: mistakes show early
     adapter_file = find_adapter(adapter_source, adapter_revision) if adapter_source else None
     folder = folder_of(base, base_revision, PIPELINE_FILES)
     quantize, offload, memory = choose_quantization(quantize, folder, device)
@@ -175,7 +176,9 @@ def dtype_for(device: str) -> torch.dtype:
 def build(folder: Path, quantize: str, device: str) -> FluxPipeline:
     dtype = dtype_for(device)
     staged = "cpu" if on_zero_gpu() else device  # a card that is only emulated cannot compute
-    components = {"transformer": load_transformer(folder, quantize=quantize, dtype=dtype, device=staged)}
+    components: dict[str, Any] = {
+        "transformer": load_transformer(folder, quantize=quantize, dtype=dtype, device=staged)
+    }
     if quantize in ("nf4", "int4", "int2") and staged.startswith("cuda"):
         components["text_encoder_2"] = small_t5(folder, dtype, device)
     try:
@@ -206,9 +209,7 @@ def find_adapter(source: str, revision: str | None) -> Path:
     path = Path(source)
     if path.is_file():
         if path.suffix != ".safetensors":
-            raise PainterError(
-                f"{path.name} is not a .safetensors file; pickles can run code and are never opened."
-            )
+            raise PainterError(f"{path.name} is not a .safetensors file; pickles can run code and are never opened.")
         return path
     if source == names.ADAPTER and revision is None:  # the published file, whatever else is there
         folder = folder_of(source, None, [names.ADAPTER_FILE])
@@ -228,9 +229,7 @@ def only_adapter(folder: Path, source: str, usual: tuple[str, ...]) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise PainterError(
-            f"{source} has several adapters: {', '.join(file.name for file in found)}; name one file."
-        )
+        raise PainterError(f"{source} has several adapters: {', '.join(file.name for file in found)}; name one file.")
     others = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
     raise PainterError(f"{source} holds no .safetensors adapter; it has {others}.")
 
@@ -255,9 +254,7 @@ def load_adapter(flux: FluxPipeline, file: Path) -> None:
         raise PainterError(f"{file.name} cannot be put on this model: {first_line(error)}") from error
     layers = [layer for layer in lora_layers(flux) if not layer.lora_A[ADAPTER_NAME].weight.is_meta]
     if 2 * len(layers) != len(weights):
-        raise PainterError(
-            f"{file.name} has {len(weights) // 2} layers, but {len(layers)} found their place."
-        )
+        raise PainterError(f"{file.name} has {len(weights) // 2} layers, but {len(layers)} found their place.")
     flux.transformer.requires_grad_(False)
 
 
@@ -286,9 +283,7 @@ def read_adapter(file: Path) -> tuple[dict[str, torch.Tensor], dict | None, dict
     # Some tools write both; alpha tensors speak for their own layer. Of the metadata only what decides the
     # scale: other fields may be unknown to this PEFT, and some would initialise the base anew.
     wanted = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
-    config = {
-        key: value for key, value in (metadata or {}).items() if key.removeprefix("transformer.") in wanted
-    }
+    config = {key: value for key, value in (metadata or {}).items() if key.removeprefix("transformer.") in wanted}
     targets = sorted({key.split(".lora_")[0].removeprefix("transformer.") for key in weights})
     if alphas or not config:
         return weights, {key: float(alpha) for key, alpha in (alphas or {}).items()} or None, None
@@ -303,9 +298,7 @@ def check_adapter(weights: dict[str, torch.Tensor], flux: FluxPipeline, name: st
     ranks: dict[str, dict[str, int]] = {}
     for key, tensor in weights.items():
         if key.startswith("text_encoder"):
-            raise PainterError(
-                f"{name} also changes the text encoder, which strength could not undo; train without."
-            )
+            raise PainterError(f"{name} also changes the text encoder, which strength could not undo; train without.")
         match = re.fullmatch(r"transformer\.(.+)\.lora_(A|B)\.weight", key)
         if not match:
             raise PainterError(f"{name} holds {key}, which is no LoRA tensor of FLUX's transformer.")
@@ -326,9 +319,7 @@ def check_adapter(weights: dict[str, torch.Tensor], flux: FluxPipeline, name: st
         if len(rank) == 1:
             raise PainterError(f"{name} is incomplete: {path} has only one of lora_A and lora_B.")
         if rank["A"] != rank["B"]:
-            raise PainterError(
-                f"{name} is damaged: at {path} lora_A has rank {rank['A']}, lora_B {rank['B']}."
-            )
+            raise PainterError(f"{name} is damaged: at {path} lora_A has rank {rank['A']}, lora_B {rank['B']}.")
 
 
 # ---- Saying what it is
@@ -357,9 +348,7 @@ def about(provenance: Provenance, why: str, memory: str) -> str:
     precision = provenance.dtype if provenance.quantize == "none" else provenance.quantize
     adapter = f"with the adapter {provenance.adapter}" if provenance.adapter else "without an adapter"
     base = "the bundled miniature FLUX" if provenance.base == "miniature" else provenance.base
-    line = (
-        f"{base} {adapter}, in {precision}{f' ({memory})' if memory else ''} on {provenance.device}, {why}."
-    )
+    line = f"{base} {adapter}, in {precision}{f' ({memory})' if memory else ''} on {provenance.device}, {why}."
     return line[0].upper() + line[1:] if base != provenance.base else line
 
 

@@ -5,10 +5,13 @@ itself refuses a BitsAndBytesConfig without a GPU. Only the linear layers inside
 layers at both ends are small and sensitive. PEFT puts LoRA on the result and trains it.
 """
 
+import contextlib
+import ctypes
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from accelerate import init_empty_weights
@@ -40,13 +43,12 @@ def load_transformer(
     if not (folder / "config.json").is_file():
         raise PainterError(f"{folder_or_repo} is no FLUX model's folder: it has no transformer/config.json.")
     with init_empty_weights(include_buffers=False):  # buffers are computed, not stored
-        model = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(folder))
+        config: Any = FluxTransformer2DModel.load_config(folder)
+        model: Any = FluxTransformer2DModel.from_config(config)
     for name, tensor in tensors(folder):
         place(model, name, tensor, quantize, dtype, device)
     if missing := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
-        raise PainterError(
-            f"The transformer in {folder} lacks {len(missing)} tensors, the first is {missing[0]}."
-        )
+        raise PainterError(f"The transformer in {folder} lacks {len(missing)} tensors, the first is {missing[0]}.")
     model.is_loaded_in_4bit = quantize == "nf4"  # PEFT asks for these two before it looks at a layer
     model.is_loaded_in_8bit = quantize == "int8" and device.type == "cuda"
     return model.requires_grad_(False).eval()
@@ -82,8 +84,17 @@ def place(
     tensor = tensor.to(device, dtype)
     if quantize != "none" and leaf == "weight" and isinstance(module, nn.Linear) and path.startswith(BLOCKS):
         model.set_submodule(path, quantized(module, tensor, quantize, dtype))
+        del tensor
+        give_back_memory()
     else:
         setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+def give_back_memory() -> None:
+    """Without this, glibc keeps most of the freed full-precision weights for itself."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def quantized(linear: nn.Linear, weight: torch.Tensor, quantize: str, dtype: torch.dtype) -> nn.Module:
@@ -109,10 +120,8 @@ def nf4(linear: nn.Linear, weight: torch.Tensor, dtype: torch.dtype) -> nn.Modul
         quant_type="nf4",
         device="meta",
     )
-    layer.support_avx512bf16_for_cpu = (
-        False  # or inference would repack the weights, and training fail on them
-    )
-    parameter = Params4bit(weight, quant_type="nf4", compress_statistics=True, module=layer)
+    layer.support_avx512bf16_for_cpu = False  # or inference would repack the weights, and training fail on them
+    parameter = Params4bit(weight, quant_type="nf4", compress_statistics=True, module=layer)  # type: ignore
     layer.weight = parameter.to(weight.device)  # quantizes
     return layer
 
@@ -128,7 +137,8 @@ def int8(linear: nn.Linear, weight: torch.Tensor) -> nn.Module:
         threshold=6.0,
         device="meta",
     )
-    layer.weight = Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False).to(weight.device)
+    parameter = Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)  # type: ignore
+    layer.weight = parameter.to(weight.device)  # quantizes
     return layer
 
 
@@ -140,7 +150,7 @@ def quanto(linear: nn.Linear, weight: torch.Tensor, qtype: str, dtype: torch.dty
         # Quanto would compile its unpacking on first use, which takes minutes and a compiler.
         get_extension(extension)._lib = SimpleNamespace(unpack=unpack)
     layer = QLinear(
-        linear.in_features, linear.out_features, bias=False, dtype=dtype, device="meta", weights=qtype
+        linear.in_features, linear.out_features, bias=False, dtype=dtype, device=torch.device("meta"), weights=qtype
     )
     layer.input_scale = layer.output_scale = torch.ones((), dtype=dtype, device=weight.device)
     layer.weight = nn.Parameter(weight, requires_grad=False)

@@ -237,9 +237,7 @@ def add_repaint(studio: Studio, settings: Settings) -> None:
         with gr.Column(min_width=260):
             gr.Markdown("The prompt says what the photograph shows. It is cropped to the shape.")
             strength = strength_slider()
-            change = gr.Slider(
-                0.1, 1, CHANGE, step=0.05, label="Change", info="How far to leave the photograph."
-            )
+            change = gr.Slider(0.1, 1, CHANGE, step=0.05, label="Change", info="How far to leave the photograph.")
             button = gr.Button("Repaint", variant="primary", elem_id="repaint")
     gallery = gr.Gallery(
         label="Photograph  |  Base model  |  Impressionist",
@@ -295,6 +293,7 @@ def launch(page: gr.Blocks, host: str | None = None, port: int | None = None, **
         run_history=False,  # the page says that it keeps nothing
         max_file_size="10mb",
         ssr_mode=False,
+        _frontend=False,  # only skips Gradio's own visit, which gives up after 3 s on a busy machine
         **more,
     )
     return address

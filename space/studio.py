@@ -133,9 +133,7 @@ class Studio:
 
 def seconds_for(sampling: Sampling, strengths: Sequence[float], *_: Any) -> int:
     """Seconds of GPU to ask for."""
-    return zerogpu.seconds(
-        steps=sampling.steps, width=sampling.width, height=sampling.height, pictures=len(strengths)
-    )
+    return zerogpu.seconds(steps=sampling.steps, width=sampling.width, height=sampling.height, pictures=len(strengths))
 
 
 @contextmanager

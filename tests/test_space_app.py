@@ -134,9 +134,7 @@ def test_repaint_takes_nothing_but_an_upload(client: Client, image: object):
 def test_a_file_that_is_no_picture_is_refused(client: Client, tmp_path: Path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"no picture" * 99)
     with pytest.raises(AppError, match="cannot be read as a picture"):
-        client.predict(
-            image=handle_file(tmp_path / "broken.png"), prompt="a train", **SMALL, api_name="/repaint"
-        )
+        client.predict(image=handle_file(tmp_path / "broken.png"), prompt="a train", **SMALL, api_name="/repaint")
 
 
 def test_after_a_refusal_the_next_good_call_works(client: Client):

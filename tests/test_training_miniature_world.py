@@ -1,10 +1,7 @@
 """The miniature world: scenes repeat, captions tell the truth, paintings keep the scene and show strokes."""
 
+import cv2
 import numpy as np
-import pytest
-
-cv2 = pytest.importorskip("cv2")
-pytest.importorskip("resvg_py")
 
 from impressionism.pictorial import stroke_statistic, to_lab
 from training.miniature.brush import paint_over
@@ -44,9 +41,7 @@ def test_captions_name_their_subject_and_what_they_say_they_mention() -> None:
         assert told["subject"] == scene.subject
         keys = {word for noun in NOUNS[scene.subject] for word in words(f"{noun.head} {noun.plural}")}
         assert keys & set(words(text))
-        assert all(
-            value in ATTRIBUTES[name] and value == str(getattr(scene, name)) for name, value in told.items()
-        )
+        assert all(value in ATTRIBUTES[name] and value == str(getattr(scene, name)) for name, value in told.items())
         assert ("colour" in told) == (scene.colour in words(text))
 
 

@@ -9,7 +9,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-STEPS = {"straight": 2000, "autoencoder": 1100, "text": 800, "transformer": 2600, "guidance": 250, "adapter": 500}
+STEPS = {"straight": 2000, "autoencoder": 1100, "text": 800, "transformer": 2600, "guidance": 160, "adapter": 400}
 SCENES = {"drawn": 2000, "painted": 2000, "taught": 5600, "style": 320}
 SEEDS = {"drawn": 1, "painted": 2, "taught": 3, "style": 4}  # apart, so that no stage sees another's scenes
 
@@ -25,7 +25,7 @@ def build(out: Path, work: Path, steps: dict[str, int], scenes: dict[str, int]) 
         pictures("drawn", False), pictures("painted", True), work, steps["straight"], steps["autoencoder"]
     )
     reader, clip, t5 = text.train(work / "text.pt", steps["text"])
-    latents = transformer.normalise(vae, transformer.encode(vae, pictures("taught", False), "latents"))
+    latents = transformer.normalise(vae, transformer.encode(vae, pictures("taught", False), work / "latents.pt"))
     batches = transformer.Batches(latents, SEEDS["taught"], text.Frozen(reader, clip, t5))
     base = transformer.train(batches, work, steps["transformer"])
     student = transformer.distill(base, batches, work, steps["guidance"])

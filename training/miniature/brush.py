@@ -41,9 +41,7 @@ SAME_COLOUR = 11.0  # CIELAB units: a stroke stops where the picture departs fur
 
 
 def to_rgb(lab: np.ndarray) -> np.ndarray:
-    return (np.clip(cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_Lab2RGB), 0, 1) * 255 + 0.5).astype(
-        np.uint8
-    )
+    return (np.clip(cv2.cvtColor(lab.astype(np.float32), cv2.COLOR_Lab2RGB), 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def impressionist_palette(lab: np.ndarray) -> np.ndarray:
@@ -116,9 +114,7 @@ def lay(
     points = sites(height, width, layer.spacing * unit, rng)
     if layer.threshold > 0:
         # Blurred before the norm, so that broken colour cancels and only lost form calls for a stroke.
-        off = np.linalg.norm(
-            cv2.GaussianBlur(to_lab(canvas) - soft, (0, 0), 0.45 * layer.width * unit), axis=-1
-        )
+        off = np.linalg.norm(cv2.GaussianBlur(to_lab(canvas) - soft, (0, 0), 0.45 * layer.width * unit), axis=-1)
         x, y = points.astype(int).T
         points = points[off[y, x] > layer.threshold * rng.uniform(0.6, 1.4, len(points))]
     if len(points):
@@ -134,6 +130,7 @@ def draw_strokes(
     unit: float,
     rng: np.random.Generator,
 ) -> None:
+    """One stroke of one colour at each point, along the angle there and no farther than its colour goes."""
     x, y = points.astype(int).T
     colours = stroke_colours(soft[y, x], layer.jitter, rng).tolist()
     turn = angle[y, x] + rng.normal(0, 0.16, len(points))
@@ -142,10 +139,9 @@ def draw_strokes(
     half = 0.5 * unit * (layer.length * rng.uniform(0.75, 1.15, len(points)) - layer.width)
     step = np.stack([np.cos(turn), np.sin(turn)], axis=1) * half[:, None]
     start, end = (
-        np.rint((points + way * step * free_run(soft, points, way * step)) * 16).astype(int).tolist()
-        for way in (-1, 1)
+        np.rint((points + way * step * free_run(soft, points, way * step)) * 16).astype(int).tolist() for way in (-1, 1)
     )
-    for a, b, colour in zip(start, end, colours, strict=False):
+    for a, b, colour in zip(start, end, colours, strict=True):
         cv2.line(canvas, a, b, colour, width, cv2.LINE_AA, 4)
 
 

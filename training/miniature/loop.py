@@ -28,7 +28,7 @@ def run(
     steps: int,
     rate: float,
     loss_of: Callable[[int], tuple[torch.Tensor, dict[str, float]]],
-    average: float = 0.998,
+    average: float = 0.995,
     weight_decay: float = 0.0,
 ) -> torch.nn.Module:
     """Train `model` for `steps` steps of AdamW and leave its averaged weights in it.
@@ -39,9 +39,7 @@ def run(
     name = state_file.stem
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, steps))
-    mean = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(average), use_buffers=True
-    )
+    mean = torch.optim.swa_utils.AveragedModel(model, avg_fn=_running_mean(average))
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "mean": mean}
     start = 0
     if state_file.exists():
@@ -64,13 +62,22 @@ def run(
         if step % 20 == 0:
             bar.set_postfix({key: f"{value:.4f}" for key, value in figures.items()})
         if time.monotonic() - saved > SAVE_EVERY or step + 1 == steps:
-            _save({part: parts[part].state_dict() for part in parts} | {"step": step + 1}, state_file)
+            save({part: parts[part].state_dict() for part in parts} | {"step": step + 1}, state_file)
             saved = time.monotonic()
     model.load_state_dict(mean.module.state_dict())
     return model.eval()
 
 
-def _save(state: dict, path: Path) -> None:
+def _running_mean(average: float) -> Callable:
+    """An exponential mean that forgets the start: its window grows with what there is to average."""
+
+    def update(mean: torch.Tensor, value: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        return mean.lerp(value, 1 - min(average, (int(count) + 1) / (int(count) + 10)))
+
+    return update
+
+
+def save(state: dict | torch.Tensor, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(state, partial)

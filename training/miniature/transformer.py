@@ -42,13 +42,16 @@ def build() -> FluxTransformer2DModel:
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: np.ndarray, name: str) -> torch.Tensor:
-    """(count, channels, height, width) latent means, as the autoencoder gives them."""
+def encode(vae: AutoencoderKL, pictures: np.ndarray, path: Path) -> torch.Tensor:
+    """(count, channels, height, width) latent means, as the autoencoder gives them; kept at `path`."""
+    if path.exists():
+        return torch.load(path, weights_only=True)
     vae = vae.to(loop.device(), memory_format=torch.channels_last)
     means = [
         vae.encode(to_tensor(pictures[i : i + 8]).to(loop.device())).latent_dist.mean.cpu()
-        for i in tqdm(range(0, len(pictures), 8), desc=name)
+        for i in tqdm(range(0, len(pictures), 8), desc=path.stem)
     ]
+    loop.save(torch.cat(means), path)
     return torch.cat(means)
 
 
@@ -133,7 +136,7 @@ def train(batches: Batches, folder: Path, steps: int) -> FluxTransformer2DModel:
 
     return loop.run(
         model=model, state_file=folder / "transformer.pt", steps=steps, rate=1.5e-3, loss_of=loss_of,
-        average=0.999, weight_decay=0.01,
+        weight_decay=0.01,
     )  # fmt: skip
 
 
