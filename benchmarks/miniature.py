@@ -92,9 +92,7 @@ def teach(pictures: torch.Tensor, labels: torch.Tensor, epochs: int = 14) -> Cla
         if torch.rand(1) < 0.5:
             x = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2.0, mode="bilinear")
         x = x + 0.1 * torch.rand(1) * torch.randn_like(x)
-        loss = sum(
-            F.cross_entropy(answer, label) for answer, label in zip(model(x), labels[index].T, strict=True)
-        )
+        loss = sum(F.cross_entropy(answer, label) for answer, label in zip(model(x), labels[index].T, strict=True))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -244,7 +242,8 @@ def table(result: dict) -> str:
         ("autoencoder on drawn scenes", f"{vae['drawn_dB']:.1f} dB", "≥ 30"),
         ("strokes kept by the autoencoder", f"{vae['stroke_statistic_kept']:.1%}", "≥ 80 %"),
     ]
-    return "\n".join(["| The miniature | measured | asked |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
+    head = ["| The miniature | measured | asked |", "|---|---|---|"]
+    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def write_into_readme(text: str, readme: Path = HERE.parent / "README.md") -> None:

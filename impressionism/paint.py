@@ -6,6 +6,7 @@ the CPU, so that the same record gives the same picture everywhere.
 
 import hashlib
 import math
+import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,17 @@ exception raised in it cancels the painting and reaches the caller."""
 
 Words = tuple[Any, Any]  # tensors: T5's (1, tokens, width) and CLIP's (1, width)
 
-LARGEST = 2048  # pixels a side
+# The least and the most of what may be asked.
+LIMITS: dict[str, tuple[int, int]] = {
+    "prompt": (1, 2000),  # characters
+    "seed": (0, 2**31 - 1),
+    "steps": (1, 100),
+    "guidance": (0, 20),
+    "strength": (-1, 2),
+    "change": (0, 1),
+}
+SMALLEST = 64  # pixels a side
+LARGEST = 2048
 LARGEST_MINIATURE = 512
 KEY = "impressionism"  # the PNG text that holds the recipe
 NOTICE = "AI-generated picture, painted with a FLUX.1-dev type model and an Impressionist adapter"
@@ -182,21 +193,22 @@ def defaults(painter: Painter, prompt: str) -> Sampling:
 def check(sampling: Sampling, strength: float = 1.0, change: float | None = None, *, largest: int = LARGEST) -> None:
     """Raises one PainterError with everything that is wrong."""
     s = sampling
+    most = LIMITS["prompt"][1]
     problems = [
         *([] if isinstance(s.prompt, str) and s.prompt.strip() else ["say in the prompt what to paint"]),
-        *(["the prompt must not be longer than 2,000 characters"] if len(str(s.prompt)) > 2000 else []),
-        *outside("seed", s.seed, 0, 2**31 - 1, int),
-        *outside("steps", s.steps, 1, 100, int),
-        *outside("guidance", s.guidance, 0, 20),
+        *([f"the prompt must not be longer than {most:,} characters"] if len(str(s.prompt)) > most else []),
+        *outside("seed", s.seed, int),
+        *outside("steps", s.steps, int),
+        *outside("guidance", s.guidance),
         *side("width", s.width, largest),
         *side("height", s.height, largest),
-        *outside("strength", strength, -1, 2),
+        *outside("strength", strength),
     ]
     if change is not None:
-        wrong = outside("change", change, 0, 1)
+        wrong = outside("change", change)
         if not wrong and not change:
             wrong = ["change must be above 0, or nothing is painted"]
-        if not (wrong or outside("steps", s.steps, 1, 100, int)) and int(s.steps * change) < 1:
+        if not (wrong or outside("steps", s.steps, int)) and int(s.steps * change) < 1:
             wrong = [f"change × steps must be at least 1: take {math.ceil(1 / change)} steps or more"]
         problems += wrong
     if problems:
@@ -204,19 +216,24 @@ def check(sampling: Sampling, strength: float = 1.0, change: float | None = None
         raise PainterError(f"{text[0].upper()}{text[1:]}.")
 
 
-def outside(name: str, value: Any, low: float, high: float, kind: type = float) -> list[str]:
-    """A bool is an int in Python, and NaN lies outside of nothing."""
+def within(value: Any, low: float, high: float, kind: type = float) -> bool:
+    """A bool is an int in Python; NaN is within nothing."""
     kinds = (int,) if kind is int else (int, float)
-    if isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high:
+    return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+
+
+def outside(name: str, value: Any, kind: type = float) -> list[str]:
+    low, high = LIMITS[name]
+    if within(value, low, high, kind):
         return []
     whole = "a whole number" if kind is int else "a number"
-    return [f"{name} must be {whole} from {low:,} to {high:,}, not {value!r}"]
+    return [f"{name} must be {whole} from {low:,} to {high:,}, not {reprlib.repr(value)}"]
 
 
 def side(name: str, value: Any, largest: int) -> list[str]:
-    if outside(name, value, 64, largest, int) or value % 16:
-        return [f"{name} must be a multiple of 16 from 64 to {largest:,} pixels, not {value!r}"]
-    return []
+    if within(value, SMALLEST, largest, int) and value % 16 == 0:
+        return []
+    return [f"{name} must be a multiple of 16 from {SMALLEST} to {largest:,} pixels, not {reprlib.repr(value)}"]
 
 
 # ---- The recipe that a picture carries

@@ -117,18 +117,9 @@ class Studio:
 
     def limits(self) -> dict[str, Any]:
         """The least and the most of everything, as paint.check has it."""
-        side = [64, paint.largest(self.painter)]
-        return {
-            "prompt": [1, 2000],
-            "strength": [-1, 2],
-            "strengths": [1, MOST_STRENGTHS],
-            "seed": [0, 2**31 - 1],
-            "steps": [1, 100],
-            "guidance": [0, 20],
-            "width": side,
-            "height": side,
-            "change": [0, 1],
-        }
+        side = [paint.SMALLEST, paint.largest(self.painter)]
+        own = {"strengths": [1, MOST_STRENGTHS], "width": side, "height": side}
+        return {name: list(limits) for name, limits in paint.LIMITS.items()} | own
 
 
 def seconds_for(sampling: Sampling, strengths: Sequence[float], *_: Any) -> int:

@@ -47,9 +47,7 @@ def photograph() -> Image.Image:
 
 
 @pytest.mark.parametrize("quantize", ["none", "int8", "nf4"])
-def test_strength_zero_is_the_base_model_bit_for_bit(
-    tiny_flux: Path, tiny_adapter: Path, quantize: str
-) -> None:
+def test_strength_zero_is_the_base_model_bit_for_bit(tiny_flux: Path, tiny_adapter: Path, quantize: str) -> None:
     painter = load_pipeline(tiny_flux, "none", quantize, "cpu")
     bare = paint(painter, BOAT)
     load_adapter(painter.flux, tiny_adapter / WEIGHTS_FILE)
@@ -64,9 +62,7 @@ def test_more_strength_is_further_from_the_base(tiny_painter: Painter) -> None:
     assert distances == sorted(distances) and distances[0] > 0
 
 
-def test_no_call_leaves_a_trace_not_even_a_cancelled_one(
-    tiny_painter: Painter, photograph: Image.Image
-) -> None:
+def test_no_call_leaves_a_trace_not_even_a_cancelled_one(tiny_painter: Painter, photograph: Image.Image) -> None:
     expected = paint(tiny_painter, BOAT, 0.3)
 
     class Cancelled(Exception):
@@ -100,9 +96,7 @@ def test_every_input_changes_the_picture(tiny_painter: Painter) -> None:
 
 def test_a_comparison_is_two_paintings_with_one_count_of_steps(tiny_painter: Painter) -> None:
     seen = []
-    base, adapted = compare(
-        tiny_painter, BOAT, 0.8, on_step=lambda step, steps, _: seen.append((step, steps))
-    )
+    base, adapted = compare(tiny_painter, BOAT, 0.8, on_step=lambda step, steps, _: seen.append((step, steps)))
     assert same(base, paint(tiny_painter, BOAT, 0.0)) and same(adapted, paint(tiny_painter, BOAT, 0.8))
     assert seen == [(step, 8) for step in range(1, 9)]
 
@@ -113,9 +107,7 @@ def test_a_sweep_gives_each_picture_as_it_is_done(tiny_painter: Painter) -> None
     strength, first = next(pictures)
     assert strength == 0 and len(seen) == BOAT.steps
     rest = dict(pictures)
-    assert (
-        list(rest) == [0.5, 1] and same(rest[1], paint(tiny_painter, BOAT, 1.0)) and not same(first, rest[1])
-    )
+    assert list(rest) == [0.5, 1] and same(rest[1], paint(tiny_painter, BOAT, 1.0)) and not same(first, rest[1])
     with pytest.raises(PainterError, match="at least one"):
         sweep(tiny_painter, BOAT, [])
 
@@ -195,9 +187,7 @@ def test_strength_and_change_have_limits_and_the_miniature_a_smaller_side(
 
 
 def test_the_defaults_suit_the_model(tiny_painter: Painter) -> None:
-    assert defaults(tiny_painter, "a haystack") == Sampling(
-        prompt="a haystack", steps=20, width=64, height=64
-    )
+    assert defaults(tiny_painter, "a haystack") == Sampling(prompt="a haystack", steps=20, width=64, height=64)
 
 
 # ---- The recipe
@@ -251,9 +241,7 @@ def test_a_picture_is_painted_again_identically(run, tmp_path: Path, capsys: pyt
     assert "come out different" not in capsys.readouterr().err
 
 
-def test_other_weights_and_versions_are_said(
-    run, tiny_painter: Painter, capsys: pytest.CaptureFixture
-) -> None:
+def test_other_weights_and_versions_are_said(run, tiny_painter: Painter, capsys: pytest.CaptureFixture) -> None:
     recipe = recipe_of(tiny_painter, BOAT, 1.0)
     other = dataclasses.replace(recipe.provenance, adapter_revision="0" * 16, versions={"torch": "1.0"})
     save(paint(tiny_painter, BOAT), dataclasses.replace(recipe, provenance=other), Path("boat.png"))
@@ -290,9 +278,7 @@ def test_pairs_rows_and_repaints_from_the_terminal(run, photograph: Image.Image)
         (["--from", "boat.png"], "There is no file boat.png."),
     ],
 )
-def test_a_wrong_command_is_one_sentence(
-    run, arguments: list, sentence: str, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_wrong_command_is_one_sentence(run, arguments: list, sentence: str, capsys: pytest.CaptureFixture) -> None:
     assert run(*arguments) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert sentence in said[-1] and "Traceback" not in "".join(said)

@@ -51,9 +51,7 @@ def fresh(bare: Painter) -> Iterator[Painter]:
 # ---- What auto means
 
 
-def test_auto_takes_flux_on_a_gpu_and_the_miniature_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_takes_flux_on_a_gpu_and_the_miniature_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, revision, why = choose_base("auto", None, "cuda")
     assert (base, revision, why) == (names.BASE, None, "because there is a GPU")
     assert choose_adapter("auto", None, base) == (names.ADAPTER, None)
@@ -134,9 +132,7 @@ def test_wrong_devices_and_precisions_are_refused(tiny_flux: Path) -> None:
 # ---- Adapters
 
 
-def test_the_usual_names_are_found_and_several_others_are_not_guessed(
-    tiny_adapter: Path, tmp_path: Path
-) -> None:
+def test_the_usual_names_are_found_and_several_others_are_not_guessed(tiny_adapter: Path, tmp_path: Path) -> None:
     weights = tiny_adapter / names.WEIGHTS_FILE
     assert find_adapter(str(weights), None) == find_adapter(str(tiny_adapter), None) == weights
     shutil.copy(weights, tmp_path / "mine.safetensors")
@@ -279,9 +275,7 @@ def test_pickles_are_never_opened(bare: Painter, tmp_path: Path) -> None:
         with pytest.raises(PainterError, match=sentence):
             load_adapter(bare.flux, find_adapter(str(tmp_path / name), None))
     (tmp_path / "adapter.safetensors").unlink()
-    with pytest.raises(
-        PainterError, match=r"holds no \.safetensors adapter; it has adapter\.bin, adapter\.pt"
-    ):
+    with pytest.raises(PainterError, match=r"holds no \.safetensors adapter; it has adapter\.bin, adapter\.pt"):
         find_adapter(str(tmp_path), None)
     assert not trap.exists()
 
@@ -354,9 +348,7 @@ def test_names_that_are_neither_folder_nor_repository_are_refused(tiny_flux: Pat
 
 def test_help_answers_within_a_second() -> None:
     start = time.perf_counter()
-    help_text = subprocess.run(
-        [sys.executable, "-m", "impressionism", "--help"], capture_output=True, text=True
-    )
+    help_text = subprocess.run([sys.executable, "-m", "impressionism", "--help"], capture_output=True, text=True)
     assert help_text.returncode == 0 and "--strength" in help_text.stdout
     modules = "import sys, impressionism.__main__; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", modules], capture_output=True, text=True).stdout == "False\n"

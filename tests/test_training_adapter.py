@@ -38,9 +38,7 @@ def test_a_plain_pipeline_gives_the_live_models_outputs(tiny_flux, tmp_path, tar
     with torch.no_grad():
         base = flux.transformer(**INPUTS)[0]
         flux.load_lora_weights(tmp_path)
-        torch.testing.assert_close(
-            flux.transformer(**INPUTS)[0], transformer(**INPUTS)[0], atol=1e-4, rtol=1e-4
-        )
+        torch.testing.assert_close(flux.transformer(**INPUTS)[0], transformer(**INPUTS)[0], atol=1e-4, rtol=1e-4)
         assert (flux.transformer(**INPUTS)[0] - base).abs().max() > 0.1
 
 
@@ -53,9 +51,7 @@ def test_alpha_is_folded_and_the_metadata_minimal(tiny_flux, tmp_path):
         assert file.get_tensor(next(iter(file.keys()))).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(
-    "targets, count", [("attention", 8 + 2 * 3), ("all", 8 + 4 + 2 * 5), ("every", 14 + 2 * 6)]
-)
+@pytest.mark.parametrize("targets, count", [("attention", 8 + 2 * 3), ("all", 8 + 4 + 2 * 5), ("every", 14 + 2 * 6)])
 def test_targets_name_the_layers_they_say(tiny_flux, targets, count):
     names = adapter.trained(live(tiny_flux, targets=targets))
     assert len(names) == 2 * count

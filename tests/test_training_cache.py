@@ -16,9 +16,7 @@ def pictures(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for index in range(8):
-        pixels = np.random.default_rng(index).integers(
-            0, 256, (70, 100 if index % 3 else 70, 3), dtype=np.uint8
-        )
+        pixels = np.random.default_rng(index).integers(0, 256, (70, 100 if index % 3 else 70, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
         (folder / f"{index}.txt").write_text(f"picture {index}")
     return folder

@@ -105,9 +105,7 @@ def test_an_epoch_shows_every_picture_in_batches_of_one_size(tmp_path):
         picture(120 if index < 3 else 80, 80, seed=index).save(tmp_path / f"{index}.png")
     read = examples.read(data(tmp_path, instance_prompt="x"))
     order = examples.Order(read, batch=2, seed=5)
-    epochs = [
-        [order[epoch * order.per_epoch + place] for place in range(order.per_epoch)] for epoch in (0, 1)
-    ]
+    epochs = [[order[epoch * order.per_epoch + place] for place in range(order.per_epoch)] for epoch in (0, 1)]
     for batches in epochs:
         assert {example.id for batch in batches for example in batch} == {example.id for example in read}
         assert all(len(batch) == 2 and len({example.size for example in batch}) == 1 for batch in batches)

@@ -21,17 +21,13 @@ def test_the_target_is_the_paths_velocity():
 
 def test_loss_is_one_number_a_sample():
     target = torch.zeros(3, 5, 4)
-    assert torch.equal(
-        flow.loss(target + torch.tensor([0.0, 1, 2]).view(3, 1, 1), target), torch.tensor([0.0, 1, 4])
-    )
+    assert torch.equal(flow.loss(target + torch.tensor([0.0, 1, 2]).view(3, 1, 1), target), torch.tensor([0.0, 1, 4]))
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "logit-normal"])
 def test_every_stratum_has_one_sigma(distribution):
     sigmas = flow.sample_sigmas(8, flow.generator(0), distribution=distribution)
-    probability = (
-        sigmas if distribution == "uniform" else 0.5 * (1 + torch.erf(torch.logit(sigmas) / math.sqrt(2)))
-    )
+    probability = sigmas if distribution == "uniform" else 0.5 * (1 + torch.erf(torch.logit(sigmas) / math.sqrt(2)))
     assert sorted((probability * 8).int().tolist()) == list(range(8))
 
 
@@ -51,7 +47,5 @@ def test_resolution_shift_is_the_pipelines():
 
 
 def test_draws_depend_on_what_they_are_for():
-    draw = [
-        torch.randn(4, generator=flow.generator(*what)) for what in ((0, "a", 1), (0, "a", 1), (0, "a", 2))
-    ]
+    draw = [torch.randn(4, generator=flow.generator(*what)) for what in ((0, "a", 1), (0, "a", 1), (0, "a", 2))]
     assert torch.equal(draw[0], draw[1]) and not torch.equal(draw[0], draw[2])

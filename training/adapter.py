@@ -28,9 +28,7 @@ TARGETS = {
 }
 
 
-def add(
-    transformer: FluxTransformer2DModel, *, rank: int, targets: str, seed: int, alpha: float | None = None
-) -> None:
+def add(transformer: FluxTransformer2DModel, *, rank: int, targets: str, seed: int, alpha: float | None = None) -> None:
     """Freeze the transformer and put a trainable LoRA on it, whose update is zero; float32 on any base."""
     transformer.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=TARGETS[targets])  # type: ignore[arg-type]

@@ -77,9 +77,7 @@ def split(examples: list[Example], held_out: float) -> tuple[list[Example], list
     place = {example.id: int(hashlib.sha256(f"held out {example.id}".encode()).hexdigest()[:8], 16) / 2**32
              for example in examples}  # fmt: skip
     held = [example for example in examples if place[example.id] < held_out]
-    held = held or [
-        min(examples, key=lambda example: place[example.id])
-    ]  # a small set is judged by something too
+    held = held or [min(examples, key=lambda example: place[example.id])]  # a small set is judged by something too
     trained = [example for example in examples if example not in held]
     if not trained:
         raise TrainingError("No picture is left to train on: add pictures, or set data.held_out=0.")
@@ -184,11 +182,7 @@ Row = tuple[str, str | None, Callable[[], bytes]]  # name, caption, bytes
 
 def _source(data: Data) -> Iterator[Row]:
     folder = Path(data.source)
-    if (
-        folder.is_dir()
-        and not (folder / "dataset_info.json").exists()
-        and not (folder / "dataset_dict.json").exists()
-    ):
+    if folder.is_dir() and not (folder / "dataset_info.json").exists() and not (folder / "dataset_dict.json").exists():
         return _from_folder(folder, data)
     return _from_dataset(data)
 
@@ -217,9 +211,7 @@ def _metadata(path: Path) -> dict[str, str]:
             if row is not None:
                 captions[str(row["file_name"])] = str(row["text"])
         except (json.JSONDecodeError, KeyError, TypeError):
-            raise TrainingError(
-                f'{path}, line {number}: should read {{"file_name": …, "text": …}}.'
-            ) from None
+            raise TrainingError(f'{path}, line {number}: should read {{"file_name": …, "text": …}}.') from None
     return captions
 
 
@@ -265,9 +257,7 @@ def _load_dataset(data: Data):
     if not isinstance(dataset, datasets.DatasetDict):
         return dataset
     if data.split not in dataset:
-        raise TrainingError(
-            f"No split {data.split!r} in {data.source}; it has {', '.join(dataset)}: set data.split."
-        )
+        raise TrainingError(f"No split {data.split!r} in {data.source}; it has {', '.join(dataset)}: set data.split.")
     return dataset[data.split]
 
 

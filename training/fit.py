@@ -76,9 +76,7 @@ class Batch:
 class Loader:
     """Cached entries → a batch on the device; what is drawn depends on (seed, sample, visit) alone."""
 
-    def __init__(
-        self, kept: Cache, latents: Latents, device: torch.device, *, seed: int, caption_dropout: float
-    ):
+    def __init__(self, kept: Cache, latents: Latents, device: torch.device, *, seed: int, caption_dropout: float):
         self.kept, self.latents, self.device = kept, latents, device
         self.seed, self.caption_dropout = seed, caption_dropout
 
@@ -119,9 +117,7 @@ class Loader:
         x = (torch.stack(list(x)) - self.latents.shift) * self.latents.scale
         count, channels, height, width = x.shape
         text, pooled = zip(*map(self.kept.text, captions), strict=True)
-        ids = FluxPipeline._prepare_latent_image_ids(
-            count, height // 2, width // 2, self.device, torch.float32
-        )
+        ids = FluxPipeline._prepare_latent_image_ids(count, height // 2, width // 2, self.device, torch.float32)
 
         def pack(latents: torch.Tensor) -> torch.Tensor:
             return FluxPipeline._pack_latents(latents, count, channels, height, width).to(self.device)
@@ -135,9 +131,7 @@ class Loader:
         )
 
 
-def losses(
-    transformer: FluxTransformer2DModel, batch: Batch, sigma: torch.Tensor, guidance: float
-) -> torch.Tensor:
+def losses(transformer: FluxTransformer2DModel, batch: Batch, sigma: torch.Tensor, guidance: float) -> torch.Tensor:
     """(batch,) how far the predicted velocity is from the true one at noise level sigma (batch,)."""
     sigma = sigma.to(batch.x.device)
     dtype = batch.text.dtype
@@ -160,9 +154,7 @@ def validate(transformer: FluxTransformer2DModel, batches: list[Batch], guidance
     """Mean loss at each of VALIDATION_SIGMAS."""
     by_sigma = []
     for sigma in VALIDATION_SIGMAS:
-        values = [
-            losses(transformer, batch, torch.full((len(batch.x),), sigma), guidance) for batch in batches
-        ]
+        values = [losses(transformer, batch, torch.full((len(batch.x),), sigma), guidance) for batch in batches]
         by_sigma.append(float(torch.cat(values).mean()))
     return by_sigma
 
@@ -199,9 +191,7 @@ def fit(recipe: FitRecipe, *, until: int | None = None) -> Run | None:
     trained_on, held_out = split(examples, recipe.data.held_out)
     base = cache.locate(recipe.model)
     device, dtype = cache.place(recipe.model)
-    loader = Loader(
-        kept, Latents.of(base), device, seed=run.seed, caption_dropout=recipe.data.caption_dropout
-    )
+    loader = Loader(kept, Latents.of(base), device, seed=run.seed, caption_dropout=recipe.data.caption_dropout)
     order = Order(trained_on, batch=options.batch, seed=run.seed)
     validation = loader.validation(held_out[: run.validation_pictures], batch=options.batch)
 
@@ -248,9 +238,7 @@ def fit(recipe: FitRecipe, *, until: int | None = None) -> Run | None:
             position |= {"step": step, "seconds": time.monotonic() - begun}
             if last_step or step % run.log_every == 0:
                 loss = _finite(torch.stack(shown).mean().item(), step, checkpoints)
-                log.write(
-                    step, loss=loss, lr=rate, seconds=round(position["seconds"], 2), memory=memory(device)
-                )
+                log.write(step, loss=loss, lr=rate, seconds=round(position["seconds"], 2), memory=memory(device))
                 bar.set_postfix(loss=f"{loss:.4f}")
                 shown.clear()
             if validation and (last_step or step % run.validate_every == 0):
@@ -265,9 +253,7 @@ def fit(recipe: FitRecipe, *, until: int | None = None) -> Run | None:
 
     # Result: run.json comes last, so its presence means done.
     adapter.save(transformer, run.folder / "adapter", getattr(torch, wanted.dtype))
-    return _record(
-        recipe, base, examples, position, sum(weight.numel() for weight in weights.values()), device
-    )
+    return _record(recipe, base, examples, position, sum(weight.numel() for weight in weights.values()), device)
 
 
 def rate_factor(step: int, steps: int, warmup: int, schedule: str) -> float:
@@ -316,9 +302,7 @@ class Log:
         loss, base_loss = statistics.fmean(adapted), statistics.fmean(base)
         self.write(step, validation=loss, base_validation=base_loss, validation_by_sigma=adapted,
                    base_validation_by_sigma=base)  # fmt: skip
-        say(
-            f"step {step}: held-out loss {loss:.4f}, the base's {base_loss:.4f} ({loss / base_loss - 1:+.1%})"
-        )
+        say(f"step {step}: held-out loss {loss:.4f}, the base's {base_loss:.4f} ({loss / base_loss - 1:+.1%})")
 
 
 def _optimizer(options: Optimizer, weights: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
@@ -380,8 +364,7 @@ def _finished(recipe: FitRecipe) -> Run | None:
         different = recipes.differences(recipes.read(folder / "recipe.yaml"), recipe)
         if different:
             raise TrainingError(
-                f"{folder} holds a run of another recipe: {'; '.join(different)}; "
-                "set run.folder, or remove it."
+                f"{folder} holds a run of another recipe: {'; '.join(different)}; set run.folder, or remove it."
             )
     if not (folder / "run.json").exists():
         return None
@@ -402,9 +385,7 @@ def _record(
     parameters: int,
     device: torch.device,
 ) -> Run:
-    content = hashlib.sha256(
-        json.dumps([(example.id, example.caption) for example in examples]).encode()
-    ).hexdigest()
+    content = hashlib.sha256(json.dumps([(example.id, example.caption) for example in examples]).encode()).hexdigest()
     run = Run(
         name=recipe.run.folder.name,
         base=label(recipe.model.base),

@@ -74,9 +74,7 @@ class Data(Section):
                 raise ValueError(f"should be a multiple of {MULTIPLE} from {2 * MULTIPLE} up, not {value}")
             return value
         if not isinstance(value, list | tuple) or not value:
-            raise ValueError(
-                f"should be a number of pixels or a list such as [192x192, 192x144], not {value!r}"
-            )
+            raise ValueError(f"should be a number of pixels or a list such as [192x192, 192x144], not {value!r}")
         for size in value:
             match = re.fullmatch(r"(\d+)x(\d+)", str(size))
             if not match or any(int(side) % MULTIPLE or not int(side) for side in match.groups()):

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from transformers import CLIPTokenizer, T5Tokenizer
 
 from impressionism.names import WEIGHTS_FILE
 from training.fit import fit
-from training.miniature.text import Reader
+from training.miniature.text import Frozen
 from training.recipe import read
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "miniature.yaml"
@@ -28,17 +27,22 @@ def save(
     out: Path,
     transformer: FluxTransformer2DModel,
     vae: AutoencoderKL,
-    reader: Reader,
-    clip: CLIPTokenizer,
-    t5: T5Tokenizer,
+    text: Frozen,
 ) -> None:
     """Write the pipeline as bfloat16 safetensors, every file under 10 MB."""
     pipeline = FluxPipeline(
-        scheduler=scheduler(), vae=vae, text_encoder=reader.clip, tokenizer=clip,
-        text_encoder_2=reader.t5, tokenizer_2=t5, transformer=transformer,
+        scheduler=scheduler(), vae=vae, text_encoder=text.clip, tokenizer=text.clip_tokenizer,
+        text_encoder_2=text.t5, tokenizer_2=text.t5_tokenizer, transformer=transformer,
     )  # fmt: skip
     shutil.rmtree(out, ignore_errors=True)
     pipeline.to(torch.bfloat16).save_pretrained(out, max_shard_size=SHARD)
+
+
+def load(out: Path) -> tuple[FluxTransformer2DModel, AutoencoderKL, Frozen]:
+    """The parts of a built miniature, in float32, to train on."""
+    pipeline = FluxPipeline.from_pretrained(out, dtype=torch.float32)
+    text = Frozen(pipeline.text_encoder, pipeline.text_encoder_2, pipeline.tokenizer, pipeline.tokenizer_2)
+    return pipeline.transformer, pipeline.vae, text
 
 
 def train_adapter(out: Path, work: Path, steps: int) -> None:

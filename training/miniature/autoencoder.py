@@ -177,9 +177,7 @@ def _figures(error: torch.Tensor) -> dict[str, float]:
     return {"drawn_dB": psnr(drawn.mean()), "painted_dB": psnr(painted.mean())}
 
 
-def train(
-    drawn: np.ndarray, painted: np.ndarray, folder: Path, straight_steps: int, steps: int
-) -> AutoencoderKL:
+def train(drawn: np.ndarray, painted: np.ndarray, folder: Path, straight_steps: int, steps: int) -> AutoencoderKL:
     """The autoencoder for two sets of pictures, (count, side, side, 3) uint8 each; its state is kept in `folder`."""
     device = loop.device()
     torch.manual_seed(1)

@@ -63,10 +63,11 @@ def flow(lightness: np.ndarray, unit: float, rng: np.random.Generator) -> np.nda
     """The angle of a stroke at each pixel: along contours, or a calm sweep where there are none."""
     soft = cv2.GaussianBlur(lightness, (0, 0), 1.5 * unit)
     gx, gy = cv2.Sobel(soft, cv2.CV_32F, 1, 0), cv2.Sobel(soft, cv2.CV_32F, 0, 1)
-    blur = (0, 0), 3.0 * unit
-    even = cv2.GaussianBlur(gy * gy - gx * gx, *blur)  # Double angles, so that opposite directions agree.
-    odd = cv2.GaussianBlur(-2 * gx * gy, *blur)
-    calm = 2 * calm_sweep(*lightness.shape, rng)
+    # Double angles, so that opposite directions agree.
+    even = cv2.GaussianBlur(gy * gy - gx * gx, (0, 0), 3.0 * unit)
+    odd = cv2.GaussianBlur(-2 * gx * gy, (0, 0), 3.0 * unit)
+    height, width = lightness.shape
+    calm = 2 * calm_sweep(height, width, rng)
     weight = 12.0 / unit**2
     return 0.5 * np.arctan2(odd + weight * np.sin(calm), even + weight * np.cos(calm))
 

@@ -250,9 +250,7 @@ def tidy(sentence: str) -> str:
     return re.sub(r"\ba (?=[aeio])", "an ", sentence)
 
 
-def describe_with(
-    scene: Scene, rng: np.random.Generator, held_out: bool = False
-) -> tuple[str, dict[str, str]]:
+def describe_with(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> tuple[str, dict[str, str]]:
     """A sentence for the scene, and the attributes that it mentions with their values."""
     noun = NOUNS[scene.subject][int(rng.integers(len(NOUNS[scene.subject])))]
     terse = rng.random() < 0.25

@@ -38,9 +38,7 @@ def pictures(path: Path, *, seed: int, count: int, painted: bool) -> np.ndarray:
     first = _picture(jobs[0])
     kept = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(count, *first.shape))
     with ProcessPoolExecutor() as pool:
-        for index, picture in enumerate(
-            tqdm(pool.map(_picture, jobs, chunksize=32), total=count, desc=path.stem)
-        ):
+        for index, picture in enumerate(tqdm(pool.map(_picture, jobs, chunksize=32), total=count, desc=path.stem)):
             kept[index] = picture
     kept.flush()
     partial.replace(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from training.miniature.world import Scene
 
 Choice = TypeVar("Choice")
-Points = list[tuple[float, float]]
+Points = Sequence[tuple[float, float]]
 
 
 class Plate:

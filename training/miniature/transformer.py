@@ -17,6 +17,7 @@ from training.miniature.text import WIDTH, Frozen, as_typed
 BATCH = 16
 UNCAPTIONED = 0.08  # share of samples with an empty prompt
 GUIDANCE = (1.0, 5.0)  # fed at random, so that it changes nothing until `distill` gives it a meaning
+SHIFT = 2.0  # of the noise levels; the sampler's own is 1.6 at this size
 CROPS = ((24, 24), (24, 24), (24, 24), (18, 24), (24, 18))  # latent sizes, a batch each, in turn
 
 
@@ -63,9 +64,10 @@ def normalise(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
 
 
 def sigmas(count: int, generator: torch.Generator) -> torch.Tensor:
-    """(count,) logit-normal noise levels, stratified."""
+    """(count,) logit-normal noise levels, stratified; moved up, because high levels decide the composition."""
     even = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
-    return torch.sigmoid(torch.special.ndtri(even.clamp(1e-4, 1 - 1e-4)))
+    sigma = torch.sigmoid(torch.special.ndtri(even.clamp(1e-4, 1 - 1e-4)))
+    return SHIFT * sigma / (1 + (SHIFT - 1) * sigma)
 
 
 class Batches:
@@ -73,6 +75,10 @@ class Batches:
 
     def __init__(self, latents: torch.Tensor, seed: int, text: Frozen) -> None:
         self.latents, self.seed, self.text = latents, seed, text
+        # Weighted by its variance, an error counts as much as it shows in pixels: the latents' spread was evened
+        # out by half (see autoencoder.align), so a channel's variance is the square root of its share of the picture.
+        variance = latents.var((0, 2, 3)).repeat_interleave(4)  # as packed
+        self.weight = (variance / variance.mean()).to(loop.device())
 
     def __call__(self, step: int) -> dict[str, torch.Tensor]:
         rng, generator = np.random.default_rng([13, step]), torch.Generator().manual_seed(step)
@@ -97,9 +103,7 @@ class Batches:
             "sentence": sentence,
             "no_words": empty[0].expand_as(words),
             "no_sentence": empty[1].expand_as(sentence),
-            "places": FluxPipeline._prepare_latent_image_ids(
-                1, height // 2, width // 2, "cpu", torch.float32
-            ),
+            "places": FluxPipeline._prepare_latent_image_ids(1, height // 2, width // 2, "cpu", torch.float32),
         }
         return {name: value.to(loop.device()) for name, value in batch.items()}
 
@@ -109,9 +113,7 @@ def pack(latents: torch.Tensor) -> torch.Tensor:
     return FluxPipeline._pack_latents(latents, *latents.shape)
 
 
-def velocity(
-    model: torch.nn.Module, batch: dict[str, torch.Tensor], *, prompted: bool = True
-) -> torch.Tensor:
+def velocity(model: torch.nn.Module, batch: dict[str, torch.Tensor], *, prompted: bool = True) -> torch.Tensor:
     words, sentence = ("words", "sentence") if prompted else ("no_words", "no_sentence")
     return model(
         hidden_states=batch["x"],
@@ -125,13 +127,20 @@ def velocity(
     )[0]
 
 
-def train(batches: Batches, folder: Path, steps: int) -> FluxTransformer2DModel:
+def error(prediction: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return (weight * (prediction - target).square()).mean()
+
+
+def train(
+    batches: Batches, folder: Path, steps: int, start: FluxTransformer2DModel | None = None
+) -> FluxTransformer2DModel:
+    """A new transformer, or `start` trained on."""
     torch.manual_seed(4)
-    model = build().to(loop.device())
+    model = (start or build()).to(loop.device())
 
     def loss_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         batch = batches(step)
-        loss = (velocity(model, batch) - batch["velocity"]).square().mean()
+        loss = error(velocity(model, batch), batch["velocity"], batches.weight)
         return loss, {"loss": loss.item()}
 
     return loop.run(
@@ -140,9 +149,7 @@ def train(batches: Batches, folder: Path, steps: int) -> FluxTransformer2DModel:
     )  # fmt: skip
 
 
-def distill(
-    base: FluxTransformer2DModel, batches: Batches, folder: Path, steps: int
-) -> FluxTransformer2DModel:
+def distill(base: FluxTransformer2DModel, batches: Batches, folder: Path, steps: int) -> FluxTransformer2DModel:
     """Give `guidance` its meaning, as FLUX.1-dev got it: at g the student learns what classifier-free guidance
     of weight g makes of the trained model, in one evaluation."""
     student = build().to(loop.device())
@@ -154,7 +161,7 @@ def distill(
         with torch.no_grad():
             free = velocity(base, batch, prompted=False)
             target = free + batch["guidance"].view(-1, 1, 1) * (velocity(base, batch) - free)
-        loss = (velocity(student, batch) - target).square().mean()
+        loss = error(velocity(student, batch), target, batches.weight)
         return loss, {"loss": loss.item()}
 
     return loop.run(
