@@ -3,7 +3,7 @@
 python -m impressionism "a sailing boat on the sea at dawn" --strength 1 --seed 7 --out boat.png
 python -m impressionism "a haystack" --compare            the base model's picture beside it, as base.png
 python -m impressionism "a haystack" --sweep 0 0.5 1      one picture a strength
-python -m impressionism "a harbour" --repaint photo.jpg --change 0.6
+python -m impressionism "a boat on the sea" --repaint photo.jpg --change 0.6
 python -m impressionism --from boat.png --out again.png   the same picture again, from the recipe in it
 """
 

@@ -69,12 +69,28 @@ def readable_errors(repository: str, revision: str | None) -> Iterator[None]:
         raise PainterError(f"The Hub shows no {repository}: check the name, log in {login}; {instead}.") from error
     except errors.RevisionNotFoundError as error:
         raise PainterError(f"{repository} has no revision {revision}; its revisions are at {home}/commits.") from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise PainterError(f"{repository} lacks a file that is needed: {str(error).splitlines()[0]}") from error
     except (errors.EntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        cause = error.__cause__ or error.__context__  # it also wraps refusals
+        if isinstance(cause, errors.HfHubHTTPError):
+            raise PainterError(refused(repository, cause)) from error
         raise PainterError(unreachable(repository)) from error
     except (errors.HFValidationError, errors.HfHubHTTPError) as error:
-        raise PainterError(f"The Hub refused {repository}: {str(error).splitlines()[0]}; {instead}.") from error
+        raise PainterError(refused(repository, error)) from error
     except (errors.HTTPError, ConnectionError) as error:  # no answer at all
         raise PainterError(unreachable(repository)) from error
+
+
+def refused(repository: str, error: Exception) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    advice = {
+        401: "log in again with `hf auth login`",
+        403: "give the token read access to gated repositories and accept the licence on the Hub",
+        429: "wait a few minutes",
+    }.get(status, "try again later")
+    said = f"HTTP {status}" if status else str(error).splitlines()[0]
+    return f"The Hub refused {repository} ({said}): {advice}, or paint with the bundled model: --model miniature."
 
 
 def unreachable(repository: str) -> str:
@@ -90,6 +106,7 @@ def label(source: str | Path) -> str:
     if not path.exists():
         return str(source)
     path = path.resolve()
-    if path == names.MINIATURE_ADAPTER.resolve() or path.name == "adapter":
-        return path.parent.name  # runs/<name>/adapter
-    return path.name
+    if path in (names.MINIATURE.resolve(), names.MINIATURE_ADAPTER.resolve()):
+        return "miniature"
+    name = path.parent.name if path.name == "adapter" else path.name  # runs/<name>/adapter
+    return "miniature (another)" if name == "miniature" else name

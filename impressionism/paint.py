@@ -281,8 +281,11 @@ def save(image: Image.Image, recipe: Recipe, path: Path | str) -> Path:
     text.add_itxt("parameters", summary(recipe))
     text.add_itxt("Software", "impressionism")
     text.add_itxt("Comment", NOTICE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, pnginfo=text)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, pnginfo=text)
+    except OSError as error:
+        raise PainterError(f"{path} cannot be written ({error.strerror}); name another file.") from error
     return path
 
 

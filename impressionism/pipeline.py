@@ -63,7 +63,7 @@ def load_pipeline(
     """
     device = choose_device(device)
     base, base_revision, why = choose_base(str(model), model_revision, device)
-    adapter_source, adapter_revision = choose_adapter(str(adapter), adapter_revision, base)
+    adapter_source, adapter_revision = choose_adapter(str(adapter), adapter_revision, base, str(model) != "auto")
     check_name(base, base_revision)  # and the adapter is found before the large download: mistakes show early
     adapter_file = find_adapter(adapter_source, adapter_revision) if adapter_source else None
     folder = folder_of(base, base_revision, PIPELINE_FILES)
@@ -113,16 +113,16 @@ def choose_device(device: str) -> str:
 
 def choose_base(model: str, revision: str | None, device: str) -> tuple[str, str | None, str]:
     """The base's source and revision, and why that one."""
-    if model == "miniature":
-        return miniature(), revision, "as asked"
-    if model != "auto":
-        return model, revision, "as asked"
-    revision_or_set = revision or names.from_environment("base_revision")
-    if base := names.from_environment("base"):
-        return base, revision_or_set, f"as {names.ENVIRONMENT['base']} says"
-    if device.startswith("cuda"):
-        return names.BASE, revision_or_set, "because there is a GPU"
-    return miniature(), revision, "because FLUX.1-dev needs a GPU and none is used here"
+    why = "as asked"
+    if model == "auto":
+        revision = revision or names.from_environment("base_revision")
+        if model_set := names.from_environment("base"):
+            model, why = model_set, f"as {names.ENVIRONMENT['base']} says"
+        elif device.startswith("cuda"):
+            model, why = names.BASE, "because there is a GPU"
+        else:
+            model, why = "miniature", "because FLUX.1-dev needs a GPU and none is used here"
+    return (miniature(), None, why) if model == "miniature" else (model, revision, why)
 
 
 def miniature() -> str:
@@ -131,21 +131,24 @@ def miniature() -> str:
     return str(names.MINIATURE)
 
 
-def choose_adapter(adapter: str, revision: str | None, base: str) -> tuple[str | None, str | None]:
-    """The adapter's source and revision; no source for the base alone."""
+def choose_adapter(
+    adapter: str, revision: str | None, base: str, base_asked: bool = False
+) -> tuple[str | None, str | None]:
+    """The adapter's source and revision; no source for the base alone. The variables suit the base that is chosen
+    by itself, not one that was asked for."""
+    if adapter == "auto" and not base_asked:
+        adapter = names.from_environment("adapter") or "auto"
+        revision = revision or names.from_environment("adapter_revision")
     if adapter == "none":
         return None, None
     if adapter == "miniature":
-        return str(names.MINIATURE_ADAPTER), revision
+        return str(names.MINIATURE_ADAPTER), None
     if adapter != "auto":
         return adapter, revision
-    revision_or_set = revision or names.from_environment("adapter_revision")
-    if adapter_set := names.from_environment("adapter"):
-        return adapter_set, revision_or_set
     if Path(base).is_dir():
         own = Path(base) / "adapter"
         return (str(own), revision) if own.is_dir() else (None, None)
-    return names.ADAPTER, revision_or_set
+    return names.ADAPTER, revision
 
 
 def choose_quantization(quantize: str, folder: Path, device: str) -> tuple[str, bool, str]:

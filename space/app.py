@@ -57,7 +57,7 @@ class Settings:
 def build(painter: Painter) -> gr.Blocks:
     """The page and the API for this painter."""
     studio, words = Studio(painter), words_for(painter)
-    with gr.Blocks(title="Impressionism", delete_cache=(3600, 3600), analytics_enabled=False) as page:
+    with gr.Blocks(title="Impressionism", delete_cache=(600, 3000), analytics_enabled=False) as page:
         gr.HTML(
             "<h1>Impressionism</h1><p>One prompt, painted twice from the same noise: "
             "by the base model, and with an Impressionist’s hand.</p>",

@@ -353,3 +353,42 @@ def test_help_answers_within_a_second() -> None:
     modules = "import sys, impressionism.__main__; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", modules], capture_output=True, text=True).stdout == "False\n"
     assert time.perf_counter() - start < 10  # two processes, on a busy machine; alone 0.2 s
+
+
+def test_a_base_that_was_asked_for_ignores_the_adapter_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMPRESSIONISM_ADAPTER", "me/adapter")
+    assert choose_adapter("auto", None, names.BASE, base_asked=True) == (names.ADAPTER, None)
+    assert choose_adapter("auto", None, names.BASE) == ("me/adapter", None)
+
+
+def test_the_variable_knows_the_command_lines_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model_index.json").touch()
+    monkeypatch.setattr(names, "MINIATURE", tmp_path)
+    monkeypatch.setenv("IMPRESSIONISM_BASE", "miniature")
+    assert choose_base("auto", None, "cuda") == (str(tmp_path), None, "as IMPRESSIONISM_BASE says")
+    monkeypatch.setenv("IMPRESSIONISM_ADAPTER", "none")
+    assert choose_adapter("auto", None, str(tmp_path)) == (None, None)
+
+
+def test_only_the_bundled_folder_is_called_the_miniature(tmp_path: Path) -> None:
+    from impressionism.hub import label
+
+    (tmp_path / "miniature" / "adapter").mkdir(parents=True)
+    assert label(tmp_path / "miniature" / "adapter") == "miniature (another)"
+    assert label(tmp_path / "miniature") == "miniature (another)"
+
+
+@pytest.mark.parametrize(("status", "advice"), [(403, "read access to gated"), (429, "wait"), (503, "later")])
+def test_a_refusal_is_not_called_an_unreachable_hub(status: int, advice: str) -> None:
+    """As huggingface_hub 2.4 raises it: a missing local entry, caused by what the server said."""
+    import httpx
+    from huggingface_hub import errors
+
+    from impressionism.hub import readable_errors
+
+    response = httpx.Response(status, request=httpx.Request("GET", "http://localhost/me/model"))
+    with pytest.raises(PainterError, match=rf"HTTP {status}\): .*{advice}"), readable_errors("me/model", None):
+        try:
+            raise errors.HfHubHTTPError("no", response=response)
+        except errors.HfHubHTTPError as error:
+            raise errors.LocalEntryNotFoundError("not here") from error

@@ -1,1 +1,1 @@
-"""Everything that trains the bundled miniature model; nothing here is needed to run it."""
+"""Images → an adapter, and the bundled miniature from nothing."""

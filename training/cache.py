@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -111,7 +112,8 @@ def digest(folder: Path, *parts: str) -> str:
     files = sorted(path for part in parts for path in (folder / part).rglob("*") if path.is_file())
     for path in files:
         total.update(path.relative_to(folder).as_posix().encode())
-        total.update(path.resolve().name.encode() if path.is_symlink() else _digest_of(path))
+        blob = path.resolve().name if path.is_symlink() else ""
+        total.update(blob.encode() if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob) else _digest_of(path))
     return total.hexdigest()
 
 

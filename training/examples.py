@@ -160,7 +160,7 @@ def _example(name: str, caption: str, load: Callable[[], bytes], sizes: tuple[Si
         content = load()
         with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
-            if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # lies on its side
+            if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # lies on its side
                 width, height = height, width
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         say(f"Skipped {name}: it cannot be decoded ({error}).")
@@ -197,19 +197,23 @@ def _from_folder(folder: Path, data: Data) -> Iterator[Row]:
         sidecar = path.with_suffix(".txt")
         text = captions.get(name)
         if text is None and sidecar.exists():
-            text = sidecar.read_text(encoding="utf-8", errors="replace")
+            text = sidecar.read_text(encoding="utf-8-sig", errors="replace")
         yield name, _caption(text, data), path.read_bytes
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def _metadata(path: Path) -> dict[str, str | None]:
     if not path.exists():
         return {}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would also part at U+2028
+    except UnicodeDecodeError:
+        raise TrainingError(f"{path}: is not UTF-8; save it again as UTF-8.") from None
     captions = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line) if line.strip() else None
             if row is not None:
-                captions[str(row["file_name"])] = str(row["text"])
+                captions[str(row["file_name"])] = None if row["text"] is None else str(row["text"])
         except (json.JSONDecodeError, KeyError, TypeError):
             raise TrainingError(f'{path}, line {number}: should read {{"file_name": …, "text": …}}.') from None
     return captions

@@ -100,7 +100,7 @@ class Flow(Section):
     """Mean of the logit-normal; above 0 favours noisy levels."""
     std: float = Field(1.0, gt=0)
     """Spread of the logit-normal."""
-    shift: float | Literal["resolution"] = Field("resolution")
+    shift: float | Literal["resolution"] = "resolution"
     """sigma → shift·sigma / (1 + (shift - 1)·sigma); "resolution": the scheduler's, by picture size."""
     guidance: float = Field(1.0, ge=0)
     """Distilled guidance fed while training; only at 1 is the distilled model's target the flow itself."""

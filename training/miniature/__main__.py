@@ -14,6 +14,7 @@ from pathlib import Path
 STEPS = {"straight": 2000, "autoencoder": 1100, "text": 800, "transformer": 3300, "guidance": 130, "adapter": 350}
 SCENES = {"drawn": 2000, "painted": 2000, "taught": 5600, "style": 320}
 SEEDS = {"drawn": 1, "painted": 2, "taught": 3, "style": 4}  # apart, so that no stage sees another's scenes
+BUNDLE = Path("impressionism/miniature")
 
 
 def build(out: Path, work: Path, steps: dict[str, int], scenes: dict[str, int], further: bool) -> None:
@@ -42,7 +43,7 @@ def build(out: Path, work: Path, steps: dict[str, int], scenes: dict[str, int], 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.miniature", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--out", type=Path, default=Path("impressionism/miniature"), help="the built folder")
+    parser.add_argument("--out", type=Path, default=BUNDLE, help="the built folder")
     parser.add_argument("--work", type=Path, default=Path("work/miniature"), help="where the stages keep their state")
     parser.add_argument("--fresh", action="store_true", help="forget the state and begin again")
     parser.add_argument("--further", type=int, metavar="STEPS", help="train the transformer in --out further")
@@ -56,7 +57,12 @@ def main() -> None:
         steps["transformer"] = chosen.further
     if chosen.quick:
         steps, scenes = dict.fromkeys(STEPS, 3), dict.fromkeys(SCENES, 24)
+        work = work / "quick"
+        if chosen.out == BUNDLE:
+            parser.error("--quick makes a model that has learnt nothing: name another folder with --out.")
     build(chosen.out, work, steps, scenes, further=bool(chosen.further))
+    if chosen.further:
+        shutil.rmtree(work)  # the next --further starts from what is built now
 
 
 if __name__ == "__main__":

@@ -29,13 +29,16 @@ def save(
     vae: AutoencoderKL,
     text: Frozen,
 ) -> None:
-    """Write the pipeline as bfloat16 safetensors, every file under 10 MB."""
+    """Write the pipeline as bfloat16 safetensors, every file under 10 MB; what was there is replaced at the end."""
     pipeline = FluxPipeline(
         scheduler=scheduler(), vae=vae, text_encoder=text.clip, tokenizer=text.clip_tokenizer,
         text_encoder_2=text.t5, tokenizer_2=text.t5_tokenizer, transformer=transformer,
     )  # fmt: skip
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    pipeline.to(torch.bfloat16).save_pretrained(partial, max_shard_size=SHARD)
     shutil.rmtree(out, ignore_errors=True)
-    pipeline.to(torch.bfloat16).save_pretrained(out, max_shard_size=SHARD)
+    partial.rename(out)
 
 
 def load(out: Path) -> tuple[FluxTransformer2DModel, AutoencoderKL, Frozen]:

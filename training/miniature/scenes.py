@@ -30,8 +30,8 @@ def _picture(job: tuple[int, int, bool]) -> np.ndarray:
 
 def pictures(path: Path, *, seed: int, count: int, painted: bool) -> np.ndarray:
     """(count, side, side, 3) uint8: scene 0 … count - 1 of `seed`, drawn or painted; kept at `path`."""
-    if path.exists():
-        return np.load(path, mmap_mode="r")
+    if path.exists() and len(kept := np.load(path, mmap_mode="r")) == count:
+        return kept
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.npy")
     jobs = [(seed, index, painted) for index in range(count)]
