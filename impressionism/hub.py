@@ -83,7 +83,7 @@ def readable_errors(repository: str, revision: str | None) -> Iterator[None]:
 
 
 def refused(repository: str, error: Exception) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = getattr(getattr(error, "response", None), "status_code", 0)
     advice = {
         401: "log in again with `hf auth login`",
         403: "give the token read access to gated repositories and accept the licence on the Hub",

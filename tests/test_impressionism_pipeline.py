@@ -300,7 +300,10 @@ def response(status: int) -> httpx2.Response:
         (errors.OfflineModeIsEnabled("offline"), "unset HF_HUB_OFFLINE"),
         (httpx2.ConnectError("no route"), "the Hub cannot be reached"),
         (httpx2.ReadTimeout("slow"), "the Hub cannot be reached"),
-        (errors.HfHubHTTPError("503 too busy", response=response(503)), "The Hub refused a/b: 503 too busy"),
+        (
+            errors.HfHubHTTPError("503 too busy", response=response(503)),
+            "The Hub refused a/b (HTTP 503): try again later",
+        ),
     ],
 )
 def test_each_failure_of_the_hub_is_one_sentence(

@@ -45,10 +45,10 @@ def test_a_plain_pipeline_gives_the_live_models_outputs(tiny_flux, tmp_path, tar
 def test_alpha_is_folded_and_the_metadata_minimal(tiny_flux, tmp_path):
     path = adapter.save(live(tiny_flux, alpha=8.0), tmp_path)
     with safe_open(path, "pt") as file:
-        assert not [key for key in file if "alpha" in key]
-        assert all(key.startswith("transformer.") for key in file)
+        keys = list(file.keys())
+        assert all(key.startswith("transformer.") and "alpha" not in key for key in keys)
         assert '"transformer.r": 4, "transformer.lora_alpha": 4' in file.metadata()["lora_adapter_metadata"]
-        assert file.get_tensor(next(iter(file.keys()))).dtype == torch.bfloat16
+        assert file.get_tensor(keys[0]).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("targets, count", [("attention", 8 + 2 * 3), ("all", 8 + 4 + 2 * 5), ("every", 14 + 2 * 6)])

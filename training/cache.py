@@ -130,7 +130,7 @@ def fingerprint(model: Model, folder: Path) -> str:
 @torch.no_grad()
 def _encode_pictures(cache: Cache, examples: list[Example], folder: Path, model: Model) -> None:
     device, dtype = place(model)
-    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=dtype).to(device)
+    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=dtype).to(device)  # type: ignore[arg-type]
     with tqdm(total=len(examples), desc="pictures", unit="picture") as bar:
         for batch in _batches_of_one_size(examples):
             pictures = [(example, picture) for example in batch if (picture := intake.decode(example))]
@@ -153,7 +153,7 @@ def _encode_captions(cache: Cache, captions: list[str], folder: Path, model: Mod
         for start in range(0, len(captions), CAPTIONS):
             batch = captions[start : start + CAPTIONS]
             embeds, pooled, _ = flux.encode_prompt(prompt=batch, prompt_2=None, max_sequence_length=tokens)
-            for caption, text, pool in zip(batch, embeds, pooled, strict=True):
+            for caption, text, pool in zip(batch, embeds, pooled, strict=True):  # type: ignore[arg-type]
                 _write(cache.text_file(caption), {"prompt_embeds": text, "pooled_prompt_embeds": pool})
             bar.update(len(batch))
     del flux

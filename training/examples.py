@@ -261,7 +261,9 @@ def _load_dataset(data: Data):
     if not isinstance(dataset, datasets.DatasetDict):
         return dataset
     if data.split not in dataset:
-        raise TrainingError(f"No split {data.split!r} in {data.source}; it has {', '.join(dataset)}: set data.split.")
+        raise TrainingError(
+            f"No split {data.split!r} in {data.source}; it has {', '.join(map(str, dataset))}: set data.split."
+        )
     return dataset[data.split]
 
 

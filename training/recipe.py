@@ -40,7 +40,7 @@ class Model(Section):
     """Precision of the computation: bfloat16 on a GPU, float32 on a CPU; the adapter is float32 in both."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes the GPU where there is one."""
-    max_sequence_length: int = Field(512, ge=1, le=512)
+    max_sequence_length: int = Field(default=512, ge=1, le=512)
     """T5 tokens of a caption; a tokenizer that takes fewer wins. FLUX.1-dev paints with 512."""
     gradient_checkpointing: bool = False
     """Compute each block twice instead of keeping its activations: less memory, a third more time."""
@@ -61,9 +61,9 @@ class Data(Section):
     """Caption of each picture that has none."""
     resolution: int | tuple[str, ...] = 1024
     """Side of a square picture; other shapes get about the same area. Or exact sizes: [192x192, 192x144]."""
-    held_out: float = Field(0.05, ge=0, le=0.5)
+    held_out: float = Field(default=0.05, ge=0, le=0.5)
     """Part of the pictures, chosen by content, that is never trained on and gives the validation loss."""
-    caption_dropout: float = Field(0.0, ge=0, le=1)
+    caption_dropout: float = Field(default=0.0, ge=0, le=1)
     """Part of the visits that see the empty caption instead."""
 
     @field_validator("resolution", mode="before")
@@ -83,9 +83,9 @@ class Data(Section):
 
 
 class Adapter(Section):
-    rank: int = Field(16, ge=1, le=1024)
+    rank: int = Field(default=16, ge=1, le=1024)
     """Rank of the update of each layer."""
-    alpha: float | None = Field(None, gt=0)
+    alpha: float | None = Field(default=None, gt=0)
     """Scale of the update is alpha / rank; none: 1. The saved file has it folded into its weights."""
     targets: Literal["attention", "all", "every"] = "all"
     """Which linear layers of the blocks: the attention's, all but the modulation, or every one."""
@@ -98,11 +98,11 @@ class Flow(Section):
     """How noise levels are drawn for training."""
     mean: float = 0.0
     """Mean of the logit-normal; above 0 favours noisy levels."""
-    std: float = Field(1.0, gt=0)
+    std: float = Field(default=1.0, gt=0)
     """Spread of the logit-normal."""
     shift: float | Literal["resolution"] = "resolution"
     """sigma → shift·sigma / (1 + (shift - 1)·sigma); "resolution": the scheduler's, by picture size."""
-    guidance: float = Field(1.0, ge=0)
+    guidance: float = Field(default=1.0, ge=0)
     """Distilled guidance fed while training; only at 1 is the distilled model's target the flow itself."""
 
     @field_validator("shift", mode="before")
@@ -117,20 +117,20 @@ class Flow(Section):
 class Optimizer(Section):
     name: Literal["adamw", "adamw8bit"] = "adamw"
     """adamw8bit keeps its state in 8 bits (bitsandbytes)."""
-    rate: float = Field(1e-4, gt=0, le=1)
+    rate: float = Field(default=1e-4, gt=0, le=1)
     """Learning rate after the warm-up."""
-    warmup: int = Field(0, ge=0)
+    warmup: int = Field(default=0, ge=0)
     """Steps over which the rate rises from zero."""
     schedule: Literal["constant", "cosine"] = "constant"
     """What the rate does after the warm-up: stay, or fall to zero at the last step."""
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float = Field(1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
-    steps: int = Field(2000, ge=1)
+    steps: int = Field(default=2000, ge=1)
     """Optimizer steps."""
-    batch: int = Field(1, ge=1)
+    batch: int = Field(default=1, ge=1)
     """Pictures that go through the model together; all of one size."""
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     """Batches to a step."""
 
     @model_validator(mode="after")
@@ -145,17 +145,17 @@ class RunOptions(Section):
     """Where the run is written; a recipe without one is named after its file."""
     cache: Path = Path("cache")
     """Where latents and text embeddings are kept; runs share it."""
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """With the sample and the visit, it decides every random draw."""
-    log_every: int = Field(10, ge=1)
+    log_every: int = Field(default=10, ge=1)
     """Steps between two lines of log.jsonl."""
-    validate_every: int = Field(100, ge=1)
+    validate_every: int = Field(default=100, ge=1)
     """Steps between two validation losses."""
-    validation_pictures: int = Field(64, ge=1)
+    validation_pictures: int = Field(default=64, ge=1)
     """Held-out pictures to take for it, at most."""
-    checkpoint_every: int = Field(250, ge=1)
+    checkpoint_every: int = Field(default=250, ge=1)
     """Steps between two checkpoints."""
-    keep: int = Field(3, ge=1)
+    keep: int = Field(default=3, ge=1)
     """Checkpoints kept; older ones are removed."""
 
 

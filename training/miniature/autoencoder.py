@@ -6,6 +6,10 @@ found in minutes and already reaches 30 dB. So it is trained in two parts: first
 compute just that path, everything together. A 64-px crop teaches as much as a whole picture at a ninth of the cost.
 """
 
+# pyright: reportArgumentType=false, reportOptionalSubscript=false, reportOptionalMemberAccess=false
+# pyright: reportReturnType=false, reportOperatorIssue=false, reportCallIssue=false
+# (diffusers' and torch's layers are typed as Tensor | Module)
+
 from itertools import pairwise
 from pathlib import Path
 

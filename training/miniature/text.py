@@ -4,6 +4,10 @@ Both learn to read the captions of the drawn world: from their output a linear l
 that the sentence mentions (and that the others are not mentioned). Afterwards they are frozen, as FLUX's are.
 """
 
+# pyright: reportArgumentType=false, reportOptionalSubscript=false, reportOptionalMemberAccess=false
+# pyright: reportReturnType=false, reportOperatorIssue=false, reportCallIssue=false
+# (diffusers' and torch's layers are typed as Tensor | Module)
+
 import json
 import string
 from dataclasses import dataclass

@@ -1,6 +1,10 @@
 """The miniature's transformer: a `FluxTransformer2DModel` of three double and six single blocks, 192 wide,
 trained from scratch by flow matching on drawn scenes and their captions."""
 
+# pyright: reportArgumentType=false, reportOptionalSubscript=false, reportOptionalMemberAccess=false
+# pyright: reportReturnType=false, reportOperatorIssue=false, reportCallIssue=false
+# (diffusers' and torch's layers are typed as Tensor | Module)
+
 from pathlib import Path
 
 import numpy as np
