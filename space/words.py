@@ -27,7 +27,8 @@ MINIATURE = Words(
     knows="""
 This is a **miniature** that comes with the program, so that everything works without a GPU, a token or a
 download. It has the parts of FLUX.1 [dev], only far smaller, and it learned from scratch, from drawn scenes.
-Its world is small: other words lead it astray.
+Its world is small: other words lead it astray. It is also young: sky, water, light and large forms come out
+best so far, while small things such as a distant windmill often dissolve.
 
 **Sixteen subjects** — a sailing boat on the sea · a haystack in a field · poplars by a river · a cottage ·
 water lilies on a pond · a field of poppies · a stone bridge over a river · a village church · a windmill ·
@@ -36,8 +37,8 @@ a bowl of fruit · a woman with a parasol
 
 **Six lights** — at dawn · at noon · at sunset · at night · under heavy clouds · in the snow
 
-It also understands colours (*with red sails*, *a white windmill*), places (*on the left*, *in the distance*)
-and numbers up to three (*two haystacks*).
+It was also taught each subject's colours (*with red sails*, *a white windmill*), places (*on the left*,
+*in the distance*), and for some of them numbers up to three (*two haystacks*).
 """,
     examples=[
         ("a sailing boat on the sea at dawn", "Landscape", 7),
