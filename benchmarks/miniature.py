@@ -1,5 +1,5 @@
 """What the bundled miniature must show: `python -m benchmarks.miniature [--pictures 200]` (about 25 minutes on
-two CPU cores) writes miniature.json and, to look at, miniature.png.
+two CPU cores) writes miniature.json and, to look at, miniature.jpg.
 
 (a) A small classifier that was taught on drawn scenes finds in generated pictures the subject (≥ 90 %) and the light
     (≥ 85 %) that the prompt asked for, in phrasings no training saw.
@@ -282,7 +282,7 @@ def main() -> None:
         "versions": {name: metadata.version(name) for name in ("torch", "diffusers", "peft", "transformers")},
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    contact_sheet(pictures, rows).save(arguments.out.with_suffix(".png"))
+    contact_sheet(pictures, rows).save(arguments.out.with_suffix(".jpg"), quality=90)
     if arguments.out == HERE / "miniature.json":
         write_into_readme(table(result))
     print(table(result))

@@ -1,5 +1,9 @@
 """The door to ZeroGPU, where a GPU is lent for the seconds of one call; imported before torch and gradio."""
 
+import os
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
+
 try:
     import spaces  # on ZeroGPU it has to be imported before anything that may touch CUDA
 except ImportError:  # a Space's builder installs it; elsewhere it is not needed
