@@ -1,6 +1,7 @@
 """python -m training cache|fit RECIPE.yaml [section.key=value …]"""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ STOPPED = 143  # what a shell reports of a program that SIGTERM ended
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
     from impressionism.hub import PainterError
     from training.recipe import TrainingError, read
 
