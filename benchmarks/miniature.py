@@ -55,10 +55,15 @@ def asking(painter: Painter, prompt: str, seed: int) -> Sampling:
     return dataclasses.replace(defaults(painter, prompt), seed=seed)
 
 
+def to_tensor(pictures: np.ndarray) -> torch.Tensor:
+    """(count, height, width, 3) uint8 → (count, 3, height, width) in [-1, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 def small(pictures: np.ndarray) -> torch.Tensor:
     """(count, side, side, 3) uint8 → (count, 3, 96, 96) in [-1, 1]."""
     halved = [cv2.resize(picture, (96, 96), interpolation=cv2.INTER_AREA) for picture in pictures]
-    return torch.from_numpy(np.stack(halved)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return to_tensor(np.stack(halved))
 
 
 class Classifier(nn.Module):
@@ -185,7 +190,7 @@ def autoencoder(painter: Painter, count: int) -> dict:
     for kind, options in (("drawn", ()), ("painted", ("--painted",))):
         with tempfile.TemporaryDirectory() as folder:
             pictures = pixels(Path(folder), scenes(Path(folder), count, 202, *options))
-        x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = to_tensor(pictures)
         y = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in x.split(8)]).clamp(-1, 1)
         decibels[kind] = round(float(10 * torch.log10(4 / (x - y).square().mean())), 2)
         if kind == "painted":

@@ -78,7 +78,8 @@ def split(examples: list[Example], held_out: float) -> tuple[list[Example], list
              for example in examples}  # fmt: skip
     held = [example for example in examples if place[example.id] < held_out]
     held = held or [min(examples, key=lambda example: place[example.id])]  # a small set is judged by something too
-    trained = [example for example in examples if example not in held]
+    held_ids = {example.id for example in held}
+    trained = [example for example in examples if example.id not in held_ids]
     if not trained:
         raise TrainingError("No picture is left to train on: add pictures, or set data.held_out=0.")
     return trained, held

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 SAVE_EVERY = 60.0  # seconds
+AVERAGE = 0.995  # how much of the averaged weights a step keeps
 
 
 def cosine(step: int, steps: int, warmup: int = 100) -> float:
@@ -28,7 +29,6 @@ def run(
     steps: int,
     rate: float,
     loss_of: Callable[[int], tuple[torch.Tensor, dict[str, float]]],
-    average: float = 0.995,
     weight_decay: float = 0.0,
 ) -> torch.nn.Module:
     """Train `model` for `steps` steps of AdamW and leave its averaged weights in it.
@@ -39,7 +39,7 @@ def run(
     name = state_file.stem
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, steps))
-    mean = torch.optim.swa_utils.AveragedModel(model, avg_fn=_running_mean(average))
+    mean = torch.optim.swa_utils.AveragedModel(model, avg_fn=_running_mean)
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "mean": mean}
     start = 0
     if state_file.exists():
@@ -68,13 +68,9 @@ def run(
     return model.eval()
 
 
-def _running_mean(average: float) -> Callable:
+def _running_mean(mean: torch.Tensor, value: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
     """An exponential mean that forgets the start: its window grows with what there is to average."""
-
-    def update(mean: torch.Tensor, value: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-        return mean.lerp(value, 1 - min(average, (int(count) + 1) / (int(count) + 10)))
-
-    return update
+    return mean.lerp(value, 1 - min(AVERAGE, (int(count) + 1) / (int(count) + 10)))
 
 
 def save(state: dict | torch.Tensor, path: Path) -> None:

@@ -174,5 +174,4 @@ def distill(base: FluxTransformer2DModel, batches: Batches, folder: Path, steps:
         steps=steps,
         rate=4e-4,
         loss_of=loss_of,
-        average=0.995,
     )
