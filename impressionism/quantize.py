@@ -161,3 +161,16 @@ def quanto(linear: nn.Linear, weight: torch.Tensor, qtype: str, dtype: torch.dty
 def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
     """uint8 values that each hold two or four smaller ones, as one tensor of the smaller ones."""
     return torch.cat([packed >> shift & (2**bits - 1) for shift in range(0, 8, bits)])
+
+
+def weight_of(layer: Any, dtype: torch.dtype) -> torch.Tensor:
+    """(out, in) the weight that a layer of any precision stands for, expanded to the dtype."""
+    weight = layer.weight
+    if (state := getattr(weight, "quant_state", None)) is not None:  # bitsandbytes' 4 bits
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(weight.data, state).to(dtype)
+    if (scales := getattr(weight, "SCB", None)) is not None:  # bitsandbytes' 8 bits: a scale a row
+        return (weight.data.to(dtype) * (scales.view(-1, 1) / 127).to(dtype)).to(dtype)
+    expanded = weight.dequantize() if hasattr(weight, "_scale") else weight  # quanto's
+    return expanded.to(dtype)

@@ -7,7 +7,7 @@ from diffusers import FluxPipeline
 from PIL import Image
 
 from training import cache, examples
-from training.recipe import Data, FitRecipe, Model, RunOptions, TrainingError
+from training.options import Data, Model, Recipe, RunOptions, TrainingError
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def pictures(tmp_path):
     return folder
 
 
-def recipe(tiny_flux, pictures, **data) -> FitRecipe:
-    return FitRecipe(
+def recipe(tiny_flux, pictures, **data) -> Recipe:
+    return Recipe(
         model=Model(base=str(tiny_flux), device="cpu"),
         data=Data(source=str(pictures), resolution=("64x64", "96x64"), **data),
         run=RunOptions(cache=pictures.parent / "cache"),

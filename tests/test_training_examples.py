@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from training import examples
-from training.recipe import Data, TrainingError
+from training.options import Data, TrainingError
 
 SIZE = ("64x64", "96x64", "64x96")
 

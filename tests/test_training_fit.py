@@ -13,7 +13,7 @@ from impressionism.records import Run
 from training import __main__ as training
 from training import cache, fit
 from training import recipe as recipes
-from training.recipe import FitRecipe, TrainingError
+from training.options import Recipe, TrainingError
 
 
 def draw(seed: int) -> Image.Image:
@@ -139,7 +139,7 @@ def test_one_picture_is_learnt(recipe_file, tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(recipe_file, tmp_path):
-    recipe: FitRecipe = recipes.read(recipe_file, [f"run.cache={tmp_path / 'cache'}"])
+    recipe: Recipe = recipes.read(recipe_file, [f"run.cache={tmp_path / 'cache'}"])
     kept, usable = cache.fill(recipe)
     for example in usable:
         entry = load_file(kept.latents_file(example))

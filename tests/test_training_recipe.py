@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from training import recipe as recipes
-from training.recipe import TrainingError
+from training.options import TrainingError
 
 SHIPPED = sorted((Path(recipes.__file__).parent / "recipes").glob("*.yaml"))
 

@@ -1,55 +1,52 @@
-"""python -m training cache|fit RECIPE.yaml [section.key=value …]"""
+"""python -m training COMMAND RECIPE.yaml [section.key=value …]"""
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
 
 STOPPED = 143  # what a shell reports of a program that SIGTERM ended
+COMMANDS = {  # a command is the function of that name in the module of that name; it is given the recipe
+    "curate": "Choose paintings for training, and report what was chosen and why.",
+    "caption": "Let a vision-language model describe the pictures.",
+    "plan": "Say what a training run will need: memory, hours, disk; nothing is loaded.",
+    "cache": "Encode the pictures and captions once: latents and text embeddings on disk.",
+    "fit": "Train the adapter; caches first where that is missing, resumes where a run was stopped.",
+    "tune": "Search the recipe's best numbers on a resident base.",
+    "push": "Upload the trained adapter to the Hub, and look whether it came back the same.",
+}
+OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to the function by name
+    "plan": [("--vram", {"type": float, "metavar": "GIB", "help": "plan for a card of this size"})],
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = vars(_parser().parse_args(arguments))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
     from impressionism.hub import PainterError
-    from training.recipe import TrainingError, read
+    from training.options import TrainingError
+    from training.recipe import read
 
+    command = options.pop("command")
     try:
-        recipe = read(options.recipe, options.override)
-        return options.run(recipe)
+        recipe = read(options.pop("recipe"), options.pop("override"))
+        run = getattr(importlib.import_module(f"training.{command}"), command)
+        return STOPPED if run(recipe, **options) is False else 0
     except (TrainingError, PainterError) as error:
         print(error, file=sys.stderr)
         return 2
 
 
-def _cache(recipe) -> int:
-    from training import cache
-
-    cache.fill(recipe)
-    return 0
-
-
-def _fit(recipe) -> int:
-    from training import fit
-
-    return 0 if fit.fit(recipe) else STOPPED
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train an adapter on pictures.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, run, text in (
-        ("cache", _cache, "Encode the pictures and captions once: latents and text embeddings on disk."),
-        (
-            "fit",
-            _fit,
-            "Train the adapter; caches first where that is missing, resumes where a run was stopped.",
-        ),
-    ):
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("recipe", type=Path, help="a YAML file such as training/recipes/miniature.yaml")
         command.add_argument("override", nargs="*", metavar="section.key=value", help="laid over the recipe")
-        command.set_defaults(run=run)
+        for flag, how in OPTIONS.get(name, []):
+            command.add_argument(flag, **how)
     return parser
 
 

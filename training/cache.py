@@ -27,7 +27,7 @@ from impressionism import names
 from impressionism.hub import PIPELINE_FILES, folder_of
 from training import examples as intake
 from training.examples import Example, say
-from training.recipe import FitRecipe, Model, TrainingError
+from training.options import Model, Recipe, TrainingError
 
 PIXELS = 1024 * 1024  # through the VAE at once
 CAPTIONS = 16  # through the text encoders at once
@@ -70,7 +70,12 @@ class Cache:
         return entry
 
 
-def fill(recipe: FitRecipe) -> tuple[Cache, list[Example]]:
+def cache(recipe: Recipe) -> None:
+    """The command."""
+    fill(recipe)
+
+
+def fill(recipe: Recipe) -> tuple[Cache, list[Example]]:
     """Encode what is missing; the cache, and the examples that are in it."""
     examples = intake.read(recipe.data)
     folder = locate(recipe.model)

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
-from training.recipe import MULTIPLE, Data, TrainingError
+from training.options import MULTIPLE, Data, TrainingError
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 SHAPES = ((1, 1), (5, 4), (4, 5), (4, 3), (3, 4), (3, 2), (2, 3), (16, 9), (9, 16))  # width : height
@@ -29,16 +29,36 @@ Size = tuple[int, int]  # width, height
 
 
 @dataclass(frozen=True)
+class Row:
+    """A picture as its source has it, not looked at yet."""
+
+    name: str
+    """What to call it in a message."""
+    load: Callable[[], bytes]
+    """The file's bytes."""
+    caption: str | None = None
+    genre: str | None = None
+    held_out: bool | None = None
+    """As in Example."""
+
+
+@dataclass(frozen=True)
 class Example:
     id: str
     """SHA-256 of the file's bytes, 32 digits of it: the same picture is the same sample wherever it lies."""
     name: str
     """What to call it in a message."""
     caption: str
+    """All of it in words."""
     size: Size
-    """The bucket it is brought to."""
+    """The bucket it is brought to; a picture large enough for several resolutions is several examples."""
     load: Callable[[], bytes]
     """The file's bytes."""
+    content: str | None = None
+    """The trigger, and its content without a word on style."""
+    genre: str | None = None
+    held_out: bool | None = None
+    """Whether the source sets it apart, by a split `validation`; none: it does not say."""
 
 
 def say(sentence: str) -> None:
@@ -47,42 +67,57 @@ def say(sentence: str) -> None:
 
 
 def read(data: Data) -> list[Example]:
-    """Every usable picture of the source, in a fixed order; only headers are decoded."""
-    examples: dict[str, Example] = {}
-    sizes = buckets(data.resolution)
+    """Every usable picture of the source at each of its sizes, in a fixed order; only headers are decoded."""
+    examples: dict[tuple[str, Size], Example] = {}
+    names: dict[str, str] = {}
+    sizes = [buckets(resolution) for resolution in resolutions(data.resolution)]
+    captions = written_captions(data)
     uncaptioned: list[str] = []
-    for name, caption, load in _source(data):
-        if caption is None:
-            uncaptioned.append(name)
+    for row in rows(data):
+        if (content := _read(row)) is None:
             continue
-        if (example := _example(name, caption, load, sizes)) is None:
+        sample = sample_id(content)
+        full, content_only = captions.get(sample, (row.caption, None))
+        if full is None:
+            uncaptioned.append(row.name)
             continue
-        if example.id in examples:
-            say(f"Skipped {name}: the same picture as {examples[example.id].name}.")
-        examples.setdefault(example.id, example)
+        if sample in names:
+            say(f"Skipped {row.name}: the same picture as {names[sample]}.")
+            continue
+        names[sample] = row.name
+        for size in _sizes(row, content, sizes):
+            examples[sample, size] = Example(
+                id=sample, name=row.name, caption=full, content=content_only, size=size, load=row.load,
+                genre=row.genre, held_out=row.held_out,
+            )  # fmt: skip
     if uncaptioned:
         raise TrainingError(
             f"{len(uncaptioned)} pictures of {data.source} have no caption, the first is {uncaptioned[0]}: "
-            "write .txt files or metadata.jsonl, or set data.instance_prompt."
+            "write .txt files or metadata.jsonl, set data.instance_prompt, or let `caption` write data.captions."
         )
     if not examples:
         raise TrainingError(f"No picture of {data.source} can be used; see the lines above.")
-    return sorted(examples.values(), key=lambda example: example.id)
+    return sorted(examples.values(), key=lambda example: (example.id, example.size))
 
 
-def split(examples: list[Example], held_out: float) -> tuple[list[Example], list[Example]]:
-    """(trained on, held out), by content: a picture stays on its side when others come or go."""
-    if not held_out:
-        return examples, []
+def sample_id(content: bytes) -> str:
+    """SHA-256 of the file's bytes, 32 digits of it."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def split(examples: list[Example], wanted: float) -> tuple[list[Example], list[Example]]:
+    """(trained on, held out): what the source sets apart, else `wanted` of the pictures, chosen by content, so that
+    a picture stays on its side when others come or go."""
     place = {example.id: int(hashlib.sha256(f"held out {example.id}".encode()).hexdigest()[:8], 16) / 2**32
              for example in examples}  # fmt: skip
-    held = [example for example in examples if place[example.id] < held_out]
-    held = held or [min(examples, key=lambda example: place[example.id])]  # a small set is judged by something too
-    held_ids = {example.id for example in held}
-    trained = [example for example in examples if example.id not in held_ids]
+    said = any(example.held_out is not None for example in examples)
+    held = {example.id for example in examples if (example.held_out if said else place[example.id] < wanted)}
+    if wanted and not held:  # a small set is judged by something too
+        held = {min(place, key=place.__getitem__)}
+    trained = [example for example in examples if example.id not in held]
     if not trained:
         raise TrainingError("No picture is left to train on: add pictures, or set data.held_out=0.")
-    return trained, held
+    return trained, [example for example in examples if example.id in held]
 
 
 class Order:
@@ -112,6 +147,15 @@ class Order:
             for start in range(0, len(group), self.batch)
         ]
         return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def resolutions(resolution: int | tuple[int | str, ...]) -> list[int | tuple[str, ...]]:
+    """Each side by itself; exact sizes stay together, as the shapes of one resolution."""
+    if isinstance(resolution, int):
+        return [resolution]
+    if all(isinstance(size, str) for size in resolution):
+        return [tuple(str(size) for size in resolution)]
+    return [int(size) for size in sorted(resolution)]  # type: ignore[type-var]
 
 
 @functools.cache
@@ -152,78 +196,110 @@ def decode(example: Example) -> Image.Image | None:
         with Image.open(io.BytesIO(example.load())) as image:
             return fit_to(to_rgb(image), example.size)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        say(f"Skipped {example.name}: it cannot be decoded ({error}).")
-        return None
+        return _undecodable(example, error)
 
 
-def _example(name: str, caption: str, load: Callable[[], bytes], sizes: tuple[Size, ...]) -> Example | None:
+def _read(row: Row) -> bytes | None:
     try:
-        content = load()
+        return row.load()
+    except (OSError, ValueError) as error:
+        return _undecodable(row, error)
+
+
+def _undecodable(row: Row | Example, error: Exception) -> None:
+    say(f"Skipped {row.name}: it cannot be decoded ({error}).")
+
+
+def _sizes(row: Row, content: bytes, wanted: list[tuple[Size, ...]]) -> list[Size]:
+    """The bucket of each resolution that the picture fills; none, and a line, where it fills none."""
+    try:
         with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
             if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):  # lies on its side
                 width, height = height, width
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        say(f"Skipped {name}: it cannot be decoded ({error}).")
-        return None
-    size = bucket_for((width, height), sizes)
-    if width < size[0] or height < size[1]:
-        say(f"Skipped {name}: {width}x{height} is smaller than {size[0]}x{size[1]}, and nothing is enlarged; "
+        _undecodable(row, error)
+        return []
+    sizes = [bucket_for((width, height), resolution) for resolution in wanted]
+    filled = [size for size in sizes if width >= size[0] and height >= size[1]]
+    if not filled:
+        size = sizes[0]
+        say(f"Skipped {row.name}: {width}x{height} is smaller than {size[0]}x{size[1]}, and nothing is enlarged; "
             "lower data.resolution to use it.")  # fmt: skip
-        return None
-    return Example(hashlib.sha256(content).hexdigest()[:32], name, caption, size, load)
+    return list(dict.fromkeys(filled))
 
 
 def _multiple(side: float) -> int:
     return max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)
 
 
-Row = tuple[str, str | None, Callable[[], bytes]]  # name, caption, bytes
-
-
-def _source(data: Data) -> Iterator[Row]:
+def rows(data: Data) -> Iterator[Row]:
+    """Every picture of the source with what the source says of it."""
     folder = Path(data.source)
     if folder.is_dir() and not (folder / "dataset_info.json").exists() and not (folder / "dataset_dict.json").exists():
         return _from_folder(folder, data)
     return _from_dataset(data)
 
 
+def written_captions(data: Data) -> dict[str, tuple[str, str | None]]:
+    """(full, trigger and content) of each sample that `caption` wrote something for."""
+    if data.captions is None:
+        return {}
+    if not data.captions.exists():
+        raise TrainingError(f"data.captions is {data.captions}, and there is no such file: run `caption` first.")
+    lines = _json_lines(data.captions, ("id", "full"))
+    return {
+        line["id"]: (line["full"], f"{data.trigger} {line['content']}".strip() if line.get("content") else None)
+        for line in lines
+    }
+
+
 def _from_folder(folder: Path, data: Data) -> Iterator[Row]:
-    captions = _metadata(folder / "metadata.jsonl")
+    metadata = folder / "metadata.jsonl"
+    lines = _json_lines(metadata, ("file_name", "text")) if metadata.exists() else []
+    said = {str(line["file_name"]): line for line in lines}
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     names = [path.relative_to(folder).as_posix() for path in paths]
-    for name in sorted(set(captions) - set(names)):
+    for name in sorted(set(said) - set(names)):
         say(f"Skipped {name}: metadata.jsonl names it, but there is no such picture.")
     for name, path in zip(names, paths, strict=True):
-        sidecar = path.with_suffix(".txt")
-        text = captions.get(name)
+        line, sidecar = said.get(name, {}), path.with_suffix(".txt")
+        text = line.get("text")
         if text is None and sidecar.exists():
             text = sidecar.read_text(encoding="utf-8-sig", errors="replace")
-        yield name, _caption(text, data), path.read_bytes
+        genre = line.get(data.genre_column)
+        yield Row(name, path.read_bytes, _caption(text, data), str(genre) if genre is not None else None)
 
 
-def _metadata(path: Path) -> dict[str, str | None]:
-    if not path.exists():
-        return {}
+def _json_lines(path: Path, keys: tuple[str, ...]) -> list[dict]:
+    """The objects of a JSON-lines file, each with these keys."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would also part at U+2028
     except UnicodeDecodeError:
         raise TrainingError(f"{path}: is not UTF-8; save it again as UTF-8.") from None
-    captions = {}
+    found = []
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
-            row = json.loads(line) if line.strip() else None
-            if row is not None:
-                captions[str(row["file_name"])] = None if row["text"] is None else str(row["text"])
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise TrainingError(f'{path}, line {number}: should read {{"file_name": …, "text": …}}.') from None
-    return captions
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if not isinstance(row, dict) or any(key not in row for key in keys):
+            should = ", ".join(f'"{key}": …' for key in keys)
+            raise TrainingError(f"{path}, line {number}: should read {{{should}}}.")
+        found.append(row)
+    return found
 
 
 def _from_dataset(data: Data) -> Iterator[Row]:
+    for dataset, held_out in _splits(data):
+        yield from _from_split(dataset, data, held_out)
+
+
+def _from_split(dataset, data: Data, held_out: bool | None) -> Iterator[Row]:
     import datasets
 
-    dataset = _load_dataset(data)
     columns = dataset.column_names
     if data.image_column not in columns:
         raise TrainingError(
@@ -231,41 +307,49 @@ def _from_dataset(data: Data) -> Iterator[Row]:
             "set data.image_column."
         )
     captioned = data.caption_column in columns
-    if not captioned and data.instance_prompt is None:
+    if not captioned and data.instance_prompt is None and data.captions is None:
         raise TrainingError(
             f"No caption column {data.caption_column!r} in {data.source}; it has {', '.join(columns)}: "
             "set data.caption_column, or data.instance_prompt."
         )
-    dataset = dataset.cast_column(data.image_column, datasets.Image(decode=False))
-    pictures = dataset.select_columns([data.image_column])
+    genre = _labels(dataset, data.genre_column) if data.genre_column in columns else None
+    pictures = dataset.cast_column(data.image_column, datasets.Image(decode=False)).select_columns(data.image_column)
     captions = dataset[data.caption_column] if captioned else [None] * len(dataset)
     for index, text in enumerate(captions):
-        yield (
-            f"row {index}",
-            _caption(text, data),
-            functools.partial(_bytes, pictures, index, data.image_column),
-        )
+        load = functools.partial(_bytes, pictures, index, data.image_column)
+        name = f"row {index}" if held_out is None else f"{'validation' if held_out else data.split} row {index}"
+        yield Row(name, load, _caption(text, data), genre[index] if genre else None, held_out)
 
 
-def _load_dataset(data: Data):
+def _labels(dataset, column: str) -> list[str]:
+    """A column's values as words: a ClassLabel has numbers, and their names in its features."""
+    names = getattr(dataset.features[column], "names", None)
+    return [names[value] if names and isinstance(value, int) else str(value) for value in dataset[column]]
+
+
+def _splits(data: Data) -> list[tuple]:
+    """(dataset, whether it is held out): the split that is trained on, and `validation` where there is one."""
     import datasets
 
     try:
-        if not Path(data.source).is_dir():
-            return datasets.load_dataset(data.source, split=data.split, revision=data.revision)
-        dataset = datasets.load_from_disk(data.source)
+        if Path(data.source).is_dir():
+            found = datasets.load_from_disk(data.source)
+        else:
+            found = datasets.load_dataset(data.source, revision=data.revision)
     except (OSError, ValueError, ConnectionError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise TrainingError(
             f"data.source {data.source!r} is no folder here and no dataset that loads: {reason}"
         ) from None
-    if not isinstance(dataset, datasets.DatasetDict):
-        return dataset
-    if data.split not in dataset:
+    if isinstance(found, datasets.Dataset):
+        return [(found, None)]
+    if data.split not in found:
         raise TrainingError(
-            f"No split {data.split!r} in {data.source}; it has {', '.join(map(str, dataset))}: set data.split."
+            f"No split {data.split!r} in {data.source}; it has {', '.join(map(str, found))}: set data.split."
         )
-    return dataset[data.split]
+    if "validation" not in found or data.split == "validation":
+        return [(found[data.split], None)]
+    return [(found[data.split], False), (found["validation"], True)]
 
 
 def _bytes(pictures, index: int, column: str) -> bytes:

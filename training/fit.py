@@ -32,7 +32,7 @@ from training import adapter, cache, checkpoint, flow
 from training import recipe as recipes
 from training.cache import Cache
 from training.examples import Example, Order, Size, say, split
-from training.recipe import FitRecipe, Optimizer, TrainingError
+from training.options import Optimizer, Recipe, TrainingError
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "bitsandbytes", "safetensors")
 VALIDATION_SIGMAS = flow.fixed_sigmas(4)
@@ -160,7 +160,7 @@ def validate(transformer: FluxTransformer2DModel, batches: list[Batch], guidance
 
 
 def train_step(
-    transformer: FluxTransformer2DModel, loader: Loader, order: Order, recipe: FitRecipe, step: int
+    transformer: FluxTransformer2DModel, loader: Loader, order: Order, recipe: Recipe, step: int
 ) -> torch.Tensor:
     """Leave the gradient of step `step` in the adapter; its mean loss."""
     options, seed = recipe.optimizer, recipe.run.seed
@@ -180,7 +180,7 @@ def train_step(
     return total
 
 
-def fit(recipe: FitRecipe, *, until: int | None = None) -> Run | None:
+def fit(recipe: Recipe, *, until: int | None = None) -> Run | None:
     """Train, or go on training; none if the run was told to leave: by SIGTERM, Ctrl-C, or at step `until`."""
     run, options = recipe.run, recipe.optimizer
     if done := _finished(recipe):
@@ -349,7 +349,7 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _claim(recipe: FitRecipe) -> None:
+def _claim(recipe: Recipe) -> None:
     """Write the resolved recipe into the run's folder."""
     recipe.run.folder.mkdir(parents=True, exist_ok=True)
     partial = recipe.run.folder / ".recipe.yaml.partial"
@@ -357,7 +357,7 @@ def _claim(recipe: FitRecipe) -> None:
     partial.replace(recipe.run.folder / "recipe.yaml")
 
 
-def _finished(recipe: FitRecipe) -> Run | None:
+def _finished(recipe: Recipe) -> Run | None:
     """The record of a finished run of this recipe; a run of another recipe in the folder is refused."""
     folder = recipe.run.folder
     if (folder / "recipe.yaml").exists():
@@ -378,7 +378,7 @@ def _mean(losses: list[float] | None) -> float | None:
 
 
 def _record(
-    recipe: FitRecipe,
+    recipe: Recipe,
     base: Path,
     examples: list[Example],
     position: dict,

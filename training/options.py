@@ -1,0 +1,297 @@
+"""Every key of a recipe with its meaning, its type and its limits; recipe.py reads a file into them."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from impressionism.names import TRIGGER
+
+MULTIPLE = 16  # px: the autoencoder's 8 times the transformer's 2 × 2 patches
+
+
+class TrainingError(ValueError):
+    """A sentence for the user: what is wrong and what to do."""
+
+
+def _check_size(size: Any) -> None:
+    if isinstance(size, int) and not isinstance(size, bool):
+        if size < 2 * MULTIPLE or size % MULTIPLE:
+            raise ValueError(f"should be a multiple of {MULTIPLE} from {2 * MULTIPLE} up, not {size}")
+        return
+    match = re.fullmatch(r"(\d+)x(\d+)", str(size))
+    if not match or any(int(side) % MULTIPLE or not int(side) for side in match.groups()):
+        raise ValueError(f"{size!r} should be WIDTHxHEIGHT in multiples of {MULTIPLE}")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Model(Section):
+    base: str = "black-forest-labs/FLUX.1-dev"
+    """Hub id or folder of a FLUX model; "miniature" is the bundled one."""
+    revision: str | None = None
+    """Commit, branch or tag on the Hub."""
+    quantize: Literal["none", "fp8", "int8", "nf4", "int4", "int2"] = "nf4"
+    """Precision of the frozen transformer's weights."""
+    keep_quantized: bool = False
+    """Keep the quantized transformer in run.cache, where the next run finds it (FLUX.1-dev in NF4: 6.2 GB)."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the computation: bfloat16 on a GPU, float32 on a CPU; the adapter is float32 in both."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes the GPU where there is one."""
+    max_sequence_length: int = Field(default=512, ge=1, le=512)
+    """T5 tokens of a caption; a tokenizer that takes fewer wins. FLUX.1-dev paints with 512."""
+    gradient_checkpointing: bool | int = False
+    """Compute blocks twice instead of keeping their activations: all, none, or so many (the first ones trained)."""
+    modulation_bank: bool = True
+    """Compute the modulation's outputs ahead and leave its weights, 27 % of FLUX, out of memory: the same numbers.
+    Where the adapter targets them (`every`) they stay."""
+    offload: int = Field(default=0, ge=0)
+    """Blocks whose quantized weights wait in main memory and travel to the GPU when they are used."""
+
+
+class Data(Section):
+    source: str
+    """A folder of pictures, a folder written by `datasets`, or a dataset's Hub id."""
+    revision: str | None = None
+    """Commit, branch or tag of the dataset on the Hub."""
+    split: str = "train"
+    """Split of a `datasets` dataset."""
+    image_column: str = "image"
+    """Column of a `datasets` dataset that holds the pictures."""
+    caption_column: str = "text"
+    """Column of a `datasets` dataset that holds the captions."""
+    genre_column: str = "genre"
+    """Column, or key of metadata.jsonl, with a picture's genre; the validation loss is told for each."""
+    captions: Path | None = None
+    """A file that `caption` writes: for each picture a full caption and one of its content only."""
+    instance_prompt: str | None = None
+    """Caption of each picture that has none."""
+    trigger: str = TRIGGER
+    """What stands in front of a caption of the content only."""
+    resolution: int | tuple[int | str, ...] = 1024
+    """Side of a square picture; other shapes get about the same area. Several sides: each visit takes one of those
+    the picture is large enough for. Or exact sizes: [192x192, 192x144]."""
+    held_out: float = Field(default=0.05, ge=0, le=0.5)
+    """Part of the pictures, chosen by content, that is never trained on and gives the validation loss."""
+    caption_dropout: float = Field(default=0.0, ge=0, le=1)
+    """Part of the visits that see the empty caption instead."""
+    content_captions: float = Field(default=0.0, ge=0, le=1)
+    """Part of the visits that see the trigger and the content only."""
+
+    @field_validator("resolution", mode="before")
+    @classmethod
+    def _sizes(cls, value: Any) -> Any:
+        sizes = value if isinstance(value, list | tuple) else [value]
+        if not sizes or isinstance(value, str):
+            raise ValueError(f"should be a number of pixels or a list such as [192x192, 192x144], not {value!r}")
+        if len({isinstance(size, str) for size in sizes}) > 1:
+            raise ValueError("should be all sides (512, 768) or all exact sizes (512x512, 512x384)")
+        for size in sizes:
+            _check_size(size)
+        return value if isinstance(value, int) else tuple(value)
+
+
+class Adapter(Section):
+    rank: int = Field(default=16, ge=1, le=1024)
+    """Rank of the update of each layer."""
+    alpha: float | None = Field(default=None, gt=0)
+    """Scale of the update is alpha / rank; none: 1. The saved file has it folded into its weights."""
+    targets: Literal["attention", "all", "every", "style", "compact"] = "all"
+    """Which linear layers of the blocks: the attention's, all but the modulation, every one (as the published
+    adapter), the later single blocks' (style lives there), or a few of those (at rank 4 a file of 3 MB)."""
+    ranks: dict[str, int] = {}
+    """Other ranks for some layers: a pattern of names, as in `single_transformer_blocks.3\\d`, to a rank; 0: none."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of the saved file; training keeps float32."""
+
+
+class Flow(Section):
+    sigmas: Literal["logit-normal", "uniform"] = "logit-normal"
+    """How noise levels are drawn for training."""
+    mean: float = 0.0
+    """Mean of the logit-normal; above 0 favours noisy levels."""
+    std: float = Field(default=1.0, gt=0)
+    """Spread of the logit-normal."""
+    shift: float | Literal["resolution"] = "resolution"
+    """sigma → shift·sigma / (1 + (shift - 1)·sigma); "resolution": the scheduler's, by picture size."""
+    weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
+    """Weight of the loss by noise level, named as in diffusers: 1, sigma^-2, or 2 / (pi (1 - 2 sigma + 2 sigma^2))."""
+    guidance: float = Field(default=1.0, ge=0)
+    """Distilled guidance fed while training; only at 1 is the distilled model's target the flow itself."""
+
+    @field_validator("shift", mode="before")
+    @classmethod
+    def _shift(cls, value: Any) -> Any:
+        number = not isinstance(value, bool) and isinstance(value, int | float) and value > 0
+        if value != "resolution" and not number:
+            raise ValueError(f'should be a number above 0 or "resolution", not {value!r}')
+        return value
+
+
+class Optimizer(Section):
+    name: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
+    """adamw8bit keeps its state in 8 bits (bitsandbytes); prodigy finds the rate itself: set rate=1."""
+    rate: float = Field(default=1e-4, gt=0, le=1)
+    """Learning rate after the warm-up."""
+    warmup: int = Field(default=0, ge=0)
+    """Steps over which the rate rises from zero."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """What the rate does after the warm-up: stay, or fall to zero at the last step."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient."""
+    steps: int = Field(default=2000, ge=1)
+    """Optimizer steps."""
+    batch: int = Field(default=1, ge=1)
+    """Pictures that go through the model together; all of one size."""
+    accumulate: int = Field(default=1, ge=1)
+    """Batches to a step."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of an average of the adapter over the steps, which then is what is judged and saved; 0: none."""
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.warmup >= self.steps:
+            raise ValueError(f"warmup ({self.warmup}) should be shorter than steps ({self.steps})")
+        return self
+
+
+class Preview(Section):
+    prompts: tuple[str, ...] = ()
+    """Painted every so often from the same noise, with the adapter as it is by then; none: no previews."""
+    every: int = Field(default=250, ge=1)
+    """Steps between two previews."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Of the noise."""
+    steps: int = Field(default=20, ge=1, le=100)
+    """Denoising steps."""
+    guidance: float = Field(default=3.5, ge=0, le=20)
+    """Distilled guidance."""
+    size: str = "1024x1024"
+    """WIDTHxHEIGHT of a preview."""
+
+    @field_validator("size")
+    @classmethod
+    def _size(cls, value: str) -> str:
+        _check_size(value)
+        return value
+
+
+class Curate(Section):
+    source: str | None = None
+    """Where the paintings come from: `huggan/wikiart`, another dataset's id, or a folder; `curate` chooses among
+    them and writes what it chose to data.source. None: data.source is used as it is."""
+    revision: str | None = None
+    """Commit, branch or tag of the source on the Hub."""
+    split: str = "train"
+    """Split of the source."""
+    style: str | None = None
+    """Keep this style only, by the source's `style` column, such as Impressionism."""
+    genres: tuple[str, ...] = ()
+    """Keep these genres only, by the source's `genre` column; none named: all."""
+    limit: int | None = Field(default=None, ge=1)
+    """Pictures to keep at most, balanced; none: all that pass."""
+    min_side: int = Field(default=512, ge=1)
+    """Pixels of the shorter side, at least."""
+    max_aspect: float = Field(default=2.2, ge=1)
+    """Longer side over shorter side, at most."""
+    min_chroma: float = Field(default=4.0, ge=0)
+    """Mean CIELAB chroma under which a picture counts as monochrome (a drawing, a print, an old photograph)."""
+    duplicate_bits: int = Field(default=6, ge=0, le=64)
+    """Two pictures whose 64-bit perceptual hashes differ in so many bits or fewer are one painting."""
+    trim_borders: bool = True
+    """Cut away a border of one colour (a mount, a scanner's bed)."""
+    artist_share: float = Field(default=0.2, gt=0, le=1)
+    """No artist makes up more of a genre than this part."""
+    held_out: float = Field(default=0.1, ge=0, le=0.5)
+    """Part of the pictures, whole artists first, that goes to the split `validation`, which no training sees."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Decides between pictures that are equal in all else."""
+
+
+class Caption(Section):
+    model: str = "Qwen/Qwen3-VL-4B-Instruct"
+    """Vision-language model: a Hub id or folder for transformers, or the endpoint's name for it."""
+    endpoint: str | None = None
+    """Base URL of an OpenAI-compatible server, or `hf` for the Hub's inference providers; none: runs here."""
+    concurrency: int = Field(default=4, ge=1, le=64)
+    """Requests to the endpoint at once."""
+    retries: int = Field(default=4, ge=0, le=20)
+    """Tries again after a failed answer."""
+    max_words: int = Field(default=60, ge=5, le=200)
+    """Length that is asked of a caption."""
+    side: int = Field(default=768, ge=64)
+    """Longest side in pixels at which a picture is shown to the model."""
+
+
+class Tune(Section):
+    trials: int = Field(default=20, ge=1)
+    """Trials in the study, whoever runs them."""
+    steps: int = Field(default=400, ge=1)
+    """Steps of a trial that is not stopped early."""
+    rungs: int = Field(default=3, ge=1, le=6)
+    """Times on the way at which the worse half of the trials is stopped."""
+    ranks: tuple[int, ...] = (4, 8, 16, 32)
+    """Ranks to try."""
+    rates: tuple[float, float] = (2e-5, 1e-3)
+    """Least and greatest learning rate, drawn on a logarithmic scale."""
+    targets: tuple[str, ...] = ("attention", "all", "style")
+    """Targets to try."""
+    sigmas: tuple[str, ...] = ("logit-normal", "uniform")
+    """Distributions of noise levels to try."""
+    caption_dropout: tuple[float, float] = (0.0, 0.2)
+    """Least and greatest caption dropout."""
+    storage: str | None = None
+    """Optuna storage URL that several workers share; none: a SQLite file in the run's folder."""
+
+
+class RunOptions(Section):
+    folder: Path = Path("runs/unnamed")
+    """Where the run is written; a recipe without one is named after its file."""
+    cache: Path = Path("cache")
+    """Where latents and text embeddings are kept; runs share it."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """With the sample and the visit, it decides every random draw."""
+    log_every: int = Field(default=10, ge=1)
+    """Steps between two lines of log.jsonl."""
+    validate_every: int = Field(default=100, ge=1)
+    """Steps between two validation losses."""
+    validation_pictures: int = Field(default=64, ge=1)
+    """Held-out pictures to take for it, at most."""
+    checkpoint_every: int = Field(default=250, ge=1)
+    """Steps between two checkpoints."""
+    keep: int = Field(default=3, ge=1)
+    """Checkpoints kept, besides the best; older ones are removed."""
+    save: Literal["last", "best"] = "last"
+    """Which state becomes the adapter: the last, or the one with the lowest held-out loss."""
+
+
+class Recipe(Section):
+    model: Model = Model()
+    """The frozen base."""
+    data: Data
+    """The pictures."""
+    adapter: Adapter = Adapter()
+    """What is trained."""
+    flow: Flow = Flow()
+    """The objective."""
+    optimizer: Optimizer = Optimizer()
+    """How it is trained."""
+    preview: Preview = Preview()
+    """Pictures on the way."""
+    run: RunOptions = RunOptions()
+    """Where, and how often what."""
+    curate: Curate = Curate()
+    """What `curate` takes and leaves."""
+    caption: Caption = Caption()
+    """Who writes captions for `caption`."""
+    tune: Tune = Tune()
+    """What `tune` searches."""
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
