@@ -77,12 +77,8 @@ def _sweep(
     words = encode(painter, sampling.prompt)
     for done, strength in enumerate(strengths):
         set_strength(painter.flux, strength)
-        result = painter.flux(
-            **common(painter.flux, sampling, words),
-            latents=noise(painter.flux, sampling),
-            callback_on_step_end=reporter(on_step, done * sampling.steps, len(strengths) * sampling.steps),
-        )
-        yield strength, result.images[0]
+        report = reporter(on_step, done * sampling.steps, len(strengths) * sampling.steps)
+        yield strength, render(painter.flux, sampling, words, report)
 
 
 def repaint(
@@ -121,6 +117,12 @@ def encode(painter: Painter, prompt: str) -> Words:
     with torch.no_grad():
         words, summary, _ = flux.encode_prompt(prompt, None, device=flux._execution_device, max_sequence_length=tokens)
     return words, summary
+
+
+def render(flux: FluxPipeline, sampling: Sampling, words: Words, report: Callable | None = None) -> Image.Image:
+    """The sampling's picture, by the pipeline as it stands."""
+    latents = noise(flux, sampling)
+    return flux(**common(flux, sampling, words), latents=latents, callback_on_step_end=report).images[0]
 
 
 def set_strength(flux: FluxPipeline, strength: float) -> None:

@@ -97,10 +97,14 @@ class Run(Record):
     steps: int
     seconds: float
     peak_memory: int
-    """Bytes: resident memory on a CPU, allocated memory on a GPU."""
+    """Bytes that training took: allocated ones on a GPU; on a CPU, resident ones beyond the program's own."""
     trained_parameters: int
     validation_loss: float | None
     """Flow-matching loss on the held-out pictures with fixed noise, adapter on; none: nothing was held out."""
     base_validation_loss: float | None
     """The same with the adapter off."""
+    best_step: int | None = None
+    """The step with the lowest held-out loss; its checkpoint is kept."""
+    saved: str = "last"
+    """Which state became the adapter: last or best."""
     versions: dict[str, str]

@@ -5,6 +5,7 @@ from safetensors import safe_open
 
 from impressionism.quantize import load_transformer
 from training import adapter
+from training.options import Adapter
 
 INPUTS = {
     "hidden_states": torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0)),
@@ -18,18 +19,21 @@ INPUTS = {
 }
 
 
-def live(tiny_flux, *, quantize="none", targets="all", alpha=None):
+def live(tiny_flux, *, quantize="none", targets="all", alpha=None, ranks=None):
     """The tiny transformer with an adapter whose update is not zero, as after training."""
     transformer = load_transformer(tiny_flux, quantize=quantize, dtype=torch.float32, device="cpu")
-    adapter.add(transformer, rank=4, alpha=alpha, targets=targets, seed=0)
+    adapter.add(transformer, Adapter(rank=4, alpha=alpha, targets=targets, ranks=ranks or {}), seed=0)
     random = torch.Generator().manual_seed(3)
     for name, weight in adapter.trained(transformer).items():
-        if ".lora_B." in name:
+        if name.endswith("lora_B"):
             weight.data = torch.randn(weight.shape, generator=random) * 0.1
     return transformer
 
 
-@pytest.mark.parametrize("targets", adapter.TARGETS)
+PRESETS = ("attention", "all", "every", "style", "compact")
+
+
+@pytest.mark.parametrize("targets", PRESETS)
 @pytest.mark.parametrize("alpha", [None, 8.0])
 def test_a_plain_pipeline_gives_the_live_models_outputs(tiny_flux, tmp_path, targets, alpha):
     transformer = live(tiny_flux, targets=targets, alpha=alpha)
@@ -51,7 +55,10 @@ def test_alpha_is_folded_and_the_metadata_minimal(tiny_flux, tmp_path):
         assert file.get_tensor(keys[0]).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("targets, count", [("attention", 8 + 2 * 3), ("all", 8 + 4 + 2 * 5), ("every", 14 + 2 * 6)])
+@pytest.mark.parametrize(
+    "targets, count",
+    [("attention", 8 + 2 * 3), ("all", 8 + 4 + 2 * 5), ("every", 14 + 2 * 6), ("style", 5), ("compact", 1)],
+)
 def test_targets_name_the_layers_they_say(tiny_flux, targets, count):
     names = adapter.trained(live(tiny_flux, targets=targets))
     assert len(names) == 2 * count
@@ -60,6 +67,19 @@ def test_targets_name_the_layers_they_say(tiny_flux, targets, count):
 
 def test_only_float32_masters_are_trained_on_a_quantized_base(tiny_flux):
     transformer = load_transformer(tiny_flux, quantize="nf4", dtype=torch.bfloat16, device="cpu")
-    adapter.add(transformer, rank=2, targets="attention", seed=0)
+    adapter.add(transformer, Adapter(rank=2, targets="attention"), seed=0)
     assert {weight.dtype for weight in adapter.trained(transformer).values()} == {torch.float32}
     assert all(".lora_" in name for name in adapter.trained(transformer))
+
+
+def test_layers_may_have_other_ranks_or_none_and_the_file_says_so(tiny_flux, tmp_path):
+    ranks = {r"single_transformer_blocks\.1\.": 2, "ff_context": 0}
+    transformer = live(tiny_flux, ranks=ranks, alpha=8.0)
+    found = {name: layer.rank for name, layer in adapter.adapted(transformer).items()}
+    assert found["single_transformer_blocks.1.attn.to_q"] == 2 and found["single_transformer_blocks.0.attn.to_q"] == 4
+    assert not any("ff_context" in name for name in found)
+    adapter.save(transformer, tmp_path, torch.float32)
+    flux = FluxPipeline.from_pretrained(tiny_flux, dtype=torch.float32)
+    flux.load_lora_weights(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(flux.transformer(**INPUTS)[0], transformer(**INPUTS)[0], atol=1e-4, rtol=1e-4)

@@ -5,57 +5,101 @@ the few fields that every version of PEFT knows.
 """
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from diffusers import FluxTransformer2DModel
-from diffusers.training_utils import cast_training_params
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
+from torch import nn
 
 from impressionism.names import WEIGHTS_FILE
+from training import flow
+from training.lora import Adapted, Frozen
+from training.options import Adapter, TrainingError
 
 # Patterns of whole names: a bare "proj_out" would also take the model's last layer.
 BLOCKS = r"(single_)?transformer_blocks\.\d+\."
 ATTENTION = r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
 FEED_FORWARD = r"ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out"
 MODULATION = r"norm1\.linear|norm1_context\.linear|norm\.linear"
-TARGETS = {
-    "attention": f"{BLOCKS}({ATTENTION})",
-    "all": f"{BLOCKS}({ATTENTION}|{FEED_FORWARD})",
-    "every": f"{BLOCKS}({ATTENTION}|{FEED_FORWARD}|{MODULATION})",
-}
+STYLE_FROM = 10 / 38  # of the single blocks: those before hold content (SplitFlux, arXiv 2511.15258)
 
 
-def add(transformer: FluxTransformer2DModel, *, rank: int, targets: str, seed: int, alpha: float | None = None) -> None:
-    """Freeze the transformer and put a trainable LoRA on it, whose update is zero; float32 on any base."""
+def pattern(targets: str, single_blocks: int) -> str:
+    """The whole names of the layers that a preset stands for, in a transformer of so many single blocks."""
+    late = [str(index) for index in range(round(STYLE_FROM * single_blocks), single_blocks)]
+    return {
+        "attention": f"{BLOCKS}({ATTENTION})",
+        "all": f"{BLOCKS}({ATTENTION}|{FEED_FORWARD})",
+        "every": f"{BLOCKS}({ATTENTION}|{FEED_FORWARD}|{MODULATION})",
+        "style": rf"single_transformer_blocks\.({'|'.join(late)})\.({ATTENTION}|{FEED_FORWARD})",
+        "compact": rf"single_transformer_blocks\.({'|'.join(late[::2])})\.attn\.to_v",
+    }[targets]
+
+
+def rank_of(name: str, wanted: Adapter, single_blocks: int) -> int:
+    """The rank of a layer's update; 0: it has none."""
+    if not re.fullmatch(pattern(wanted.targets, single_blocks), name):
+        return 0
+    return next((rank for part, rank in wanted.ranks.items() if re.search(part, name)), wanted.rank)
+
+
+def linears(transformer: FluxTransformer2DModel) -> Iterator[tuple[str, nn.Module]]:
+    """The blocks' linear layers, in the order in which a picture meets them; quantized ones count too."""
+    for name, module in list(transformer.named_modules()):
+        if re.match(BLOCKS, name) and hasattr(module, "in_features") and not isinstance(module, Frozen):
+            yield name.removesuffix(".base"), module
+
+
+def add(transformer: FluxTransformer2DModel, wanted: Adapter, *, seed: int) -> None:
+    """Freeze the transformer and give it a trainable LoRA whose update is zero; one that it had before goes."""
     transformer.requires_grad_(False)
-    config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=TARGETS[targets])  # type: ignore[arg-type]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        transformer.add_adapter(config)
-    cast_training_params(transformer, torch.float32)  # in bfloat16 most steps would round to nothing
+    singles = len(transformer.single_transformer_blocks)
+    ranks = {name: rank_of(name, wanted, singles) for name, _ in linears(transformer)}
+    if not any(ranks.values()):
+        raise TrainingError("adapter.targets and adapter.ranks leave no layer to train; set other ranks.")
+    for name, base in linears(transformer):
+        rank = ranks[name]
+        scale = (wanted.alpha or wanted.rank) / wanted.rank
+        layer = Adapted(base, rank, scale, flow.generator(seed, "lora", name)) if rank else Frozen(base)
+        transformer.set_submodule(name, layer)
 
 
-def trained(transformer: FluxTransformer2DModel) -> dict[str, torch.nn.Parameter]:
+def adapted(transformer: FluxTransformer2DModel) -> dict[str, Adapted]:
+    return {name: module for name, module in transformer.named_modules() if isinstance(module, Adapted)}
+
+
+def trained(transformer: FluxTransformer2DModel) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
+
+
+def switch(transformer: FluxTransformer2DModel, on: bool) -> None:
+    """The update on, or off to see the base."""
+    for layer in adapted(transformer).values():
+        layer.on = on
 
 
 def save(transformer: FluxTransformer2DModel, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
     """Write the adapter as diffusers names it, with alpha equal to rank."""
-    config = transformer.peft_config["default"]
-    scale = config.lora_alpha / config.r
-    weights = {
-        f"transformer.{name}": (tensor.detach().float() * (scale if ".lora_B." in name else 1))
-        .to("cpu", dtype)
-        .contiguous()
-        for name, tensor in get_peft_model_state_dict(transformer, adapter_name="default").items()
-    }
-    facts = {"r": config.r, "lora_alpha": config.r, "target_modules": config.target_modules}
-    metadata = {f"transformer.{key}": value for key, value in facts.items()}
+    layers = adapted(transformer)
+    weights = {}
+    for name, layer in layers.items():
+        a, b = layer.lora_A.detach(), layer.lora_B.detach() * layer.scale
+        weights[f"transformer.{name}.lora_A.weight"] = a.to("cpu", dtype).contiguous()
+        weights[f"transformer.{name}.lora_B.weight"] = b.to("cpu", dtype).contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{WEIGHTS_FILE}.partial"
-    save_file(weights, partial, metadata={"format": "pt", "lora_adapter_metadata": json.dumps(metadata)})
+    save_file(weights, partial, metadata={"format": "pt", "lora_adapter_metadata": json.dumps(_metadata(layers))})
     partial.replace(folder / WEIGHTS_FILE)
     return folder / WEIGHTS_FILE
+
+
+def _metadata(layers: dict[str, Adapted]) -> dict:
+    ranks = {name: layer.rank for name, layer in layers.items()}
+    usual = max(set(ranks.values()), key=list(ranks.values()).count)
+    facts: dict = {"r": usual, "lora_alpha": usual, "target_modules": list(ranks)}
+    if others := {name: rank for name, rank in ranks.items() if rank != usual}:
+        facts |= {"rank_pattern": others, "alpha_pattern": others}
+    return {f"transformer.{key}": value for key, value in facts.items()}

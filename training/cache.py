@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from diffusers import AutoencoderKL, FluxPipeline
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
@@ -76,23 +77,32 @@ def cache(recipe: Recipe) -> None:
 
 
 def fill(recipe: Recipe) -> tuple[Cache, list[Example]]:
-    """Encode what is missing; the cache, and the examples that are in it."""
+    """Encode what is missing, each process its share; the cache, and the examples that are in it."""
+    state = processes(recipe.model)
     examples = intake.read(recipe.data)
     folder = locate(recipe.model)
     cache = Cache(recipe.run.cache / fingerprint(recipe.model, folder))
-    captions = sorted({"", *(example.caption for example in examples)})  # "" is for caption dropout
-    latents = [example for example in examples if not cache.latents_file(example).exists()]
-    texts = [caption for caption in captions if not cache.text_file(caption).exists()]
+    said = {text for example in examples for text in (example.caption, example.content) if text}
+    captions = sorted({"", *said, *recipe.preview.prompts})
+    mine = slice(state.process_index, None, state.num_processes)
+    latents = [example for example in examples[mine] if not cache.latents_file(example).exists()]
+    texts = [caption for caption in captions[mine] if not cache.text_file(caption).exists()]
     if latents:
         _encode_pictures(cache, latents, folder, recipe.model)
     if texts:
         _encode_captions(cache, texts, folder, recipe.model)
+    state.wait_for_everyone()
     usable = [example for example in examples if cache.latents_file(example).exists()]
     if not usable:
         raise TrainingError(f"No picture of {recipe.data.source} could be decoded; see the lines above.")
     there = "encoded now" if latents or texts else "all there already"
     say(f"{cache.folder}: {len(usable)} pictures and {len(captions)} captions, {there}.")
     return cache, usable
+
+
+def processes(model: Model) -> PartialState:
+    """This process among those that `accelerate launch` started; one by itself otherwise."""
+    return PartialState(cpu=place(model)[0].type == "cpu")
 
 
 def locate(model: Model) -> Path:

@@ -4,34 +4,51 @@ What else a run consists of (order, noise, learning rate) follows from the recip
 """
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from training.examples import say
+from training.options import TrainingError
+
+Weights = dict[str, torch.Tensor]
 
 
 def save(
-    folder: Path, weights: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer,
+    folder: Path, weights: Weights, averages: Weights, optimizer: torch.optim.Optimizer,
     position: dict[str, Any], *, keep: int,
 ) -> Path:  # fmt: skip
-    """Write the checkpoint of position["step"] beside the others and remove all but the last `keep`."""
-    final = folder / f"step-{position['step']:06d}"
+    """Write the checkpoint of position["step"]; of the others the last `keep` stay, and the best."""
+    final = at(folder, position["step"])
     partial = folder / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(
-        {name: weight.detach().cpu().contiguous() for name, weight in weights.items()},
-        partial / "adapter.safetensors",
-    )
-    torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-    (partial / "position.json").write_text(json.dumps(position))
-    shutil.rmtree(final, ignore_errors=True)
-    partial.replace(final)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(_plain(weights), partial / "adapter.safetensors")
+        if averages:
+            save_file(_plain(averages), partial / "average.safetensors")
+        torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+        (partial / "position.json").write_text(json.dumps(position))
+        _to_disk(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.replace(final)
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        shutil.rmtree(partial, ignore_errors=True)
+        kept = latest(folder)
+        raise TrainingError(
+            f"{final} could not be written ({error}); {f'{kept} is whole' if kept else 'no other was written yet'}: "
+            "make room on the disk and start the same command again."
+        ) from error
+    best = (position.get("best") or {}).get("step")
     for old in _all(folder)[:-keep]:
-        shutil.rmtree(old)
+        if _step(old) != best:
+            shutil.rmtree(old)
     return final
 
 
@@ -40,16 +57,50 @@ def latest(folder: Path) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
-def restore(
-    checkpoint: Path, weights: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Put the checkpoint's numbers into `weights` and `optimizer`; its position."""
-    saved = load_file(checkpoint / "adapter.safetensors")
-    with torch.no_grad():
-        for name, weight in weights.items():
-            weight.copy_(saved[name])
-    optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", weights_only=True))
-    return json.loads((checkpoint / "position.json").read_text())
+def restore(folder: Path, weights: Weights, averages: Weights, optimizer: torch.optim.Optimizer) -> dict | None:
+    """Put the latest whole checkpoint's numbers into place; its position, or none where there is none."""
+    for checkpoint in reversed(_all(folder)):
+        try:
+            saved = load_file(checkpoint / "adapter.safetensors")
+            averaged = load_file(checkpoint / "average.safetensors") if averages else {}
+            state = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+            position = json.loads((checkpoint / "position.json").read_text())
+        except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
+            say(f"{checkpoint} is torn ({' '.join(str(error).split())[:80]}); the one before it is taken.")
+            continue
+        copy(saved, weights)
+        copy(averaged, averages)
+        optimizer.load_state_dict(state)
+        return position
+    return None
+
+
+@torch.no_grad()
+def copy(source: Weights, target: Weights) -> None:
+    for name, tensor in target.items():
+        tensor.copy_(source[name])
+
+
+def judged(checkpoint: Path) -> Weights:
+    """The weights that validation saw: the average where there is one."""
+    average = checkpoint / "average.safetensors"
+    return load_file(average if average.exists() else checkpoint / "adapter.safetensors")
+
+
+def at(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
+
+
+def _plain(weights: Weights) -> Weights:
+    return {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+
+
+def _to_disk(folder: Path) -> None:
+    """Or a power cut could leave a whole name with torn contents."""
+    for path in folder.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
 
 
 def _all(folder: Path) -> list[Path]:

@@ -1,334 +1,230 @@
 """The training loop: a frozen, quantized FLUX with a LoRA on top learns the flow towards the cached pictures.
 
     python -m training fit training/recipes/miniature.yaml [section.key=value …]
+    accelerate launch --num_processes 2 -m training fit RECIPE.yaml
 
 A run resumes from its latest checkpoint by itself and then makes the same numbers as one that was never
 stopped: order, noise and rate are functions of the seed, the sample and the step.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import math
 import signal
-import statistics
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+import filelock
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from impressionism.hub import commit_of, label
-from impressionism.quantize import load_transformer
 from impressionism.records import Run
-from training import adapter, cache, checkpoint, flow
+from training import adapter, cache, checkpoint, export, preview, validation
 from training import recipe as recipes
-from training.cache import Cache
-from training.examples import Example, Order, Size, say, split
+from training.base import Base, dress, losses, prepare
+from training.batches import Part, Schedule
+from training.examples import say
+from training.log import Log, Meter
+from training.modulation import AHEAD, Rows
 from training.options import Optimizer, Recipe, TrainingError
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "bitsandbytes", "safetensors")
-VALIDATION_SIGMAS = flow.fixed_sigmas(4)
+FREE = ("curate", "caption", "tune")  # sections that change no number of a run
+
+Weights = dict[str, torch.nn.Parameter]
 
 
-@dataclass(frozen=True)
-class Latents:
-    """How this base's VAE latents become the transformer's."""
-
-    shift: float
-    scale: float
-    scheduler: dict
-
-    @classmethod
-    def of(cls, folder: Path) -> "Latents":
-        vae = json.loads((folder / "vae" / "config.json").read_text())
-        scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-        return cls(vae.get("shift_factor") or 0.0, vae["scaling_factor"], scheduler)
-
-    def sigma_shift(self, tokens: int, wanted: float | Literal["resolution"]) -> float:
-        """The shift wanted; "resolution": the scheduler's own for a picture of so many tokens."""
-        if wanted != "resolution":
-            return wanted
-        if not self.scheduler.get("use_dynamic_shifting"):
-            return self.scheduler.get("shift", 1.0)
-        keys = {"base_tokens": "base_image_seq_len", "max_tokens": "max_image_seq_len",
-                "base_shift": "base_shift", "max_shift": "max_shift"}  # fmt: skip
-        known = {ours: self.scheduler[theirs] for ours, theirs in keys.items() if theirs in self.scheduler}
-        return flow.resolution_shift(tokens, **known)
-
-
-@dataclass(frozen=True)
-class Batch:
-    x: torch.Tensor  # (batch, tokens, channels), float32
-    noise: torch.Tensor  # (batch, tokens, channels), float32
-    text: torch.Tensor  # (batch, text tokens, channels)
-    pooled: torch.Tensor  # (batch, channels)
-    image_ids: torch.Tensor  # (tokens, 3)
-
-
-class Loader:
-    """Cached entries → a batch on the device; what is drawn depends on (seed, sample, visit) alone."""
-
-    def __init__(self, kept: Cache, latents: Latents, device: torch.device, *, seed: int, caption_dropout: float):
-        self.kept, self.latents, self.device = kept, latents, device
-        self.seed, self.caption_dropout = seed, caption_dropout
-
-    def visit(self, examples: list[Example], first: int) -> Batch:
-        """A training batch; `first` counts the pictures seen before it."""
-        drawn = [self._draw(example, first + slot) for slot, example in enumerate(examples)]
-        return self._collate(*zip(*drawn, strict=True))
-
-    def validation(self, examples: list[Example], *, batch: int) -> list[Batch]:
-        """Batches of one size each, for `validate`."""
-        groups: dict[Size, list[Example]] = {}
-        for example in examples:
-            groups.setdefault(example.size, []).append(example)
-        return [
-            self._fixed(group[start : start + batch])
-            for group in groups.values()
-            for start in range(0, len(group), batch)
-        ]
-
-    def _fixed(self, examples: list[Example]) -> Batch:
-        """No dropout, the mean latents, always the same noise."""
-        x = [self.kept.moments(example)[0] for example in examples]
-        noise = [
-            torch.randn(mean.shape, generator=flow.generator("validation", example.id))
-            for mean, example in zip(x, examples, strict=True)
-        ]
-        return self._collate(x, noise, [example.caption for example in examples])
-
-    def _draw(self, example: Example, visit: int) -> tuple[torch.Tensor, torch.Tensor, str]:
-        generator = flow.generator(self.seed, example.id, visit)
-        mean, logvar = self.kept.moments(example)
-        x = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=generator)
-        noise = torch.randn(mean.shape, generator=generator)
-        dropped = torch.rand((), generator=generator) < self.caption_dropout
-        return x, noise, "" if dropped else example.caption
-
-    def _collate(self, x, noise, captions) -> Batch:
-        x = (torch.stack(list(x)) - self.latents.shift) * self.latents.scale
-        count, channels, height, width = x.shape
-        text, pooled = zip(*map(self.kept.text, captions), strict=True)
-        ids = FluxPipeline._prepare_latent_image_ids(count, height // 2, width // 2, self.device, torch.float32)
-
-        def pack(latents: torch.Tensor) -> torch.Tensor:
-            return FluxPipeline._pack_latents(latents, count, channels, height, width).to(self.device)
-
-        return Batch(
-            x=pack(x),
-            noise=pack(torch.stack(list(noise))),
-            text=torch.stack(text).to(self.device),
-            pooled=torch.stack(pooled).to(self.device),
-            image_ids=ids,
-        )
-
-
-def losses(transformer: FluxTransformer2DModel, batch: Batch, sigma: torch.Tensor, guidance: float) -> torch.Tensor:
-    """(batch,) how far the predicted velocity is from the true one at noise level sigma (batch,)."""
-    sigma = sigma.to(batch.x.device)
-    dtype = batch.text.dtype
-    with torch.autocast(batch.x.device.type, dtype, enabled=dtype != torch.float32):
-        prediction = transformer(
-            hidden_states=flow.mix(batch.x, batch.noise, sigma).to(dtype),
-            encoder_hidden_states=batch.text,
-            pooled_projections=batch.pooled,
-            timestep=sigma,  # FluxPipeline feeds timestep / 1000, which is sigma
-            guidance=torch.full_like(sigma, guidance) if transformer.config.guidance_embeds else None,  # type: ignore[attr-defined]
-            img_ids=batch.image_ids,
-            txt_ids=batch.image_ids.new_zeros(batch.text.shape[1], 3),
-            return_dict=False,
-        )[0]
-    return flow.loss(prediction, flow.target(batch.x, batch.noise))
-
-
-@torch.no_grad()
-def validate(transformer: FluxTransformer2DModel, batches: list[Batch], guidance: float) -> list[float]:
-    """Mean loss at each of VALIDATION_SIGMAS."""
-    by_sigma = []
-    for sigma in VALIDATION_SIGMAS:
-        values = [losses(transformer, batch, torch.full((len(batch.x),), sigma), guidance) for batch in batches]
-        by_sigma.append(float(torch.cat(values).mean()))
-    return by_sigma
-
-
-def train_step(
-    transformer: FluxTransformer2DModel, loader: Loader, order: Order, recipe: Recipe, step: int
-) -> torch.Tensor:
-    """Leave the gradient of step `step` in the adapter; its mean loss."""
-    options, seed = recipe.optimizer, recipe.run.seed
-    count = options.batch * options.accumulate
-    sigmas = flow.sample_sigmas(
-        count, flow.generator(seed, "sigmas", step),
-        distribution=recipe.flow.sigmas, mean=recipe.flow.mean, std=recipe.flow.std,
-    )  # fmt: skip
-    total = torch.zeros((), device=loader.device)
-    for part, sigma in enumerate(sigmas.split(options.batch)):
-        index = step * options.accumulate + part
-        batch = loader.visit(order[index], first=index * options.batch)
-        sigma = flow.shift_sigmas(sigma, loader.latents.sigma_shift(batch.x.shape[1], recipe.flow.shift))
-        loss = losses(transformer, batch, sigma, recipe.flow.guidance).mean() / options.accumulate
-        loss.backward()
-        total += loss.detach()
-    return total
-
-
-def fit(recipe: Recipe, *, until: int | None = None) -> Run | None:
-    """Train, or go on training; none if the run was told to leave: by SIGTERM, Ctrl-C, or at step `until`."""
-    run, options = recipe.run, recipe.optimizer
+def fit(recipe: Recipe, *, until: int | None = None) -> Run | bool:
+    """Train, or go on training; false if the run was told to leave: by SIGTERM, Ctrl-C, or at step `until`."""
     if done := _finished(recipe):
         return done
+    with _alone(recipe):
+        base = prepare(recipe)
+        return train(base, recipe, until=until)
 
-    # Data: what follows reads the cache; the encoders have left memory.
-    kept, examples = cache.fill(recipe)
-    trained_on, held_out = split(examples, recipe.data.held_out)
-    base = cache.locate(recipe.model)
-    device, dtype = cache.place(recipe.model)
-    loader = Loader(kept, Latents.of(base), device, seed=run.seed, caption_dropout=recipe.data.caption_dropout)
-    order = Order(trained_on, batch=options.batch, seed=run.seed)
-    validation = loader.validation(held_out[: run.validation_pictures], batch=options.batch)
+
+def train(base: Base, recipe: Recipe, *, until: int | None = None) -> Run | bool:
+    """The run itself, on a base that is in memory."""
+    run, options, first = recipe.run, recipe.optimizer, base.rank == 0
 
     # Model: the base is frozen, the adapter on it is trained.
-    transformer = load_transformer(base, quantize=recipe.model.quantize, dtype=dtype, device=device)
-    wanted = recipe.adapter
-    adapter.add(transformer, rank=wanted.rank, alpha=wanted.alpha, targets=wanted.targets, seed=run.seed)
-    if recipe.model.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
-    weights = adapter.trained(transformer)
-    optimizer = _optimizer(options, list(weights.values()))
+    meter = Meter(base.device)
+    weights = dress(base, recipe)
+    averages = {name: weight.detach().clone() for name, weight in weights.items()} if options.ema else {}
+    optimizer = make_optimizer(options, list(weights.values()))
+    held_out = validation.parts_for(base, recipe)
+    if first:
+        _claim(recipe)
 
-    # Position: the start, or the latest checkpoint.
-    _claim(recipe)
+    # Position: the start, or the latest whole checkpoint.
     checkpoints = run.folder / "checkpoints"
-    position = {"step": 0, "seconds": 0.0}
-    if (last := checkpoint.latest(checkpoints)) is not None:
-        position = checkpoint.restore(last, weights, optimizer)
+    position: dict = {"step": 0, "seconds": 0.0, "best": None}
+    if found := checkpoint.restore(checkpoints, weights, averages, optimizer):
+        position = found
         say(f"{run.folder}: going on from step {position['step']} of {options.steps}.")
-    if validation and "base_validation" not in position:  # the base never changes, so once is enough
-        position["base_validation"] = _validate_base(transformer, validation, recipe.flow.guidance)
+    if held_out and "base" not in position:  # the base never changes, so once is enough
+        adapter.switch(base.transformer, False)
+        position["base"] = dataclasses.asdict(validation.score(base, held_out, recipe))
+        adapter.switch(base.transformer, True)
+    preview.paint(base, recipe, position["step"])
 
     # Loop.
     begun = time.monotonic() - position["seconds"]
-    bar = tqdm(
-        range(position["step"], options.steps),
-        desc=str(run.folder),
-        initial=position["step"],
-        total=options.steps,
-    )
-    with Log(run.folder, position["step"]) as log, _signals() as received:
-        shown: list[torch.Tensor] = []
-        for step in bar:
+    bar = tqdm(range(position["step"], options.steps), desc=str(run.folder), initial=position["step"],
+               total=options.steps, disable=not first)  # fmt: skip
+    parts = upcoming(base, recipe, position["step"])
+    with _log(run.folder, position["step"], first) as log, _signals() as received:
+        shown: list[float] = []
+        for step, these in zip(bar, parts, strict=False):
             rate = options.rate * rate_factor(step, options.steps, options.warmup, options.schedule)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            shown.append(train_step(transformer, loader, order, recipe, step))
-            torch.nn.utils.clip_grad_norm_(weights.values(), options.clip)
+            shown.append(step_gradient(base, recipe, these, weights))
+            norm = float(torch.nn.utils.clip_grad_norm_(weights.values(), options.clip))
+            if not math.isfinite(norm):  # before the update, so that the weights are still good
+                _stop(checkpoints, weights, averages, optimizer, position, these, step, recipe)
             optimizer.step()
             optimizer.zero_grad()
+            average(averages, weights, options.ema, step)
 
             step += 1
-            last_step, leaving = step == options.steps, bool(received) or step == until
+            last_step, leaving = step == options.steps, base.any(bool(received) or step == until)
             position |= {"step": step, "seconds": time.monotonic() - begun}
             if last_step or step % run.log_every == 0:
-                loss = _finite(torch.stack(shown).mean().item(), step, checkpoints)
-                log.write(step, loss=loss, lr=rate, seconds=round(position["seconds"], 2), memory=memory(device))
-                bar.set_postfix(loss=f"{loss:.4f}")
+                log.write(step, loss=sum(shown) / len(shown), lr=rate, norm=norm,
+                          seconds=round(position["seconds"], 2), memory=meter.peak())  # fmt: skip
+                bar.set_postfix(loss=f"{sum(shown) / len(shown):.4f}")
                 shown.clear()
-            if validation and (last_step or step % run.validate_every == 0):
-                position["validation"] = validate(transformer, validation, recipe.flow.guidance)
-                log.validation(step, position["validation"], position["base_validation"])
-            if last_step or leaving or step % run.checkpoint_every == 0:
-                _finite(sum(loss.item() for loss in shown), step, checkpoints)
-                checkpoint.save(checkpoints, weights, optimizer, position, keep=run.keep)
+            with judged(weights, averages):
+                if held_out and (last_step or step % run.validate_every == 0):
+                    position |= _validate(base, held_out, recipe, position, log)
+                if recipe.preview.prompts and (last_step or step % recipe.preview.every == 0):
+                    preview.paint(base, recipe, step, log)
+            if first and (last_step or leaving or step % run.checkpoint_every == 0 or _is_best(position)):
+                checkpoint.save(checkpoints, weights, averages, optimizer, position, keep=run.keep)
             if leaving and not last_step:
                 say(f"{run.folder}: saved step {step} and left; the same command goes on from there.")
-                return None
+                return False
 
-    # Result: run.json comes last, so its presence means done.
-    adapter.save(transformer, run.folder / "adapter", getattr(torch, wanted.dtype))
-    return _record(recipe, base, examples, position, sum(weight.numel() for weight in weights.values()), device)
+    return _finish(base, recipe, weights, averages, position, meter)
+
+
+def upcoming(base: Base, recipe: Recipe, step: int) -> Iterator[list[tuple[Part, Rows | None]]]:
+    """The parts of step after step, with their modulation."""
+    schedule = Schedule(recipe, base.trained_on, base.latents, rank=base.rank, world=base.world)
+    accumulate = recipe.optimizer.accumulate
+    some = max(1, AHEAD // accumulate)
+    for start in range(step, recipe.optimizer.steps, some):
+        steps = [schedule[index] for index in range(start, min(start + some, recipe.optimizer.steps))]
+        parts = base.with_modulation([part for parts in steps for part in parts], recipe.flow.guidance)
+        for _ in steps:
+            yield [next(parts) for _ in range(accumulate)]
+
+
+def step_gradient(base: Base, recipe: Recipe, parts: list[tuple[Part, Rows | None]], weights: Weights) -> float:
+    """Leave the gradient of a step in the adapter; its mean loss, over all processes."""
+    total = torch.zeros(())
+    for part, rows in parts:
+        batch = base.loader.train(part)
+        loss = losses(base, batch, rows, recipe.flow.guidance, recipe.flow.weighting).mean() / len(parts)
+        loss.backward()
+        total += loss.detach().cpu()
+    if base.world > 1:
+        for weight in weights.values():
+            weight.grad = base.sum(weight.grad).to(weight.device) / base.world
+    return float(base.sum(total)) / base.world
+
+
+@torch.no_grad()
+def average(averages: dict[str, torch.Tensor], weights: Weights, decay: float, step: int) -> None:
+    """An exponential mean that forgets the start: its window grows with what there is to average."""
+    for name, mean in averages.items():
+        mean.lerp_(weights[name], 1 - min(decay, (step + 1) / (step + 10)))
+
+
+@contextlib.contextmanager
+def judged(weights: Weights, averages: dict[str, torch.Tensor]) -> Iterator[None]:
+    """The averages, where they are kept, stand in for the weights."""
+    own = {name: weights[name].detach().clone() for name in averages}
+    checkpoint.copy(averages, {name: weights[name] for name in averages})
+    try:
+        yield
+    finally:
+        checkpoint.copy(own, {name: weights[name] for name in own})
 
 
 def rate_factor(step: int, steps: int, warmup: int, schedule: str) -> float:
-    """Learning-rate factor of a step: a linear warm-up, then constant or half a cosine to zero."""
+    """Learning-rate factor of a step: a linear warm-up, then constant, or a fall to zero."""
     if step < warmup:
         return (step + 1) / warmup
-    if schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+    done = (step - warmup) / (steps - warmup)
+    return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[schedule]
 
 
-def memory(device: torch.device) -> int:
-    """Peak bytes: resident on a CPU, allocated on a GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-class Log:
-    """log.jsonl, one line per logged step, and TensorBoard beside it; lines past `step` are dropped."""
-
-    def __init__(self, folder: Path, step: int):
-        self.path = folder / "log.jsonl"
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        self.path.write_text(
-            "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
-        )
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
-
-    def __enter__(self) -> "Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.board.close()
-
-    def write(self, step: int, **figures: float | list[float]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **figures}) + "\n")
-        for name, value in figures.items():
-            if not isinstance(value, list):
-                self.board.add_scalar(name, value, step)
-
-    def validation(self, step: int, adapted: list[float], base: list[float]) -> None:
-        loss, base_loss = statistics.fmean(adapted), statistics.fmean(base)
-        self.write(step, validation=loss, base_validation=base_loss, validation_by_sigma=adapted,
-                   base_validation_by_sigma=base)  # fmt: skip
-        say(f"step {step}: held-out loss {loss:.4f}, the base's {base_loss:.4f} ({loss / base_loss - 1:+.1%})")
-
-
-def _optimizer(options: Optimizer, weights: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(options: Optimizer, weights: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    settings = {"lr": options.rate, "weight_decay": options.weight_decay}
     if options.name == "adamw8bit":
         import bitsandbytes
 
-        return bitsandbytes.optim.AdamW8bit(weights, lr=options.rate, weight_decay=options.weight_decay)
-    return torch.optim.AdamW(weights, lr=options.rate, weight_decay=options.weight_decay)
+        return bitsandbytes.optim.AdamW8bit(weights, **settings)
+    if options.name == "prodigy":
+        import prodigyopt
+
+        return prodigyopt.Prodigy(weights, **settings, use_bias_correction=True, safeguard_warmup=True)
+    return torch.optim.AdamW(weights, **settings)
 
 
-def _validate_base(transformer: FluxTransformer2DModel, batches: list[Batch], guidance: float) -> list[float]:
-    transformer.disable_adapters()
-    try:
-        return validate(transformer, batches, guidance)
-    finally:
-        transformer.enable_adapters()
+# ---- What happens on the way
 
 
-def _finite(loss: float, step: int, checkpoints: Path) -> float:
-    if math.isfinite(loss):
-        return loss
-    last = checkpoint.latest(checkpoints)
+def _validate(base: Base, parts: list[Part], recipe: Recipe, position: dict, log: Log | None) -> dict:
+    """What changes of the position; the best so far is the one with the lowest held-out loss."""
+    now, before = validation.score(base, parts, recipe), validation.Score(**position["base"])
+    step, best = position["step"], position["best"]
+    log.write(step, **validation.as_figures(now, before))
+    if base.rank == 0:
+        change = now.mean / before.mean - 1
+        say(f"step {step}: held-out loss {now.mean:.4f}, the base's {before.mean:.4f} ({change:+.1%})")
+    better = best is None or now.mean < best["loss"]
+    return {"validation": dataclasses.asdict(now), "best": {"step": step, "loss": now.mean} if better else best}
+
+
+def _is_best(position: dict) -> bool:
+    return position["best"] is not None and position["best"]["step"] == position["step"]
+
+
+def _stop(checkpoints, weights, averages, optimizer, position, parts, step, recipe) -> None:
+    """The weights are those of the step before: keep them, and say what was being looked at."""
+    names = ", ".join(example.name for part, _ in parts for example in part.examples)
+    checkpoint.save(checkpoints, weights, averages, optimizer, position, keep=recipe.run.keep)
     raise TrainingError(
-        f"The loss is {loss} by step {step}; the last good state is {last or 'the start'}: "
-        "lower optimizer.rate and remove the run's folder to begin again."
+        f"The gradient of step {step + 1} is not finite (pictures: {names}); {checkpoint.at(checkpoints, step)} is the "
+        "last good state: take the picture out, or lower optimizer.rate and remove the run's folder to begin again."
     )
+
+
+def _finish(base: Base, recipe: Recipe, weights: Weights, averages, position: dict, meter: Meter) -> Run | bool:
+    """The adapter's files, read back and compared; run.json comes last, so its presence means done."""
+    best = position["best"]
+    if recipe.run.save == "best" and best:
+        checkpoint.copy(checkpoint.judged(checkpoint.at(recipe.run.folder / "checkpoints", best["step"])), weights)
+    elif averages:
+        checkpoint.copy(averages, weights)
+    if base.rank:
+        return True
+    folder = recipe.run.folder / "adapter"
+    file = adapter.save(base.transformer, folder, getattr(torch, recipe.adapter.dtype))
+    live = {
+        name: (layer.lora_A, layer.lora_B, layer.scale) for name, layer in adapter.adapted(base.transformer).items()
+    }
+    for written in (file, export.write_comfy(file)):
+        export.check_parity(live, written)
+    return _record(base, recipe, position, sum(weight.numel() for weight in weights.values()), meter.peak())
 
 
 @contextlib.contextmanager
@@ -349,9 +245,43 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+# ---- The run's folder
+
+
+@contextlib.contextmanager
+def _alone(recipe: Recipe) -> Iterator[None]:
+    """One run at a time in a folder; the system lets go of the lock when a process ends, however it ends."""
+    folder = recipe.run.folder
+    if cache.processes(recipe.model).process_index:
+        yield  # the first process holds it for all
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise TrainingError(f"Another process trains in {folder}; wait for it, or set run.folder.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _log(folder: Path, step: int, first: bool):
+    """The first process writes for all."""
+    if first:
+        return Log(folder, step)
+    return contextlib.nullcontext(_Silent())
+
+
+class _Silent:
+    def write(self, step: int, **figures) -> None: ...
+
+    def picture(self, step: int, name: str, pixels) -> None: ...
+
+
 def _claim(recipe: Recipe) -> None:
     """Write the resolved recipe into the run's folder."""
-    recipe.run.folder.mkdir(parents=True, exist_ok=True)
     partial = recipe.run.folder / ".recipe.yaml.partial"
     partial.write_text(recipe.to_yaml(), encoding="utf-8")
     partial.replace(recipe.run.folder / "recipe.yaml")
@@ -361,7 +291,7 @@ def _finished(recipe: Recipe) -> Run | None:
     """The record of a finished run of this recipe; a run of another recipe in the folder is refused."""
     folder = recipe.run.folder
     if (folder / "recipe.yaml").exists():
-        different = recipes.differences(recipes.read(folder / "recipe.yaml"), recipe)
+        different = recipes.differences(recipes.read(folder / "recipe.yaml"), recipe, besides=FREE)
         if different:
             raise TrainingError(
                 f"{folder} holds a run of another recipe: {'; '.join(different)}; set run.folder, or remove it."
@@ -373,31 +303,22 @@ def _finished(recipe: Recipe) -> Run | None:
     return run
 
 
-def _mean(losses: list[float] | None) -> float | None:
-    return statistics.fmean(losses) if losses else None
-
-
-def _record(
-    recipe: Recipe,
-    base: Path,
-    examples: list[Example],
-    position: dict,
-    parameters: int,
-    device: torch.device,
-) -> Run:
-    content = hashlib.sha256(json.dumps([(example.id, example.caption) for example in examples]).encode()).hexdigest()
+def _record(base: Base, recipe: Recipe, position: dict, parameters: int, peak: int) -> Run:
+    content = hashlib.sha256(json.dumps([(e.id, e.caption) for e in base.examples]).encode()).hexdigest()
     run = Run(
         name=recipe.run.folder.name,
         base=label(recipe.model.base),
-        base_revision=commit_of(base) or cache.digest(base, "transformer")[:16],
+        base_revision=commit_of(base.folder) or cache.digest(base.folder, "transformer")[:16],
         dataset=label(recipe.data.source),
         dataset_revision=recipe.data.revision or f"content {content[:16]}",
         steps=position["step"],
         seconds=round(position["seconds"], 1),
-        peak_memory=memory(device),
+        peak_memory=peak,
         trained_parameters=parameters,
-        validation_loss=_mean(position.get("validation")),
-        base_validation_loss=_mean(position.get("base_validation")),
+        validation_loss=(position.get("validation") or {}).get("mean"),
+        base_validation_loss=(position.get("base") or {}).get("mean"),
+        best_step=(position["best"] or {}).get("step"),
+        saved=recipe.run.save if position["best"] else "last",
         versions={library: importlib.metadata.version(library) for library in LIBRARIES},
     )
     partial = recipe.run.folder / ".run.json.partial"

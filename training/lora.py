@@ -8,6 +8,7 @@ passes, whatever its format. PEFT itself takes the saved file: see adapter.py.
 """
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -27,6 +28,11 @@ class Frozen(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return _Linear.apply(x, None, None, self.base, 1.0)
+
+    def offload(self) -> None:
+        """Let the weight wait in main memory; each use takes a copy of it, still packed, to where x is."""
+        weight = self.base.weight
+        weight.data = weight.data.cpu().pin_memory() if weight.is_cuda else weight.data
 
 
 class Adapted(Frozen):
@@ -50,13 +56,20 @@ class Adapted(Frozen):
         return _Linear.apply(x, self.lora_A, self.lora_B, self.base, self.scale)
 
 
+def _expanded(base: Any, like: torch.Tensor) -> torch.Tensor:
+    weight = base.weight
+    if weight.device != like.device:
+        base = SimpleNamespace(weight=weight.to(like.device, non_blocking=True))
+    return weight_of(base, like.dtype)
+
+
 class _Linear(torch.autograd.Function):
     """Gradients for x, A and B; none for the base. Computes in x's precision, as autocast would."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, a: torch.Tensor | None, b: torch.Tensor | None, base: Any, scale: float):
         bias = None if base.bias is None else base.bias.to(x.dtype)
-        y = F.linear(x, weight_of(base, x.dtype), bias)
+        y = F.linear(x, _expanded(base, x), bias)
         ctx.base, ctx.scale = base, scale
         if a is None or b is None:
             ctx.save_for_backward()
@@ -69,15 +82,16 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor):
         (g,) = gradients
-        if not ctx.saved_tensors:
-            return g @ weight_of(ctx.base, g.dtype), None, None, None, None
-        x, h, a, b = ctx.saved_tensors
+        saved = ctx.saved_tensors  # to be asked for once only: checkpointing unpacks it then
+        if not saved:
+            return g @ _expanded(ctx.base, g), None, None, None, None
+        x, h, a, b = saved
         flat = g.reshape(-1, g.shape[-1])
         gh = flat @ b.to(g.dtype) * ctx.scale  # (tokens, rank)
         ga = (gh.T @ x.reshape(-1, x.shape[-1])).to(a.dtype)
         gb = (flat.T @ h.reshape(-1, h.shape[-1]) * ctx.scale).to(b.dtype)
         gx = None
         if ctx.needs_input_grad[0]:
-            gx = flat @ weight_of(ctx.base, g.dtype)
+            gx = flat @ _expanded(ctx.base, g)
             gx = gx.addmm_(gh, a.to(g.dtype)).view(x.shape)
         return gx, ga, gb, None, None

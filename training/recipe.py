@@ -31,11 +31,11 @@ def read(path: Path, overrides: list[str] | None = None) -> Recipe:
     return recipe
 
 
-def differences(first: Recipe, second: Recipe) -> list[str]:
-    """One phrase for each key in which two recipes differ."""
+def differences(first: Recipe, second: Recipe, *, besides: tuple[str, ...] = ()) -> list[str]:
+    """One phrase for each key in which two recipes differ, some sections left aside."""
     return [
         f"{section}.{key} is {value!r} there and {other!r} here"
-        for section, there in first.model_dump(mode="json").items()
+        for section, there in first.model_dump(mode="json", exclude=set(besides)).items()
         for key, value in there.items()
         if (other := second.model_dump(mode="json")[section][key]) != value
     ]

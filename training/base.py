@@ -1,0 +1,124 @@
+"""The frozen FLUX with all that a run reads: what one adapter, or several in turn, are trained on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import reduce
+from diffusers.training_utils import compute_loss_weighting_for_sd3
+from torch.utils.checkpoint import checkpoint
+
+from impressionism.quantize import load_transformer
+from training import adapter, cache, examples, flow
+from training.batches import Batch, Latents, Loader, Part
+from training.cache import Cache
+from training.examples import Example
+from training.modulation import AHEAD, Bank, Rows
+from training.options import Recipe
+
+
+@dataclass(frozen=True)
+class Base:
+    transformer: Any  # FluxTransformer2DModel; diffusers' types would hide its modules
+    bank: Bank | None
+    folder: Path
+    device: torch.device
+    dtype: torch.dtype
+    kept: Cache
+    loader: Loader
+    latents: Latents
+    examples: list[Example]
+    trained_on: list[Example]
+    held_out: list[Example]
+    rank: int = 0
+    """Which process this is."""
+    world: int = 1
+    """How many there are."""
+
+    def with_modulation(self, parts: list[Part], guidance: float) -> Iterator[tuple[Part, Rows | None]]:
+        """Each part with its modulation's rows, computed for AHEAD parts at a time; none where there is no bank."""
+        for start in range(0, len(parts), AHEAD):
+            some = parts[start : start + AHEAD]
+            rows: list = [None] * len(some)
+            if self.bank is not None:
+                known = [(p.sigma, torch.full_like(p.sigma, guidance), self.loader.pooled(p)) for p in some]
+                rows = self.bank.ahead(known)
+            yield from zip(some, rows, strict=True)
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Over all processes."""
+        return tensor if self.world == 1 else reduce(tensor.to(self.device), "sum").cpu()  # type: ignore[return-value]
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so in any process, so that all of them leave together."""
+        return bool(self.sum(torch.tensor(float(here))) > 0)
+
+
+def prepare(recipe: Recipe, *, bank: bool | None = None) -> Base:
+    """Cache what is missing, then load the transformer; VAE and text encoders have left memory by then."""
+    kept, known = cache.fill(recipe)
+    state = cache.processes(recipe.model)
+    trained_on, held_out = examples.split(known, recipe.data.held_out)
+    folder = cache.locate(recipe.model)
+    device, dtype = cache.place(recipe.model)
+    transformer = load_transformer(folder, quantize=recipe.model.quantize, dtype=dtype, device=device)
+    banked = recipe.model.modulation_bank and recipe.adapter.targets != "every" if bank is None else bank
+    latents = Latents.of(folder)
+    return Base(
+        transformer=transformer,
+        bank=Bank(transformer, folder, device, dtype) if banked else None,
+        folder=folder, device=device, dtype=dtype, kept=kept, latents=latents,
+        loader=Loader(kept, latents, device, recipe.run.seed),
+        examples=known, trained_on=trained_on, held_out=held_out,
+        rank=state.process_index, world=state.num_processes,
+    )  # fmt: skip
+
+
+def dress(base: Base, recipe: Recipe) -> dict[str, torch.nn.Parameter]:
+    """Put a new adapter on the base, one that it had before goes; what is to be trained."""
+    transformer, model = base.transformer, recipe.model
+    adapter.add(transformer, recipe.adapter, seed=recipe.run.seed)
+    blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+    for block in blocks[len(blocks) - model.offload :] if model.offload else []:
+        for layer in filter(lambda module: isinstance(module, adapter.Frozen), block.modules()):
+            layer.offload()
+    recompute(transformer, blocks, model.gradient_checkpointing)
+    return adapter.trained(transformer)
+
+
+def recompute(transformer: Any, blocks: list[torch.nn.Module], wanted: bool | int) -> None:
+    """Gradient checkpointing of all blocks, none, or so many from the first trained one on: those before it keep
+    nothing anyhow, since nothing in them needs a gradient."""
+    if wanted is False or wanted == 0:
+        return transformer.disable_gradient_checkpointing()
+    first = next(i for i, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters()))
+    last = len(blocks) if wanted is True else first + wanted
+    chosen = set(blocks[first:last])
+
+    def run(block: torch.nn.Module, *inputs: Any) -> Any:
+        return checkpoint(block, *inputs, use_reentrant=False) if block in chosen else block(*inputs)
+
+    return transformer.enable_gradient_checkpointing(run)
+
+
+def losses(
+    base: Base, batch: Batch, rows: Rows | None, guidance: float, weighting: str = "none"
+) -> torch.Tensor:  # fmt: skip
+    """(batch,) how far the predicted velocity is from the true one, at each sample's noise level."""
+    if base.bank is not None:
+        base.bank.use(rows)
+    sigma = batch.sigma
+    prediction = base.transformer(
+        hidden_states=flow.mix(batch.x, batch.noise, sigma).to(base.dtype),
+        encoder_hidden_states=batch.text,
+        pooled_projections=batch.pooled,
+        timestep=sigma,  # FluxPipeline feeds timestep / 1000, which is sigma
+        guidance=torch.full_like(sigma, guidance) if base.transformer.config.guidance_embeds else None,
+        img_ids=batch.image_ids,
+        txt_ids=batch.image_ids.new_zeros(batch.text.shape[1], 3),
+        return_dict=False,
+    )[0]
+    weight = compute_loss_weighting_for_sd3(weighting, sigma)
+    return weight * flow.loss(prediction, flow.target(batch.x, batch.noise))

@@ -1,0 +1,94 @@
+"""The modulation bank: 27 % of FLUX out of memory, with the same numbers.
+
+The linear layers that shift and scale a block's activations see nothing but the noise level, the guidance and CLIP's
+summary of the caption. A training step knows these long before it runs, since every draw is a function of what it is
+for. So the layers' outputs are computed ahead for many batches while one weight at a time is read from the file, in
+the very shapes that the step would use, which makes them equal bit for bit; the weights themselves stay on disk.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel
+from safetensors import safe_open
+from torch import nn
+from torch.nn import functional as F
+
+from training.adapter import BLOCKS, MODULATION
+from training.options import TrainingError
+
+AHEAD = 64  # batches whose outputs are held; a picture's are 2.1 MB in FLUX.1-dev at bfloat16
+
+Condition = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # sigma (batch,), guidance (batch,), pooled (batch, width)
+Rows = list[torch.Tensor]  # of each layer, (batch, 3 or 6 x width)
+
+
+class Banked(nn.Module):
+    """Stands where a modulation's linear layer stood; gives what was computed ahead, or reads the weight now."""
+
+    def __init__(self, file: Path, name: str, device: torch.device, dtype: torch.dtype):
+        super().__init__()
+        self.file, self.name, self.device, self.dtype = file, name, device, dtype
+        self.rows: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.compute([x])[0] if self.rows is None else self.rows
+
+    def compute(self, inputs: list[torch.Tensor]) -> Rows:
+        with safe_open(self.file, framework="pt") as stored:
+            weight, bias = (stored.get_tensor(f"{self.name}.{leaf}") for leaf in ("weight", "bias"))
+        weight, bias = weight.to(self.device, self.dtype), bias.to(self.device, self.dtype)
+        return [F.linear(x, weight, bias) for x in inputs]
+
+
+class Bank:
+    """Every modulation layer of a transformer, emptied of its weights."""
+
+    def __init__(self, transformer: FluxTransformer2DModel, folder: Path, device: torch.device, dtype: torch.dtype):
+        files = _files(folder / "transformer")
+        self.transformer: Any = transformer
+        self.layers = []
+        for name in list(_names(transformer)):
+            layer = Banked(files[f"{name}.weight"], name, device, dtype)
+            transformer.set_submodule(name, layer)
+            self.layers.append(layer)
+
+    @torch.no_grad()
+    def ahead(self, conditions: list[Condition]) -> list[Rows]:
+        """The rows of each batch, in main memory; one weight at a time is on the device."""
+        inputs = [F.silu(self._embedding(*condition)) for condition in conditions]
+        by_layer = [[rows.cpu() for rows in layer.compute(inputs)] for layer in self.layers]
+        return [list(rows) for rows in zip(*by_layer, strict=True)]
+
+    def use(self, rows: Rows | None) -> None:
+        """The next pass is over the batch that these belong to; none: any pass, reading as it goes."""
+        for index, layer in enumerate(self.layers):
+            layer.rows = None if rows is None else rows[index].to(layer.device, non_blocking=True)
+
+    def _embedding(self, sigma: torch.Tensor, guidance: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """As FluxTransformer2DModel.forward makes it."""
+        model, layer = self.transformer, self.layers[0]
+        sigma, guidance, pooled = (value.to(layer.device, layer.dtype) for value in (sigma, guidance, pooled))
+        if model.config.guidance_embeds:
+            return model.time_text_embed(sigma * 1000, guidance * 1000, pooled)
+        return model.time_text_embed(sigma * 1000, pooled)
+
+
+def _names(transformer: FluxTransformer2DModel) -> Iterator[str]:
+    for name, module in transformer.named_modules():
+        if re.fullmatch(f"{BLOCKS}({MODULATION})", name) and hasattr(module, "in_features"):
+            yield name
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Which file holds a tensor."""
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as stored:
+            found |= dict.fromkeys(stored.keys(), file)
+    if not found:
+        raise TrainingError(f"There are no .safetensors files in {folder}.")
+    return found

@@ -1,0 +1,69 @@
+"""Pictures on the way: the same prompts from the same noise every so often, and a sheet of step × prompt."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from PIL import Image, ImageDraw
+
+from impressionism.paint import render
+from impressionism.records import Sampling
+from training.base import Base
+from training.log import Log
+from training.options import Preview, Recipe
+
+SIDE = 256  # pixels of a picture on the sheet
+
+
+def paint(base: Base, recipe: Recipe, step: int, log: Log | None = None) -> None:
+    """`previews/step-000500/00.png …`, one for each prompt, and `previews/sheet.jpg`; what exists is left."""
+    wanted, previews = recipe.preview, recipe.run.folder / "previews"
+    folder = previews / f"step-{step:06d}"
+    if base.rank or not wanted.prompts or folder.exists():
+        return
+    if base.bank is not None:
+        base.bank.use(None)
+    flux = pipeline(base)
+    partial = previews / f".{folder.name}.partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    for index, prompt in enumerate(wanted.prompts):
+        words = tuple(part[None].to(base.device) for part in base.kept.text(prompt))
+        with torch.no_grad():
+            picture = render(flux, sampling_of(wanted, prompt), (words[0], words[1]))
+        picture.save(partial / f"{index:02d}.png")
+        if log is not None:
+            log.picture(step, f"preview/{index:02d}", np.asarray(picture))
+    partial.replace(folder)
+    sheet(previews, wanted.prompts).save(previews / "sheet.jpg", quality=90)
+
+
+def sampling_of(wanted: Preview, prompt: str) -> Sampling:
+    width, height = (int(side) for side in wanted.size.split("x"))
+    return Sampling(prompt=prompt, seed=wanted.seed, steps=wanted.steps, guidance=wanted.guidance,
+                    width=width, height=height)  # fmt: skip
+
+
+def pipeline(base: Base) -> FluxPipeline:
+    """The live transformer between the base's scheduler and autoencoder; the captions' embeddings are in the cache."""
+    vae = AutoencoderKL.from_pretrained(base.folder, subfolder="vae", dtype=base.dtype)  # type: ignore[arg-type]
+    flux = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(base.folder, subfolder="scheduler"),
+        vae=vae.to(base.device), transformer=base.transformer,
+        text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
+    )  # fmt: skip
+    flux.set_progress_bar_config(disable=True)
+    return flux
+
+
+def sheet(previews: Path, prompts: tuple[str, ...]) -> Image.Image:
+    """A row a step, a column a prompt."""
+    rows = sorted(folder for folder in previews.iterdir() if folder.name.startswith("step-"))
+    page = Image.new("RGB", (SIDE * len(prompts), SIDE * len(rows)), "white")
+    for y, folder in enumerate(rows):
+        for x in range(len(prompts)):
+            picture = Image.open(folder / f"{x:02d}.png")
+            picture.thumbnail((SIDE, SIDE))
+            page.paste(picture, (x * SIDE, y * SIDE))
+        ImageDraw.Draw(page).text((4, y * SIDE + 4), folder.name, fill="white", stroke_width=2, stroke_fill="black")
+    return page
