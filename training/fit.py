@@ -78,19 +78,13 @@ def train(base: Base, recipe: Recipe, *, until: int | None = None) -> Run | bool
     bar = tqdm(range(position["step"], options.steps), desc=str(run.folder), initial=position["step"],
                total=options.steps, disable=not first)  # fmt: skip
     parts = upcoming(base, recipe, position["step"])
-    with _log(run.folder, position["step"], first) as log, _signals() as received:
+    with _log(run.folder, position["step"], first) as log, signals() as received:
         shown: list[float] = []
         for step, these in zip(bar, parts, strict=False):
-            rate = options.rate * rate_factor(step, options.steps, options.warmup, options.schedule)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            shown.append(step_gradient(base, recipe, these, weights))
-            norm = float(torch.nn.utils.clip_grad_norm_(weights.values(), options.clip))
-            if not math.isfinite(norm):  # before the update, so that the weights are still good
+            loss, rate, norm = take_step(base, recipe, these, weights, averages, optimizer, step)
+            if not math.isfinite(norm):
                 _stop(checkpoints, weights, averages, optimizer, position, these, step, recipe)
-            optimizer.step()
-            optimizer.zero_grad()
-            average(averages, weights, options.ema, step)
+            shown.append(loss)
 
             step += 1
             last_step, leaving = step == options.steps, base.any(bool(received) or step == until)
@@ -124,6 +118,24 @@ def upcoming(base: Base, recipe: Recipe, step: int) -> Iterator[list[tuple[Part,
         parts = base.with_modulation([part for parts in steps for part in parts], recipe.flow.guidance)
         for _ in steps:
             yield [next(parts) for _ in range(accumulate)]
+
+
+def take_step(
+    base: Base, recipe: Recipe, parts: list[tuple[Part, Rows | None]], weights: Weights,
+    averages: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer, step: int,
+) -> tuple[float, float, float]:  # fmt: skip
+    """One optimizer step: its loss, its rate, its gradient's norm; where that is not finite the weights stay good."""
+    options = recipe.optimizer
+    rate = options.rate * rate_factor(step, options.steps, options.warmup, options.schedule)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    loss = step_gradient(base, recipe, parts, weights)
+    norm = float(torch.nn.utils.clip_grad_norm_(weights.values(), options.clip))
+    if math.isfinite(norm):
+        optimizer.step()
+        average(averages, weights, options.ema, step)
+    optimizer.zero_grad()
+    return loss, rate, norm
 
 
 def step_gradient(base: Base, recipe: Recipe, parts: list[tuple[Part, Rows | None]], weights: Weights) -> float:
@@ -228,7 +240,7 @@ def _finish(base: Base, recipe: Recipe, weights: Weights, averages, position: di
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """What was received: the loop then saves and leaves after its step; a second Ctrl-C ends it at once."""
     received: list[int] = []
 
