@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -10,6 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from impressionism.names import TRIGGER
 
 MULTIPLE = 16  # px: the autoencoder's 8 times the transformer's 2 × 2 patches
+
+Rank = Annotated[int, Field(ge=1, le=1024)]
+Targets = Literal["attention", "all", "every", "style", "compact"]
+Sigmas = Literal["logit-normal", "uniform"]
 
 
 class TrainingError(ValueError):
@@ -24,6 +28,12 @@ def _check_size(size: Any) -> None:
     match = re.fullmatch(r"(\d+)x(\d+)", str(size))
     if not match or any(int(side) % MULTIPLE or not int(side) for side in match.groups()):
         raise ValueError(f"{size!r} should be WIDTHxHEIGHT in multiples of {MULTIPLE}")
+
+
+def _check_shift(shift: Any) -> None:
+    number = not isinstance(shift, bool) and isinstance(shift, int | float) and shift > 0
+    if shift != "resolution" and not number:
+        raise ValueError(f'should be a number above 0 or "resolution", not {shift!r}')
 
 
 class Section(BaseModel):
@@ -97,11 +107,11 @@ class Data(Section):
 
 
 class Adapter(Section):
-    rank: int = Field(default=16, ge=1, le=1024)
+    rank: Rank = 16
     """Rank of the update of each layer."""
     alpha: float | None = Field(default=None, gt=0)
     """Scale of the update is alpha / rank; none: 1. The saved file has it folded into its weights."""
-    targets: Literal["attention", "all", "every", "style", "compact"] = "all"
+    targets: Targets = "all"
     """Which linear layers of the blocks: the attention's, all but the modulation, every one (as the published
     adapter), the later single blocks' (style lives there), or a few of those (at rank 4 a file of 3 MB)."""
     ranks: dict[str, int] = {}
@@ -111,7 +121,7 @@ class Adapter(Section):
 
 
 class Flow(Section):
-    sigmas: Literal["logit-normal", "uniform"] = "logit-normal"
+    sigmas: Sigmas = "logit-normal"
     """How noise levels are drawn for training."""
     mean: float = 0.0
     """Mean of the logit-normal; above 0 favours noisy levels."""
@@ -127,9 +137,7 @@ class Flow(Section):
     @field_validator("shift", mode="before")
     @classmethod
     def _shift(cls, value: Any) -> Any:
-        number = not isinstance(value, bool) and isinstance(value, int | float) and value > 0
-        if value != "resolution" and not number:
-            raise ValueError(f'should be a number above 0 or "resolution", not {value!r}')
+        _check_shift(value)
         return value
 
 
@@ -233,21 +241,62 @@ class Tune(Section):
     trials: int = Field(default=20, ge=1)
     """Trials in the study, whoever runs them."""
     steps: int = Field(default=400, ge=1)
-    """Steps of a trial that is not stopped early."""
+    """Steps of a trial that is not stopped early; warm-up and schedule are the optimizer section's."""
     rungs: int = Field(default=3, ge=1, le=6)
-    """Times on the way at which the worse half of the trials is stopped."""
-    ranks: tuple[int, ...] = (4, 8, 16, 32)
+    """Times on the way at which the worse half of the trials is stopped; the last one is at half the steps, each one
+    before it at half of those."""
+    ranks: tuple[Rank, ...] = (4, 8, 16, 32)
     """Ranks to try."""
     rates: tuple[float, float] = (2e-5, 1e-3)
-    """Least and greatest learning rate, drawn on a logarithmic scale."""
-    targets: tuple[str, ...] = ("attention", "all", "style")
-    """Targets to try."""
-    sigmas: tuple[str, ...] = ("logit-normal", "uniform")
+    """Least and greatest learning rate, drawn on a logarithmic scale; prodigy wants [1, 1]."""
+    targets: tuple[Targets, ...] = ("attention", "all", "style")
+    """Targets to try; with `every` among them the modulation's weights stay in memory."""
+    sigmas: tuple[Sigmas, ...] = ("logit-normal", "uniform")
     """Distributions of noise levels to try."""
+    shifts: tuple[float | Literal["resolution"], ...] = ("resolution", 1.0, 3.0)
+    """Shifts of the noise levels to try; to the logit-normal a shift is a mean that is higher by its logarithm."""
     caption_dropout: tuple[float, float] = (0.0, 0.2)
     """Least and greatest caption dropout."""
     storage: str | None = None
-    """Optuna storage URL that several workers share; none: a SQLite file in the run's folder."""
+    """Optuna storage URL that several workers share, such as postgresql://host/tune; none: a SQLite file in the run's
+    folder, which workers on this machine share."""
+
+    @field_validator("shifts", mode="before")
+    @classmethod
+    def _shifts(cls, values: Any) -> Any:
+        for shift in values if isinstance(values, list | tuple) else [values]:
+            _check_shift(shift)
+        return values
+
+    @field_validator("ranks", "targets", "sigmas", "shifts")
+    @classmethod
+    def _choices(cls, values: tuple) -> tuple:
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"should name at least one choice, and none twice, not {list(values)}")
+        return values
+
+    @field_validator("rates")
+    @classmethod
+    def _rates(cls, values: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < values[0] <= values[1] <= 1:
+            raise ValueError(f"should be the least and the greatest, above 0 and up to 1, not {list(values)}")
+        return values
+
+    @field_validator("caption_dropout")
+    @classmethod
+    def _dropout(cls, values: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= values[0] <= values[1] <= 1:
+            raise ValueError(f"should be the least and the greatest, from 0 to 1, not {list(values)}")
+        return values
+
+    @model_validator(mode="after")
+    def _searches(self) -> Self:
+        choices = (self.ranks, self.targets, self.sigmas, self.shifts)
+        if all(len(set(values)) == 1 for values in (*choices, self.rates, self.caption_dropout)):
+            raise ValueError("should leave something to search: the space has one point")
+        if self.steps < 2**self.rungs:
+            raise ValueError(f"steps ({self.steps}) should be at least {2**self.rungs} to be halved {self.rungs} times")
+        return self
 
 
 class RunOptions(Section):
