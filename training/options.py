@@ -192,16 +192,16 @@ class Preview(Section):
 
 class Curate(Section):
     source: str | None = None
-    """Where the paintings come from: `huggan/wikiart`, another dataset's id, or a folder; `curate` chooses among
-    them and writes what it chose to data.source. None: data.source is used as it is."""
+    """Where the paintings come from: `huggan/wikiart`, another dataset's id, or a folder (of a dataset or of pictures
+    with .txt or metadata.jsonl); `curate` writes what it chooses to data.source. None: data.source is used as it is."""
     revision: str | None = None
     """Commit, branch or tag of the source on the Hub."""
     split: str = "train"
     """Split of the source."""
     style: str | None = None
-    """Keep this style only, by the source's `style` column, such as Impressionism."""
+    """Keep this style only, by the source's `style`, such as Impressionism."""
     genres: tuple[str, ...] = ()
-    """Keep these genres only, by the source's `genre` column; none named: all."""
+    """Keep these genres only, by the source's `genre`, such as [landscape, still_life]; none named: all."""
     limit: int | None = Field(default=None, ge=1)
     """Pictures to keep at most, balanced; none: all that pass."""
     min_side: int = Field(default=512, ge=1)
@@ -209,32 +209,44 @@ class Curate(Section):
     max_aspect: float = Field(default=2.2, ge=1)
     """Longer side over shorter side, at most."""
     min_chroma: float = Field(default=4.0, ge=0)
-    """Mean CIELAB chroma under which a picture counts as monochrome (a drawing, a print, an old photograph)."""
+    """Mean CIELAB chroma under which a picture counts as monochrome (a drawing, a print, a photograph)."""
     duplicate_bits: int = Field(default=6, ge=0, le=64)
     """Two pictures whose 64-bit perceptual hashes differ in so many bits or fewer are one painting."""
     trim_borders: bool = True
     """Cut away a border of one colour (a mount, a scanner's bed)."""
     artist_share: float = Field(default=0.2, gt=0, le=1)
-    """No artist makes up more of a genre than this part."""
+    """No artist makes up more of a genre than this part …"""
+    artist_floor: int = Field(default=10, ge=1)
+    """… but may always give a genre so many pictures: a small set would be cut to nothing otherwise."""
     held_out: float = Field(default=0.1, ge=0, le=0.5)
-    """Part of the pictures, whole artists first, that goes to the split `validation`, which no training sees."""
+    """Part of the pictures that goes to the split `validation`, which no training sees: half of them whole artists,
+    the others by genre."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Decides between pictures that are equal in all else."""
+    """With a picture's content, decides which stay where there are too many, and which are held out."""
 
 
 class Caption(Section):
-    model: str = "Qwen/Qwen3-VL-4B-Instruct"
-    """Vision-language model: a Hub id or folder for transformers, or the endpoint's name for it."""
+    model: str = "HuggingFaceTB/SmolVLM-Instruct"
+    """Vision-language model: a Hub id or folder for transformers, or the endpoint's name for it (Qwen3-VL sees more,
+    but in this process it wants torchvision too); "none" takes the source's own captions apart instead."""
     endpoint: str | None = None
-    """Base URL of an OpenAI-compatible server, or `hf` for the Hub's inference providers; none: runs here."""
+    """Base URL of an OpenAI-compatible server (its key is read from OPENAI_API_KEY), or `hf` for the Hub's inference
+    providers; none: runs here."""
     concurrency: int = Field(default=4, ge=1, le=64)
     """Requests to the endpoint at once."""
     retries: int = Field(default=4, ge=0, le=20)
     """Tries again after a failed answer."""
     max_words: int = Field(default=60, ge=5, le=200)
-    """Length that is asked of a caption."""
+    """Length that is asked of a caption; a longer one ends after its last clause that fits."""
     side: int = Field(default=768, ge=64)
     """Longest side in pixels at which a picture is shown to the model."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        if value is not None and value != "hf" and not re.match(r"https?://[^/]", value):
+            raise ValueError(f"should be hf, or begin with http:// or https://, not {value!r}")
+        return value
 
 
 class Tune(Section):
