@@ -1,14 +1,23 @@
 """The transformer with quantized weights, read tensor by tensor, so that it never exists in full precision.
 
-nf4 and int8 are bitsandbytes' on CUDA, nf4 on a CPU too; int8 on a CPU, int4 and int2 are quanto's. Diffusers
-itself refuses a BitsAndBytesConfig without a GPU. Only the linear layers inside the blocks are quantized: the
-layers at both ends are small and sensitive. PEFT puts LoRA on the result and trains it.
+nf4 is bitsandbytes' and so is int8 on CUDA; int8 on a CPU, fp8, int4 and int2 are quanto's. Diffusers itself refuses
+a BitsAndBytesConfig without a GPU. Only the linear layers inside the blocks are quantized: the layers at both ends
+are small and sensitive. PEFT puts LoRA on the result and trains it.
+
+A quantized transformer can be kept in a folder: its layers' tensors as their libraries name them, the layers at the
+ends as they are. `FluxTransformer2DModel.from_pretrained` cannot take it, because diffusers finds no way to leave out
+the last layer, `proj_out`, without the blocks' layers of that name.
 """
 
 import contextlib
 import ctypes
+import logging
+import os
+import re
+import shutil
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, get_args
@@ -16,15 +25,22 @@ from typing import Any, Literal, get_args
 import torch
 from accelerate import init_empty_weights
 from diffusers import FluxTransformer2DModel
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
-from impressionism.hub import PainterError, folder_of
+from impressionism.hub import PainterError, commit_of, digest_of, folder_of
 
-Mode = Literal["none", "int8", "nf4", "int4", "int2"]
+Mode = Literal["none", "fp8", "int8", "nf4", "int4", "int2"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 BLOCKS = ("transformer_blocks.", "single_transformer_blocks.")
 FILES = ["transformer/*.json", "transformer/*.safetensors"]
+PACKED = re.compile(r"(.+?)\.(weight(?:[._].+)?|SCB|input_scale|output_scale)")  # a quantized layer, what it stores
+PIECE = 2**22  # weights that are quantized at once: enough for all cores, little for the memory
+Parts = dict[str, torch.Tensor]  # the tensors that a quantized layer stores, named as in its state dict
+
+logger = logging.getLogger(__name__)
 
 
 def load_transformer(
@@ -35,23 +51,33 @@ def load_transformer(
     dtype: torch.dtype,
     device: str | torch.device,
 ) -> FluxTransformer2DModel:
-    """The frozen transformer of a pipeline's folder or Hub repository, unquantized parts in the dtype."""
+    """The frozen transformer of a pipeline's folder or Hub repository, unquantized parts in the dtype; or one that
+    save_quantized has kept, whose tensors stay on the disk until they are used where the device is the CPU."""
     if quantize not in MODES:
         raise PainterError(f"There is no quantization {quantize}; there are {', '.join(MODES)}.")
     folder = folder_of(folder_or_repo, revision, FILES) / "transformer"
     device = torch.device(device)
     if not (folder / "config.json").is_file():
         raise PainterError(f"{folder_or_repo} is no FLUX model's folder: it has no transformer/config.json.")
+    kept, wanted = format_in(folder), format_of(quantize, device)
+    if kept not in (None, wanted):
+        raise PainterError(f"{folder_or_repo} keeps a transformer as {kept}, not {wanted}; take the original weights.")
     with init_empty_weights(include_buffers=False):  # buffers are computed, not stored
         config: Any = FluxTransformer2DModel.load_config(folder)
         model: Any = FluxTransformer2DModel.from_config(config)
-    for name, tensor in tensors(folder):
-        place(model, name, tensor, quantize, dtype, device)
+    if kept:
+        place_kept(model, folder, quantize, dtype, device)
+    else:
+        for name, tensor in tensors(folder):
+            place(model, name, tensor, quantize, dtype, device)
     if missing := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
         raise PainterError(f"The transformer in {folder} lacks {len(missing)} tensors, the first is {missing[0]}.")
     model.is_loaded_in_4bit = quantize == "nf4"  # PEFT asks for these two before it looks at a layer
     model.is_loaded_in_8bit = quantize == "int8" and device.type == "cuda"
     return model.requires_grad_(False).eval()
+
+
+# ---- Reading
 
 
 def tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -60,13 +86,16 @@ def tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     if not files:
         raise PainterError(f"There are no .safetensors files in {folder}; other formats are not read.")
     for file in files:
-        try:
-            shard = safe_open(file, framework="pt")
-        except SafetensorError as error:
-            raise PainterError(f"{file.name} is not a safetensors file, whatever its name says.") from error
-        with shard:
+        with opened(file) as shard:
             for name in shard.keys():  # noqa: SIM118 - it is no dict
                 yield name, shard.get_tensor(name)
+
+
+def opened(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt")
+    except SafetensorError as error:
+        raise PainterError(f"{file.name} is not a safetensors file, or only a part of one; fetch it again.") from error
 
 
 def place(
@@ -81,12 +110,13 @@ def place(
         raise PainterError(f"{name} has no place in a FLUX transformer of this configuration.") from error
     if tensor.shape != expected:
         raise PainterError(f"{name} is {tuple(tensor.shape)} where the configuration says {tuple(expected)}.")
-    tensor = tensor.to(device, dtype)
     if quantize != "none" and leaf == "weight" and isinstance(module, nn.Linear) and path.startswith(BLOCKS):
-        model.set_submodule(path, quantized(module, tensor, quantize, dtype))
-        del tensor
+        parts = pack(tensor.to(device), quantize, dtype)
+        model.set_submodule(path, quantized(module, parts, quantize, dtype))
         give_back_memory()
     else:
+        # A copy lies where PyTorch puts it; a mapped tensor lies as in its file, and sums may be rounded otherwise.
+        tensor = tensor.to(device, dtype, copy=quantize != "none")
         setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
 
 
@@ -97,22 +127,148 @@ def give_back_memory() -> None:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def quantized(linear: nn.Linear, weight: torch.Tensor, quantize: str, dtype: torch.dtype) -> nn.Module:
-    """The same layer around a quantized copy of the weight; its bias stays as it is."""
+# ---- Keeping a quantized transformer
+
+
+def kept_transformer(
+    folder_or_repo: str | Path,
+    *,
+    revision: str | None = None,
+    quantize: str,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    keep: Path | None,
+    say: Callable[[str], None] = logger.info,
+) -> FluxTransformer2DModel:
+    """load_transformer, which quantizes once: the result is kept under a folder and found by what it was made of."""
+    options: dict[str, Any] = {"quantize": quantize, "dtype": dtype, "device": device}
+    if keep is None or quantize not in MODES or quantize == "none":
+        return load_transformer(folder_or_repo, revision=revision, **options)
+    folder = folder_of(folder_or_repo, revision, FILES)
+    files = sorted(folder.glob("transformer/*.safetensors"))
+    source = commit_of(folder) or digest_of(folder / "transformer" / "config.json", *files)
+    kept = keep / "-".join((source, format_of(quantize, torch.device(device)), str(dtype).removeprefix("torch.")))
+    if kept.is_dir():
+        say(f"The quantized transformer comes from {kept}.")
+        return load_transformer(kept, **options)
+    model = load_transformer(folder, **options)
+    save_quantized(model, kept, quantize)
+    say(f"The quantized transformer is kept in {kept}.")
+    return model
+
+
+def save_quantized(model: FluxTransformer2DModel, folder: Path, quantize: str) -> Path:
+    """Writes a transformer so that load_transformer gives back the same bits; a folder is there whole or not at all."""
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    target = partial / "transformer"
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    shards = split_torch_state_dict_into_shards(
+        state, filename_pattern="diffusion_pytorch_model{suffix}.safetensors", max_shard_size="4GB"
+    )
+    metadata = {"format": "pt", "quantize": format_of(quantize, model.device)}
+    try:
+        target.mkdir(parents=True)
+        model.save_config(target)
+        for file, names in shards.filename_to_tensors.items():
+            save_file({name: state[name] for name in names}, target / file, metadata)
+        if not folder.exists():  # another process may have been faster
+            partial.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise PainterError(f"The quantized transformer cannot be written to {folder}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def format_of(quantize: str, device: torch.device) -> str:
+    """What a quantization's tensors are, as kept files name it."""
+    theirs = quantize == "nf4" or (quantize == "int8" and device.type == "cuda")
+    return quantize if quantize == "none" else f"{'bitsandbytes' if theirs else 'quanto'}-{quantize}"
+
+
+def format_in(folder: Path) -> str | None:
+    """What save_quantized has written there, if anything."""
+    for file in sorted(folder.glob("*.safetensors"))[:1]:
+        with opened(file) as shard:
+            return (shard.metadata() or {}).get("quantize")
+    return None
+
+
+def place_kept(model: nn.Module, folder: Path, quantize: str, dtype: torch.dtype, device: torch.device) -> None:
+    layers: dict[str, Parts] = defaultdict(dict)
+    for name, tensor in tensors(folder):
+        match = PACKED.fullmatch(name)
+        if match and name.startswith(BLOCKS) and isinstance(linear_at(model, match[1]), nn.Linear):
+            layers[match[1]][match[2]] = tensor
+        else:
+            place(model, name, tensor.clone(), "none", dtype, device)
+    for path, parts in layers.items():
+        try:
+            parts = {name: tensor.to(device) for name, tensor in parts.items()}
+            model.set_submodule(path, quantized(linear_at(model, path), parts, quantize, dtype))
+        except (AssertionError, KeyError, RuntimeError, ValueError) as error:
+            raise PainterError(f"{folder} is damaged at {path} ({error}); delete it.") from error
+
+
+def linear_at(model: nn.Module, path: str) -> Any:
+    try:
+        return model.get_submodule(path)
+    except AttributeError as error:
+        raise PainterError(f"{path} has no place in a FLUX transformer of this configuration.") from error
+
+
+# ---- Quantizing
+
+
+def pack(weight: torch.Tensor, quantize: str, dtype: torch.dtype) -> Parts:
+    """A weight's quantized parts, on its device; computed in float32 and in pieces, whatever the weight comes in."""
     if quantize == "nf4":
-        layer = nf4(linear, weight, dtype)
-    elif quantize == "int8" and weight.is_cuda:
-        layer = int8(linear, weight)
+        return pack_nf4(weight)
+    if quantize == "int8" and weight.is_cuda:
+        return pack_int8(weight)
+    return pack_quanto(weight, quantize, dtype)
+
+
+def quantized(linear: nn.Linear, parts: Parts, quantize: str, dtype: torch.dtype) -> nn.Module:
+    """The same layer around quantized parts; its bias stays as it is."""
+    if quantize == "nf4":
+        layer = nf4(linear, parts, dtype)
+    elif "SCB" in parts:
+        layer = int8(linear, parts)
     else:
-        layer = quanto(linear, weight, f"q{quantize}", dtype)
+        layer = quanto(linear, parts, quantize, dtype)
     layer.bias = linear.bias
-    return layer
+    return layer.requires_grad_(False)
 
 
-def nf4(linear: nn.Linear, weight: torch.Tensor, dtype: torch.dtype) -> nn.Module:
+def pack_nf4(weight: torch.Tensor) -> Parts:
+    """bitsandbytes' normal floats in blocks of 64, whose scales are quantized in blocks of 256."""
+    from bitsandbytes.functional import QuantState, get_4bit_type, quantize_4bit, quantize_blockwise
+
+    if weight.is_cuda:
+        packed, state = quantize_4bit(weight, compress_statistics=True, quant_type="nf4")
+        return {"weight": packed, **{f"weight.{name}": part for name, part in state.as_dict(packed=True).items()}}
+    # On a CPU its 4 bits are PyTorch's work, in eight passes; its own kernel for 8 bits takes a third of the time.
+    values = get_4bit_type("nf4", device=weight.device)
+    code = values.repeat_interleave(16)  # each 16 times: the upper half of an index into these is one into the values
+    packed = torch.empty(weight.numel() // 2, 1, dtype=torch.uint8)
+    scales = torch.empty(-(-weight.numel() // 64))
+    for start in range(0, weight.numel(), PIECE):
+        piece = weight.view(-1)[start : start + PIECE]
+        index, state = quantize_blockwise(piece, code, blocksize=64)
+        index = index.view(-1, 2)
+        packed[start // 2 : (start + PIECE) // 2, 0] = (index[:, 0] & 0xF0) | (index[:, 1] >> 4)
+        scales[start // 64 : (start + PIECE) // 64] = state.absmax
+    offset = scales.mean()
+    absmax, nested = quantize_blockwise(scales - offset, blocksize=256)
+    state: Any = QuantState(absmax, weight.shape, values, 64, "nf4", weight.dtype, offset, nested)
+    return {"weight": packed, **{f"weight.{name}": part for name, part in state.as_dict(packed=True).items()}}
+
+
+def nf4(linear: nn.Linear, parts: Parts, dtype: torch.dtype) -> nn.Module:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    layer = Linear4bit(
+    layer: Any = Linear4bit(
         linear.in_features,
         linear.out_features,
         bias=False,
@@ -121,12 +277,27 @@ def nf4(linear: nn.Linear, weight: torch.Tensor, dtype: torch.dtype) -> nn.Modul
         device="meta",
     )
     layer.support_avx512bf16_for_cpu = False  # or inference would repack the weights, and training fail on them
-    parameter = Params4bit(weight, quant_type="nf4", compress_statistics=True, module=layer)  # type: ignore
-    layer.weight = parameter.to(weight.device)  # quantizes
+    stats, device = {name: part for name, part in parts.items() if name != "weight"}, str(parts["weight"].device)
+    layer.weight = Params4bit.from_prequantized(parts["weight"], stats, device=device, module=layer)
+    check_shape(layer.quant_state.shape, linear)
+    layer.quant_state.dtype = dtype  # that it is expanded to
     return layer
 
 
-def int8(linear: nn.Linear, weight: torch.Tensor) -> nn.Module:
+def check_shape(shape: torch.Size, linear: nn.Linear) -> None:
+    if shape != linear.weight.shape:
+        raise ValueError(f"it is {tuple(shape)} where the configuration says {tuple(linear.weight.shape)}")
+
+
+def pack_int8(weight: torch.Tensor) -> Parts:
+    """bitsandbytes' rows of 8 bits with a scale each."""
+    from bitsandbytes.functional import int8_vectorwise_quant
+
+    rows, scales, _ = int8_vectorwise_quant(weight.half())
+    return {"weight": rows, "SCB": scales}
+
+
+def int8(linear: nn.Linear, parts: Parts) -> nn.Module:
     from bitsandbytes.nn import Int8Params, Linear8bitLt
 
     layer = Linear8bitLt(
@@ -137,25 +308,69 @@ def int8(linear: nn.Linear, weight: torch.Tensor) -> nn.Module:
         threshold=6.0,
         device="meta",
     )
-    parameter = Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)  # type: ignore
-    layer.weight = parameter.to(weight.device)  # quantizes
+    rows, scales = parts["weight"], parts["SCB"]
+    check_shape(rows.shape, linear)
+    layer.weight = Int8Params(rows, requires_grad=False, has_fp16_weights=False, CB=rows, SCB=scales)  # type: ignore
     return layer
 
 
-def quanto(linear: nn.Linear, weight: torch.Tensor, qtype: str, dtype: torch.dtype) -> nn.Module:
+def pack_quanto(weight: torch.Tensor, quantize: str, dtype: torch.dtype) -> Parts:
+    """quanto's rows of 8 bits, or groups of fewer, with a scale each; the scales are in the dtype."""
+    from optimum.quanto.tensor.packed import pack_weights
+
+    layer: Any = empty_quanto(weight.shape[1], weight.shape[0], quantize, dtype)
+    pieces = [rounded(piece.float(), layer, dtype) for piece in weight.chunk(-(-weight.numel() // PIECE))]
+    data, *scales = map(torch.cat, zip(*pieces, strict=True))
+    if quantize in ("int8", "fp8"):
+        return {"weight._data": data, "weight._scale": scales[0]}
+    bits = layer.weight_qtype.bits
+    return {"weight._data._data": pack_weights(data, bits), "weight._scale": scales[0], "weight._shift": scales[1]}
+
+
+def rounded(weight: torch.Tensor, layer: Any, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Whole numbers or short floats, scale and, for few bits, shift; the first make up for the others' rounding."""
+    kind, group = layer.weight_qtype, layer.weight_group_size
+    if kind.bits == 8:
+        scale = layer.optimizer(weight, qtype=kind, axis=0).to(dtype)
+        return torch.ops.quanto.quantize_symmetric(weight, dtype=kind.dtype, axis=0, scale=scale.float()), scale
+    scale, shift = (part.to(dtype) for part in layer.optimizer(weight, qtype=kind, axis=0, group_size=group))
+    data = torch.ops.quanto.quantize_affine(weight, kind.bits, 0, group, scale.float(), shift.float())
+    return data, scale, shift
+
+
+def quanto(linear: nn.Linear, parts: Parts, quantize: str, dtype: torch.dtype) -> nn.Module:
+    from optimum.quanto.tensor import WeightQBitsTensor, WeightQBytesTensor
+    from optimum.quanto.tensor.packed import PackedTensor
+
+    layer: Any = empty_quanto(linear.in_features, linear.out_features, quantize, dtype)
+    kind, group, shape = layer.weight_qtype, layer.weight_group_size, linear.weight.shape
+    scale = parts["weight._scale"].to(dtype)
+    layer.input_scale, layer.output_scale = (torch.ones((), dtype=dtype, device=scale.device) for _ in range(2))
+    if quantize in ("int8", "fp8"):
+        data = parts["weight._data"]
+        check_shape(data.shape, linear)
+        weight = WeightQBytesTensor(kind, 0, shape, (shape[1], 1), data, scale, None)
+    else:
+        data = parts["weight._data._data"]
+        grouped = (shape.numel() // group, group) if group else tuple(shape)
+        data = PackedTensor(data, kind.bits, grouped, (grouped[1], 1))
+        weight = WeightQBitsTensor(kind, 0, group, shape, (shape[1], 1), data, scale, parts["weight._shift"].to(dtype))
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    return layer
+
+
+def empty_quanto(in_features: int, out_features: int, quantize: str, dtype: torch.dtype) -> nn.Module:
     from optimum.quanto.library import get_extension, is_extension_available
     from optimum.quanto.nn import QLinear
+    from optimum.quanto.tensor import WeightQBitsTensor, WeightQBytesTensor
 
+    # Quanto would choose kernels made for one token at a time, slow for a picture's thousands and without a backward
+    # pass, and would compile others on first use, which takes minutes and a compiler.
+    WeightQBitsTensor.create, WeightQBytesTensor.create = WeightQBitsTensor, WeightQBytesTensor  # type: ignore
     for extension in filter(is_extension_available, ("quanto_cpp", "quanto_cuda")):
-        # Quanto would compile its unpacking on first use, which takes minutes and a compiler.
         get_extension(extension)._lib = SimpleNamespace(unpack=unpack)
-    layer = QLinear(
-        linear.in_features, linear.out_features, bias=False, dtype=dtype, device=torch.device("meta"), weights=qtype
-    )
-    layer.input_scale = layer.output_scale = torch.ones((), dtype=dtype, device=weight.device)
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    layer.freeze()
-    return layer
+    kind = "qfloat8_e4m3fn" if quantize == "fp8" else f"q{quantize}"
+    return QLinear(in_features, out_features, bias=False, dtype=dtype, device=torch.device("meta"), weights=kind)
 
 
 def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
@@ -163,14 +378,36 @@ def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.cat([packed >> shift & (2**bits - 1) for shift in range(0, 8, bits)])
 
 
+# ---- Expanding
+
+
 def weight_of(layer: Any, dtype: torch.dtype) -> torch.Tensor:
-    """(out, in) the weight that a layer of any precision stands for, expanded to the dtype."""
+    """(out, in) the weight that a layer of any precision stands for, expanded to the dtype: what its own forward
+    multiplies by, only sooner where quanto would make several full-size copies on the way."""
     weight = layer.weight
     if (state := getattr(weight, "quant_state", None)) is not None:  # bitsandbytes' 4 bits
-        from bitsandbytes.functional import dequantize_4bit
+        from bitsandbytes.functional import dequantize_blockwise
 
-        return dequantize_4bit(weight.data, state).to(dtype)
-    if (scales := getattr(weight, "SCB", None)) is not None:  # bitsandbytes' 8 bits: a scale a row
-        return (weight.data.to(dtype) * (scales.view(-1, 1) / 127).to(dtype)).to(dtype)
-    expanded = weight.dequantize() if hasattr(weight, "_scale") else weight  # quanto's
-    return expanded.to(dtype)
+        scales = dequantize_blockwise(state.absmax, state.state2) + state.offset
+        return torch.ops.bitsandbytes.dequantize_4bit(weight.data, scales, 64, "nf4", state.shape, dtype)
+    if weight.dtype == torch.int8:  # bitsandbytes' 8 bits; its first forward moves the scales
+        scales = weight.SCB if weight.SCB is not None else layer.state.SCB
+        return weight.data.to(dtype).mul_(scales.view(-1, 1) / 127)
+    if not hasattr(weight, "_scale"):
+        return weight.to(dtype)
+    if weight.qtype.bits == 8:
+        return weight._data.to(dtype).mul_(weight._scale)
+    return expanded(weight._data, weight._scale, weight._shift, dtype).view(weight.shape)
+
+
+def expanded(packed: Any, scale: torch.Tensor, shift: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """quanto's few bits as numbers; byte i of n holds values i, n + i, … On a CPU in pieces that fit its cache."""
+    data, bits = packed._data, packed._bits
+    values = torch.empty(packed.shape, dtype=dtype, device=data.device)
+    step = len(data) if data.is_cuda else max(1, 2**18 // data.shape[1])
+    for part in range(8 // bits):
+        for start in range(0, len(data), step):
+            rows = slice(part * len(data) + start, part * len(data) + min(start + step, len(data)))
+            whole = data[start : start + step] >> part * bits & 2**bits - 1
+            torch.mul(whole, scale[rows], out=values[rows]).sub_(shift[rows])
+    return values

@@ -123,7 +123,7 @@ def test_wrong_devices_and_precisions_are_refused(tiny_flux: Path) -> None:
     with pytest.raises(PainterError, match="There is no device gpu"):
         load_pipeline(tiny_flux, device="gpu")
     with pytest.raises(PainterError, match="There is no quantization fp8"):
-        load_pipeline(tiny_flux, quantize="fp8", device="cpu")
+        load_pipeline(tiny_flux, quantize="int3", device="cpu")
     if not torch.cuda.is_available():
         with pytest.raises(PainterError, match="no CUDA device"):
             load_pipeline(tiny_flux, device="cuda")
