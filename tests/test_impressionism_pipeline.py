@@ -122,7 +122,7 @@ def test_provenance_names_the_weights_by_their_content(
 def test_wrong_devices_and_precisions_are_refused(tiny_flux: Path) -> None:
     with pytest.raises(PainterError, match="There is no device gpu"):
         load_pipeline(tiny_flux, device="gpu")
-    with pytest.raises(PainterError, match="There is no quantization fp8"):
+    with pytest.raises(PainterError, match="There is no quantization int3"):
         load_pipeline(tiny_flux, quantize="int3", device="cpu")
     if not torch.cuda.is_available():
         with pytest.raises(PainterError, match="no CUDA device"):
