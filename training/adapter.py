@@ -60,10 +60,12 @@ def add(transformer: FluxTransformer2DModel, wanted: Adapter, *, seed: int) -> N
     ranks = {name: rank_of(name, wanted, singles) for name, _ in linears(transformer)}
     if not any(ranks.values()):
         raise TrainingError("adapter.targets and adapter.ranks leave no layer to train; set other ranks.")
+    device = transformer.x_embedder.weight.device  # an offloaded layer's weight is elsewhere, but not its work
     for name, base in linears(transformer):
         rank = ranks[name]
         scale = (wanted.alpha or wanted.rank) / wanted.rank
-        layer = Adapted(base, rank, scale, flow.generator(seed, "lora", name)) if rank else Frozen(base)
+        generator = flow.generator(seed, "lora", name)
+        layer = Adapted(base, rank, scale, generator, device) if rank else Frozen(base)
         transformer.set_submodule(name, layer)
 
 

@@ -38,12 +38,14 @@ class Frozen(nn.Module):
 class Adapted(Frozen):
     """The same with A (rank, in) and B (out, rank) to learn, in float32; B is zero at first, so the base is unchanged.
 
-    `on` switches the update off, to see the base.
+    `on` switches the update off, to see the base. They lie on `device`, which is the base's where none is given.
     """
 
-    def __init__(self, base: nn.Module, rank: int, scale: float, generator: torch.Generator):
+    def __init__(
+        self, base: nn.Module, rank: int, scale: float, generator: torch.Generator, device: torch.device | None = None
+    ):
         super().__init__(base)
-        device = next(base.parameters()).device
+        device = device or next(base.parameters()).device
         a = torch.empty(rank, self.in_features)
         nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)  # PEFT's and the LoRA paper's code
         self.lora_A = nn.Parameter(a.to(device))
