@@ -12,7 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,8 @@ class Row:
     genre: str | None = None
     held_out: bool | None = None
     """As in Example."""
+    about: dict = field(default_factory=dict)
+    """All that metadata.jsonl says of it."""
 
 
 @dataclass(frozen=True)
@@ -256,7 +258,7 @@ def written_captions(data: Data) -> dict[str, tuple[str, str | None]]:
 
 def _from_folder(folder: Path, data: Data) -> Iterator[Row]:
     metadata = folder / "metadata.jsonl"
-    lines = _json_lines(metadata, ("file_name", "text")) if metadata.exists() else []
+    lines = _json_lines(metadata, ("file_name",)) if metadata.exists() else []
     said = {str(line["file_name"]): line for line in lines}
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     names = [path.relative_to(folder).as_posix() for path in paths]
@@ -268,7 +270,8 @@ def _from_folder(folder: Path, data: Data) -> Iterator[Row]:
         if text is None and sidecar.exists():
             text = sidecar.read_text(encoding="utf-8-sig", errors="replace")
         genre = line.get(data.genre_column)
-        yield Row(name, path.read_bytes, _caption(text, data), str(genre) if genre is not None else None)
+        genre = str(genre) if genre is not None else None
+        yield Row(name, path.read_bytes, _caption(text, data), genre, about=line)
 
 
 def _json_lines(path: Path, keys: tuple[str, ...]) -> list[dict]:
