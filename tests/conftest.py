@@ -1,9 +1,11 @@
 """The tiny FLUX that every test shares; see tiny.py."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from hub import Hub
 from tiny import make_tiny_adapter, make_tiny_flux
 
 from impressionism.pipeline import Painter, load_pipeline
@@ -27,6 +29,14 @@ def tiny_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_painter(tiny_flux: Path, tiny_adapter: Path) -> Painter:
     """A painter with its adapter, shared: every call of paint sets all the state that it needs."""
     return load_pipeline(str(tiny_flux), str(tiny_adapter), device="cpu")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A Hub on this machine, which this process takes for the Hub and where it is the user monet; see hub.py."""
+    with Hub() as hub:
+        hub.lead_here(monkeypatch, tmp_path / "huggingface")
+        yield hub
 
 
 @pytest.fixture(autouse=True)
