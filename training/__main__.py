@@ -18,6 +18,12 @@ COMMANDS = {  # a command is the function of that name in the module of that nam
 }
 OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to the function by name
     "plan": [("--vram", {"type": float, "metavar": "GIB", "help": "plan for a card of this size"})],
+    "push": [
+        ("--repo", {"metavar": "USER/NAME", "help": "where to (default: your name and the run's)"}),
+        ("--private", {"action": "store_true", "help": "make the repository private"}),
+        ("--pull-request", {"action": "store_true", "help": "propose it, and leave the repository as it is"}),
+        ("--dry-run", {"action": "store_true", "help": "check and say what would be sent; nothing is"}),
+    ],
 }
 
 

@@ -1,0 +1,362 @@
+"""The way to the Hub and back, over HTTP against the Hub in hub.py."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hub import READER, Hub, sha256
+from huggingface_hub import constants
+from PIL import Image, PngImagePlugin
+from safetensors.torch import load_file, save_file
+from tiny import make_tiny_adapter
+
+from impressionism.names import WEIGHTS_FILE
+from impressionism.records import Run
+from training import __main__ as training
+from training import push, recipe
+from training.options import TrainingError
+
+CARD = "---\nlicense: mit\ntags: [lora]\n---\n# Haystacks\n"
+SENT = {WEIGHTS_FILE, "README.md", "images/boat.png", "recipe.yaml", "run.json"}
+TAG = "haystacks-step-8"
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    """The recipe of a finished run, made by hand: an adapter, a card, a picture, and what must stay here."""
+    folder = tmp_path / "runs" / "haystacks"
+    make_tiny_adapter(folder / "adapter")
+    (folder / "adapter" / "README.md").write_text(CARD)
+    (folder / "adapter" / "images").mkdir()
+    Image.new("RGB", (8, 8), "gold").save(folder / "adapter" / "images" / "boat.png")
+    (folder / "adapter" / "notes.txt").write_text("hf_" + "a" * 34)
+    (folder / "checkpoints").mkdir()
+    path = tmp_path / "haystacks.yaml"
+    path.write_text(f"""
+        data: {{source: {tmp_path / "paintings"}, resolution: 64}}
+        tune: {{storage: "postgresql://monet:lilies@giverny/studies"}}
+        run: {{folder: {folder}, cache: {tmp_path / "cache"}}}
+    """)
+    (folder / "recipe.yaml").write_text(recipe.read(path).to_yaml())
+    record = Run(
+        name="haystacks", base="flux", base_revision="0123", dataset="paintings", dataset_revision="content 4567",
+        steps=8, seconds=90.0, peak_memory=1, trained_parameters=1, validation_loss=0.9, base_validation_loss=1.0,
+        versions={},
+    )  # fmt: skip
+    (folder / "run.json").write_text(record.to_json())
+    return path
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between huggingface_hub's retries, noted and not waited for."""
+    pauses: list[float] = []
+    for module in ("utils._http", "file_download"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.time", SimpleNamespace(sleep=pauses.append))
+    return pauses
+
+
+def adapter_of(recipe_file: Path) -> Path:
+    return recipe_file.parent / "runs" / "haystacks" / "adapter"
+
+
+def send(recipe_file: Path, *options: str) -> int:
+    return training.main(["push", str(recipe_file), *options])
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+# ---- There and back
+
+
+def test_a_run_goes_to_the_hub_and_its_adapter_comes_back_and_paints(
+    hub: Hub, recipe_file: Path, tiny_flux: Path, capsys
+) -> None:
+    assert send(recipe_file, f"model.base={tiny_flux}") == 0
+    files = hub.files("monet/haystacks", TAG)
+    assert files.keys() == SENT and files == hub.files("monet/haystacks")
+    assert files[WEIGHTS_FILE] == (adapter_of(recipe_file) / WEIGHTS_FILE).read_bytes()
+    assert not hub.repos["monet/haystacks"].private
+    said = capsys.readouterr().err
+    assert "came back byte for byte and paints the same picture" in said
+    assert f"--adapter monet/haystacks --adapter-revision {TAG}" in said
+    assert "These stay here: notes.txt" in said
+
+
+def test_the_records_go_up_without_the_paths_and_passwords_of_this_machine(hub: Hub, recipe_file: Path) -> None:
+    assert send(recipe_file) == 0
+    files = hub.files("monet/haystacks")
+    sent = recipe.read(write(recipe_file.parent / "sent.yaml", files["recipe.yaml"]))
+    assert (sent.data.source, sent.run.folder, sent.run.cache) == ("paintings", Path("haystacks"), Path("cache"))
+    assert sent.tune.storage is None
+    assert Run.from_json(files["run.json"].decode()).steps == 8
+    everything = b"".join(files.values())
+    assert str(recipe_file.parent).encode() not in everything and b"lilies" not in everything
+
+
+def test_paths_below_the_working_folder_become_relative(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = {"cache": [str(tmp_path / "cache"), "/elsewhere/cache", r"C:\Users\monet\cache"], "rank": 4, "id": "me/flux"}
+    assert push.portable(told) == {"cache": ["cache", "cache", "cache"], "rank": 4, "id": "me/flux"}
+
+
+def test_a_second_push_does_nothing_and_a_new_card_alone_is_sent(hub: Hub, recipe_file: Path, capsys) -> None:
+    assert send(recipe_file) == 0
+    first = hub.repos["monet/haystacks"].find("main")
+    assert send(recipe_file) == 0
+    assert "monet/haystacks holds all of this; nothing to do" in capsys.readouterr().err
+    assert hub.repos["monet/haystacks"].find("main") == first and hub.count("/commit/") == 1
+
+    (adapter_of(recipe_file) / "README.md").write_text(CARD + "They glow.\n")
+    assert send(recipe_file) == 0
+    assert b"They glow" in hub.files("monet/haystacks")["README.md"]
+    assert hub.repos["monet/haystacks"].find(TAG) == first  # the tag names the weights, which are the same
+    assert hub.count("PUT /lfs/") == 2  # the weights and the picture, once each
+
+
+def test_private_is_private_and_never_becomes_public_unseen(hub: Hub, recipe_file: Path, capsys) -> None:
+    assert send(recipe_file, "--private", "--repo", "monet/secret") == 0
+    assert hub.repos["monet/secret"].private
+    hub.add_repo("monet/open")
+    assert send(recipe_file, "--private", "--repo", "monet/open") == 2
+    assert "monet/open is public already" in capsys.readouterr().err
+    assert not hub.files("monet/open")
+
+
+def test_a_pull_request_leaves_the_repository_as_it_is_and_is_opened_once(hub: Hub, recipe_file: Path, capsys) -> None:
+    hub.add_repo("renoir/haystacks")
+    assert send(recipe_file, "--repo", "renoir/haystacks", "--pull-request") == 0
+    assert f"{hub.url}/renoir/haystacks/discussions/1: the adapter came back" in capsys.readouterr().err
+    assert hub.files("renoir/haystacks") == {}
+    assert hub.files("renoir/haystacks", "refs/pr/1").keys() == SENT
+    assert send(recipe_file, "--repo", "renoir/haystacks", "--pull-request") == 0
+    assert "discussions/1 proposes all of this; nothing to do" in capsys.readouterr().err
+    assert len(hub.repos["renoir/haystacks"].pulls) == 1
+
+
+def test_a_dry_run_tells_files_sizes_and_visibility_and_asks_nobody(hub: Hub, recipe_file: Path, capsys) -> None:
+    assert send(recipe_file, "--dry-run", "--private", "--repo", "monet/haystacks") == 0
+    said = capsys.readouterr().err
+    assert f"To monet/haystacks (private, tag {TAG}): 5 files" in said and "Nothing was sent" in said
+    for name in SENT:
+        assert name in said
+    size = (adapter_of(recipe_file) / WEIGHTS_FILE).stat().st_size
+    assert f"{size / 1000:.1f}kB  {WEIGHTS_FILE}" in said
+    assert hub.calls == []
+
+
+def test_the_plain_hf_command_takes_the_adapter_folder_too(hub: Hub, recipe_file: Path, tmp_path: Path) -> None:
+    (adapter_of(recipe_file) / "notes.txt").unlink()
+    hf = Path(sys.executable).with_name("hf")
+    command = [str(hf), "upload", "monet/plain", str(adapter_of(recipe_file))]
+    environment = os.environ | hub.environment(tmp_path / "home")
+    for options in ([], ["--create-pr"]):
+        done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        if not options:
+            here = adapter_of(recipe_file)
+            assert hub.files("monet/plain") == {
+                path.relative_to(here).as_posix(): path.read_bytes() for path in here.rglob("*") if path.is_file()
+            }
+            (here / "README.md").write_text(CARD + "They glow.\n")
+    assert b"They glow" in hub.files("monet/plain", "refs/pr/1")["README.md"]
+
+
+# ---- When the way is bad
+
+
+def test_a_cut_in_the_middle_is_mended_by_itself(hub: Hub, recipe_file: Path, quick: list[float]) -> None:
+    hub.cut("PUT /lfs/", after=1000)
+    hub.cut("GET /lfs/", after=1000)
+    assert send(recipe_file) == 0
+    assert hub.count("PUT /lfs/") == 3 and hub.count("GET /lfs/") == 2
+    assert hub.files("monet/haystacks", TAG).keys() == SENT
+
+
+def test_after_a_cut_for_good_the_same_command_goes_on(hub: Hub, recipe_file: Path, quick, capsys) -> None:
+    hub.cut("POST .*/commit/")  # the files have arrived, the commit too: only its answer is lost
+    assert send(recipe_file) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "the connection broke" in said and "run the same command again" in said
+    assert hub.count("PUT /lfs/") == 2 and TAG not in str(hub.repos["monet/haystacks"].refs)
+    assert send(recipe_file) == 0
+    assert hub.count("PUT /lfs/") == 2 and hub.count("POST .*/commit/") == 1
+    assert hub.files("monet/haystacks", TAG).keys() == SENT
+
+
+def test_what_arrived_before_a_cut_is_not_sent_again(hub: Hub, recipe_file: Path, quick, capsys) -> None:
+    weights = sha256((adapter_of(recipe_file) / WEIGHTS_FILE).read_bytes())
+    hub.cut(f"PUT /lfs/{weights}", after=1000, times=6)  # as often as huggingface_hub tries
+    assert send(recipe_file) == 2
+    assert "the connection broke" in capsys.readouterr().err
+    assert hub.files("monet/haystacks") == {}
+    before = hub.count("PUT /lfs/")
+    assert send(recipe_file) == 0
+    assert hub.count("PUT /lfs/") == before + 1 and hub.count(f"PUT /lfs/{weights}") == 7
+
+
+def test_a_busy_hub_is_asked_again_after_the_time_it_names(hub: Hub, recipe_file: Path, quick: list[float]) -> None:
+    hub.fail("POST .*/preupload/", status=429, Retry_After="3")
+    hub.fail("PUT /lfs/", status=503)
+    hub.delay("POST .*/verify", seconds=0.2)
+    assert send(recipe_file) == 0
+    assert quick == [4.0, 1]
+    assert hub.files("monet/haystacks", TAG).keys() == SENT
+
+
+def test_a_file_that_comes_back_changed_is_told(hub: Hub, recipe_file: Path, capsys) -> None:
+    here = (adapter_of(recipe_file) / WEIGHTS_FILE).read_bytes()
+    rotten = here[:-1] + bytes([here[-1] ^ 1])
+    hub.stored |= {sha256(here): rotten, sha256(rotten): rotten}
+    assert send(recipe_file) == 2
+    assert f"{WEIGHTS_FILE} came back from the Hub changed" in capsys.readouterr().err
+    assert TAG not in str(hub.repos["monet/haystacks"].refs)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "sentence"),
+    [
+        (lambda hub, patch: patch.delenv("HF_TOKEN"), [], "log in with `hf auth login`, or set HF_TOKEN"),
+        (
+            lambda hub, patch: patch.setenv("HF_TOKEN", "hf_revoked"),
+            [],
+            "The Hub refused your account (HTTP 401): log in again",
+        ),
+        (lambda hub, patch: patch.setenv("HF_TOKEN", READER), [], "HTTP 403, You don't have the rights"),
+        (lambda hub, patch: None, ["--repo", "renoir/haystacks"], "use a token that may write there"),
+        (lambda hub, patch: hub.add_repo("renoir/haystacks"), ["--repo", "renoir/haystacks"], "or --pull-request"),
+        (lambda hub, patch: None, ["--repo", "me/nowhere", "--pull-request"], "HTTP 404, Repository not found"),
+        (lambda hub, patch: None, ["--repo", "haystacks"], "--repo should read USER/NAME, not 'haystacks'"),
+        (lambda hub, patch: hub.fail("whoami", 429, Retry_After="7"), [], "HTTP 429): wait 7 seconds, then run"),
+        (lambda hub, patch: hub.fail("GET /api/models", 503), [], "HTTP 503): later, run the same command again"),
+        (lambda hub, patch: hub.fail("repos/create", 409), [], "the name is taken; choose another with --repo"),
+        (lambda hub, patch: hub.fail("validate-yaml", 502), [], "The Hub answered with something unreadable"),
+        (lambda hub, patch: hub.fail("/lfs/", 500, times=99), [], "HTTP 500): later, run the same command again"),
+        (lambda hub, patch: hub.__exit__(), [], "The Hub cannot be reached, or the connection broke"),
+        (lambda hub, patch: patch.setattr(constants, "HF_HUB_OFFLINE", True), [], "unset HF_HUB_OFFLINE"),
+    ],
+)
+def test_each_refusal_is_one_sentence_with_a_remedy(
+    hub: Hub, recipe_file: Path, monkeypatch: pytest.MonkeyPatch, quick, capsys, spoil, options, sentence: str
+) -> None:
+    spoil(hub, monkeypatch)
+    assert send(recipe_file, *options) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert sentence in said
+    assert all(name not in {TAG, "refs/tags/" + TAG} for repo in hub.repos.values() for name in repo.refs)
+
+
+def test_a_name_that_holds_something_else_is_left_alone(hub: Hub, recipe_file: Path, tiny_flux: Path, capsys) -> None:
+    hub.add_repo("monet/haystacks", tiny_flux)
+    before = hub.files("monet/haystacks")
+    assert send(recipe_file) == 2
+    assert "monet/haystacks holds something else (model_index.json" in capsys.readouterr().err
+    assert hub.files("monet/haystacks") == before
+
+
+def test_a_tag_never_moves_to_other_weights(hub: Hub, recipe_file: Path, capsys) -> None:
+    assert send(recipe_file) == 0
+    make_tiny_adapter(adapter_of(recipe_file), seed=9)
+    assert send(recipe_file) == 2
+    assert f"The tag {TAG} of monet/haystacks names other weights" in capsys.readouterr().err
+    assert hub.count("POST .*/commit/") == 1
+
+
+def test_a_card_that_the_hub_does_not_take_is_told_before_anything_is_sent(hub: Hub, recipe_file: Path, capsys) -> None:
+    (adapter_of(recipe_file) / "README.md").write_text("---\nwidget: boat\n---\n")
+    assert send(recipe_file) == 2
+    assert '"widget" must be an array' in capsys.readouterr().err.splitlines()[-1]
+    assert hub.count("PUT /lfs/") == 0
+
+
+# ---- What does not go up
+
+
+def test_an_unfinished_run_is_refused(recipe_file: Path, capsys) -> None:
+    (adapter_of(recipe_file).parent / "run.json").unlink()
+    assert send(recipe_file, "--dry-run") == 2
+    assert "holds no finished run (no run.json): run `python -m training fit`" in capsys.readouterr().err
+
+
+def no_adapter(folder: Path) -> None:
+    (folder / WEIGHTS_FILE).unlink()
+
+
+def half_an_adapter(folder: Path) -> None:
+    (folder / WEIGHTS_FILE).write_bytes((folder / WEIGHTS_FILE).read_bytes()[:5000])
+
+
+def diverged(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS_FILE)
+    save_file({name: tensor * torch.nan for name, tensor in weights.items()}, folder / WEIGHTS_FILE)
+
+
+def told_in_metadata(folder: Path) -> None:
+    metadata = {"recipe": json.dumps({"run": {"folder": "/home/monet/runs"}})}
+    save_file(load_file(folder / WEIGHTS_FILE), folder / "haystacks_comfy.safetensors", metadata)
+
+
+def told_in_the_card(folder: Path) -> None:
+    (folder / "README.md").write_text(CARD + "Log in with hf_" + "a1" * 17)
+
+
+def told_in_a_picture(folder: Path) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("impressionism", json.dumps({"adapter": f"{Path.cwd()}/runs/haystacks"}))
+    Image.new("RGB", (8, 8)).save(folder / "images" / "boat.png", pnginfo=text)
+
+
+def half_a_picture(folder: Path) -> None:
+    (folder / "images" / "boat.png").write_bytes((folder / "images" / "boat.png").read_bytes()[:40])
+
+
+def damaged_records(folder: Path) -> None:
+    (folder.parent / "run.json").write_text('{"name": "haystacks"}')
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (no_adapter, f"adapter/{WEIGHTS_FILE} is missing"),
+        (half_an_adapter, f"{WEIGHTS_FILE} is damaged"),
+        (diverged, "not finite: the training diverged"),
+        (told_in_metadata, "haystacks_comfy.safetensors holds a path of this machine"),
+        (told_in_the_card, "README.md holds an access token"),
+        (told_in_a_picture, "images/boat.png holds the place where you work"),
+        (half_a_picture, "images/boat.png is damaged"),
+        (damaged_records, "its records cannot be read"),
+    ],
+)
+def test_what_is_damaged_or_tells_too_much_stays_here(hub: Hub, recipe_file: Path, capsys, spoil, sentence) -> None:
+    spoil(adapter_of(recipe_file))
+    assert send(recipe_file) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1
+    assert hub.calls == []
+
+
+def test_all_problems_are_told_at_once(recipe_file: Path) -> None:
+    half_an_adapter(adapter_of(recipe_file))
+    told_in_the_card(adapter_of(recipe_file))
+    with pytest.raises(TrainingError, match=r"is damaged .*; README\.md holds an access token"):
+        push.gather(adapter_of(recipe_file).parent)
+
+
+def test_an_adapter_of_another_base_is_refused_before_anything_is_sent(hub: Hub, recipe_file: Path, capsys) -> None:
+    assert send(recipe_file, "model.base=miniature") == 2
+    assert "was trained for another model" in capsys.readouterr().err
+    assert hub.count("PUT|/commit/") == 0
+
+
+def test_without_a_card_the_way_to_one_is_told(recipe_file: Path, capsys) -> None:
+    (adapter_of(recipe_file) / "README.md").unlink()
+    assert send(recipe_file, "--dry-run") == 0
+    assert "python -m model_card render" in capsys.readouterr().err
