@@ -10,11 +10,11 @@ from accelerate.utils import reduce
 from diffusers.training_utils import compute_loss_weighting_for_sd3
 from torch.utils.checkpoint import checkpoint
 
-from impressionism.quantize import load_transformer
+from impressionism.quantize import kept_transformer
 from training import adapter, cache, examples, flow
 from training.batches import Batch, Latents, Loader, Part
 from training.cache import Cache
-from training.examples import Example
+from training.examples import Example, say
 from training.modulation import AHEAD, Bank, Rows
 from training.options import Recipe
 
@@ -63,7 +63,10 @@ def prepare(recipe: Recipe, *, bank: bool | None = None) -> Base:
     trained_on, held_out = examples.split(known, recipe.data.held_out)
     folder = cache.locate(recipe.model)
     device, dtype = cache.place(recipe.model)
-    transformer = load_transformer(folder, quantize=recipe.model.quantize, dtype=dtype, device=device)
+    keep = recipe.run.cache / "transformers" if recipe.model.keep_quantized else None
+    transformer = kept_transformer(
+        folder, quantize=recipe.model.quantize, dtype=dtype, device=device, keep=keep, say=say
+    )
     banked = recipe.model.modulation_bank and recipe.adapter.targets != "every" if bank is None else bank
     latents = Latents.of(folder)
     return Base(
