@@ -140,7 +140,7 @@ def refs(call: "Call") -> dict:
 
 @route("GET", API + "/discussions")
 def discussions(call: "Call") -> dict:
-    pulls = call.repo().pulls
+    pulls = [pull for pull in call.repo().pulls if pull["author"]["name"] == call.query.get("author")]
     return {"discussions": pulls, "count": len(pulls), "start": 0}
 
 

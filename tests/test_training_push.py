@@ -18,10 +18,16 @@ from tiny import make_tiny_adapter
 from impressionism.names import WEIGHTS_FILE
 from impressionism.records import Run
 from training import __main__ as training
-from training import push, recipe
+from training import parcel, recipe
 from training.options import TrainingError
 
-CARD = "---\nlicense: mit\ntags: [lora]\n---\n# Haystacks\n"
+CARD = """---
+license: mit
+tags: [lora]
+---
+# Haystacks
+See https://example.org/home/monet and [the model](https://huggingface.co/me/haystacks), ./tmp/out.png or a/tmp/b.
+"""
 SENT = {WEIGHTS_FILE, "README.md", "images/boat.png", "recipe.yaml", "run.json"}
 TAG = "haystacks-step-8"
 
@@ -105,7 +111,7 @@ def test_the_records_go_up_without_the_paths_and_passwords_of_this_machine(hub: 
 def test_paths_below_the_working_folder_become_relative(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     told = {"cache": [str(tmp_path / "cache"), "/elsewhere/cache", r"C:\Users\monet\cache"], "rank": 4, "id": "me/flux"}
-    assert push.portable(told) == {"cache": ["cache", "cache", "cache"], "rank": 4, "id": "me/flux"}
+    assert parcel.portable(told) == {"cache": ["cache", "cache", "cache"], "rank": 4, "id": "me/flux"}
 
 
 def test_a_second_push_does_nothing_and_a_new_card_alone_is_sent(hub: Hub, recipe_file: Path, capsys) -> None:
@@ -134,7 +140,7 @@ def test_private_is_private_and_never_becomes_public_unseen(hub: Hub, recipe_fil
 def test_a_pull_request_leaves_the_repository_as_it_is_and_is_opened_once(hub: Hub, recipe_file: Path, capsys) -> None:
     hub.add_repo("renoir/haystacks")
     assert send(recipe_file, "--repo", "renoir/haystacks", "--pull-request") == 0
-    assert f"{hub.url}/renoir/haystacks/discussions/1: the adapter came back" in capsys.readouterr().err
+    assert f"{hub.url}/renoir/haystacks/discussions/1 (public): the adapter came back" in capsys.readouterr().err
     assert hub.files("renoir/haystacks") == {}
     assert hub.files("renoir/haystacks", "refs/pr/1").keys() == SENT
     assert send(recipe_file, "--repo", "renoir/haystacks", "--pull-request") == 0
@@ -145,7 +151,7 @@ def test_a_pull_request_leaves_the_repository_as_it_is_and_is_opened_once(hub: H
 def test_a_dry_run_tells_files_sizes_and_visibility_and_asks_nobody(hub: Hub, recipe_file: Path, capsys) -> None:
     assert send(recipe_file, "--dry-run", "--private", "--repo", "monet/haystacks") == 0
     said = capsys.readouterr().err
-    assert f"To monet/haystacks (private, tag {TAG}): 5 files" in said and "Nothing was sent" in said
+    assert f"To monet/haystacks (private if it is new, tag {TAG}): 5 files" in said and "Nothing was sent" in said
     for name in SENT:
         assert name in said
     size = (adapter_of(recipe_file) / WEIGHTS_FILE).stat().st_size
@@ -240,6 +246,7 @@ def test_a_file_that_comes_back_changed_is_told(hub: Hub, recipe_file: Path, cap
         (lambda hub, patch: hub.fail("repos/create", 409), [], "the name is taken; choose another with --repo"),
         (lambda hub, patch: hub.fail("validate-yaml", 502), [], "The Hub answered with something unreadable"),
         (lambda hub, patch: hub.fail("/lfs/", 500, times=99), [], "HTTP 500): later, run the same command again"),
+        (lambda hub, patch: hub.fail("HEAD .*/resolve/", 503, 9), [], "HTTP 503): later, run the same command again"),
         (lambda hub, patch: hub.__exit__(), [], "The Hub cannot be reached, or the connection broke"),
         (lambda hub, patch: patch.setattr(constants, "HF_HUB_OFFLINE", True), [], "unset HF_HUB_OFFLINE"),
     ],
@@ -308,6 +315,10 @@ def told_in_the_card(folder: Path) -> None:
     (folder / "README.md").write_text(CARD + "Log in with hf_" + "a1" * 17)
 
 
+def told_in_an_address(folder: Path) -> None:
+    (folder / "NOTICE").write_text("From file:///home/monet/paintings.")
+
+
 def told_in_a_picture(folder: Path) -> None:
     text = PngImagePlugin.PngInfo()
     text.add_itxt("impressionism", json.dumps({"adapter": f"{Path.cwd()}/runs/haystacks"}))
@@ -319,7 +330,7 @@ def half_a_picture(folder: Path) -> None:
 
 
 def damaged_records(folder: Path) -> None:
-    (folder.parent / "run.json").write_text('{"name": "haystacks"}')
+    (folder.parent / "recipe.yaml").write_text("data:\n  source: [\n")
 
 
 @pytest.mark.parametrize(
@@ -330,6 +341,7 @@ def damaged_records(folder: Path) -> None:
         (diverged, "not finite: the training diverged"),
         (told_in_metadata, "haystacks_comfy.safetensors holds a path of this machine"),
         (told_in_the_card, "README.md holds an access token"),
+        (told_in_an_address, "NOTICE holds a path of this machine"),
         (told_in_a_picture, "images/boat.png holds the place where you work"),
         (half_a_picture, "images/boat.png is damaged"),
         (damaged_records, "its records cannot be read"),
@@ -347,7 +359,7 @@ def test_all_problems_are_told_at_once(recipe_file: Path) -> None:
     half_an_adapter(adapter_of(recipe_file))
     told_in_the_card(adapter_of(recipe_file))
     with pytest.raises(TrainingError, match=r"is damaged .*; README\.md holds an access token"):
-        push.gather(adapter_of(recipe_file).parent)
+        parcel.gather(adapter_of(recipe_file).parent)
 
 
 def test_an_adapter_of_another_base_is_refused_before_anything_is_sent(hub: Hub, recipe_file: Path, capsys) -> None:

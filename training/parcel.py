@@ -1,0 +1,153 @@
+"""What of a finished run goes to the Hub: only what belongs there, whole, and telling nothing of this machine."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import yaml
+from huggingface_hub import get_token
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from impressionism import names
+from impressionism.records import Run
+from training.examples import say
+from training.options import TrainingError
+
+# Of the adapter's folder, all that goes up; what a tool or a person left there besides stays here.
+BELONGS = (
+    names.WEIGHTS_FILE, "*_comfy.safetensors", "README.md", "LICENSE.md", "NOTICE",
+    "images/*.jpg", "images/*.png", "images/*.webp",
+)  # fmt: skip
+ROOT = r"(?<![\w.-])(?<!:/)/"  # the slash of an absolute path, not one in an address or a relative path
+SECRETS = {
+    "an access token": r"\b(hf|ghp|gho|ghs)_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bsk-[\w-]{20,}|\bAKIA[0-9A-Z]{16}\b",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
+    "a password in an address": r"://[^\s/@:]+:[^\s/@]+@",
+    "a path of this machine": rf"{ROOT}(home|Users|root|mnt|media|tmp|var|opt|srv|private)/\w|[A-Z]:\\+Users\\+",
+}
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What goes up."""
+
+    run: Run
+    folder: Path
+    """Of the adapter."""
+    files: dict[str, Path | bytes]
+    """Path in the repository → where it lies, or what it holds."""
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / names.WEIGHTS_FILE
+
+    @property
+    def tag(self) -> str:
+        return plain(f"{self.run.name}-step-{self.run.steps}")
+
+    def announce(self, where: str) -> None:
+        """Say what goes there, and what does not."""
+        sizes = {name: len(it) if isinstance(it, bytes) else it.stat().st_size for name, it in self.files.items()}
+        say(f"{where}: {len(sizes)} files, {tqdm.format_sizeof(sum(sizes.values()), 'B')}")
+        for name, size in sizes.items():
+            say(f"  {tqdm.format_sizeof(size, 'B'):>8}  {name}")
+        here = (file.relative_to(self.folder).as_posix() for file in self.folder.rglob("*") if file.is_file())
+        if left := sorted(set(here) - set(self.files)):
+            say(f"These stay here: {', '.join(left)}.")
+        if "README.md" not in self.files:
+            say(f"There is no README.md, so the page will be bare: `python -m model_card render {self.folder.parent}`.")
+
+
+def gather(folder: Path) -> Parcel:
+    """The finished run's files, if nothing speaks against them; raises with all that does."""
+    if not (folder / "run.json").exists():
+        raise TrainingError(
+            f"{folder} holds no finished run (no run.json): run `python -m training fit` with the same recipe first."
+        )
+    adapter = folder / "adapter"
+    files: dict[str, Path | bytes] = {
+        file.relative_to(adapter).as_posix(): file for pattern in BELONGS for file in sorted(adapter.glob(pattern))
+    }
+    problems = [] if names.WEIGHTS_FILE in files else [f"adapter/{names.WEIGHTS_FILE} is missing; run fit again"]
+    try:
+        told = (folder / "run.json").read_text(encoding="utf-8")
+        run, facts = Run.from_json(told), portable(json.loads(told))
+        record = portable(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
+        record.get("tune", {}).pop("storage", None)  # a place, maybe with a password
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise TrainingError(f"{folder}: its records cannot be read ({one_line(error)}); run fit again.") from None
+    files["run.json"] = json.dumps(facts, indent=1, sort_keys=True).encode()
+    files["recipe.yaml"] = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=110).encode()
+    forbidden = secrets()
+    for name, source in files.items():
+        problems += wrong(name, source, forbidden)
+    if problems:
+        raise TrainingError(f"{folder} cannot go to the Hub: {'; '.join(problems)}.")
+    return Parcel(run, adapter, files)
+
+
+def portable(value: Any) -> Any:
+    """The same without what holds on this machine only: absolute paths, and passwords in addresses."""
+    if isinstance(value, dict):
+        return {key: portable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [portable(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if PureWindowsPath(value).is_absolute():
+        return PureWindowsPath(value).name
+    if PurePosixPath(value).is_absolute():
+        path = Path(value)
+        return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else path.name
+    return re.sub(r"(?<=://)[^/@\s]+@", "", value)
+
+
+def wrong(name: str, source: Path | bytes, forbidden: dict[str, str]) -> list[str]:
+    """What speaks against sending a file: it is damaged, or tells what nobody should know."""
+    try:
+        told = "\n".join(texts(source))
+    except (SafetensorError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        return [f"{name} is damaged ({one_line(error)}); make it again"]
+    found = [what for what, pattern in forbidden.items() if re.search(pattern, told)]
+    return [f"{name} holds {what}; take it out" for what in found]
+
+
+def texts(source: Path | bytes) -> Iterator[str]:
+    """What can be read in a file: its text, or what its format carries besides tensors or pixels."""
+    if isinstance(source, bytes):
+        yield source.decode()
+    elif source.suffix == ".safetensors":
+        if not all(tensor.isfinite().all() for tensor in load_file(source).values()):
+            raise OSError("it holds numbers that are not finite: the training diverged")
+        with safe_open(source, framework="pt") as stored:
+            yield from (stored.metadata() or {}).values()
+    elif source.suffix in (".jpg", ".png", ".webp"):
+        with Image.open(source) as image:
+            image.load()  # a PNG may have text behind its pixels
+        for value in image.info.values():
+            yield value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    else:
+        yield source.read_text(encoding="utf-8", errors="replace")
+
+
+def secrets() -> dict[str, str]:
+    """SECRETS, and those of this machine."""
+    places = [re.escape(str(place)[1:]) for place in (Path.home(), Path.cwd()) if len(place.parts) > 2]
+    own = {"your access token": re.escape(token)} if (token := get_token()) else {}
+    here = {"the place where you work": rf"{ROOT}({'|'.join(places)})(?![\w-])"} if places else {}
+    return SECRETS | own | here
+
+
+def plain(name: str) -> str:
+    """The name as a tag or a repository takes it."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
+
+
+def one_line(said: object) -> str:
+    return " ".join(str(said).split())
