@@ -223,6 +223,7 @@ def test_a_stream_with_numbered_labels_is_read_in_words(tmp_path):
     assert [picture.reason for picture in found.values()].count(Reason.GENRE) == 4
     [train] = datasets.load_from_disk(str(tmp_path / "out")).values()
     assert set(zip(train["artist"], train["genre"], strict=True)) == {("claude-monet", "still_life")}
+    assert train["source"][0] == "in: row 1"  # and no path of this machine
     assert "text" not in train.column_names
     with pytest.raises(TrainingError, match=r"no genre sea: curate.genres can be landscape, still_life"):
         curate(recipe(tmp_path / "b", tmp_path / "in", genres=["sea"]))

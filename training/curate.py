@@ -440,7 +440,7 @@ def _write(chosen: list[Found], work: Path, recipe: Recipe, source: str) -> None
             how = {"pictures": pictures, "folder": work / "pictures", "source": source, "image": data.image_column}
             splits[split] = datasets.Dataset.from_generator(
                 _rows, features, str(work / "arrow"), gen_kwargs=how | {"columns": columns},
-                split=datasets.NamedSplit(split),
+                split=datasets.NamedSplit(split), writer_batch_size=BATCH,
             )  # fmt: skip
     splits.save_to_disk(str(work / "dataset"))
 

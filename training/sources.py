@@ -65,7 +65,7 @@ def open_source(settings: Curate) -> Source:
             f"curate.source {settings.source!r} is no folder of pictures here and no dataset that loads: "
             f"{' '.join(str(error).split())}"
         ) from None
-    source = _with_columns(rows, folder.resolve().name if saved else str(settings.source), total)
+    source = _with_columns(rows, folder.resolve().name if folder.is_dir() else str(settings.source), total)
     _check(source, "style", (settings.style,) if settings.style else ())
     _check(source, "genre", settings.genres)
     return source
