@@ -104,7 +104,8 @@ def _head(study: str, trials: list[FrozenTrial], best: FrozenTrial | None, recip
     own = next((f" The recipe's own numbers: {outcome(trial)}." for trial in trials if "own" in trial.user_attrs), "")
     rows = "".join(f'<tr><th scope="row">{_text(path)}</th><td>{_value(value_of(recipe, path))}</td>'
                    f"<td><b>{_value(value)}</b></td></tr>\n" for path, value in best.params.items())  # fmt: skip
-    worse = " No trial beat the base: train longer, or try lower rates." if best.value >= 1 else ""
+    _, change = reached(best) or (0, 0.0)
+    worse = " No trial beat the base: train longer, or try lower rates." if change >= 0 else ""
     return f"""{head}<p class="lede">Trial {best.number} is the best: {outcome(best)}.{worse}</p>
 <p class="note">{counts}{own}</p>
 </header>
@@ -119,7 +120,8 @@ def _head(study: str, trials: list[FrozenTrial], best: FrozenTrial | None, recip
 def _history(judged: list[FrozenTrial], best: FrozenTrial | None, y: "Axis") -> str:
     x = Axis(0, max(trial.number for trial in judged) or 1, whole=True)
     plot = Plot(WIDE, x, y)
-    ends = [(trial.number, trial.value - 1) for trial in judged if trial.state == TrialState.COMPLETE]
+    finished = [trial for trial in judged if trial.state == TrialState.COMPLETE]
+    ends = [(trial.number, change) for trial in finished for _, change in [reached(trial) or (0, 0.0)]]
     lows = list(itertools.accumulate((change for _, change in ends), min))
     plot.line([(number, low) for (number, _), low in zip(ends, lows, strict=True)], "best", "the best so far")
     plot.dots(judged, lambda trial: trial.number, best)
