@@ -1,0 +1,117 @@
+"""Training ended in the middle, and training on several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_training_fit import pictures, recipe_file, weights_of  # noqa: F401 - fixtures
+
+from training import fit
+from training import recipe as recipes
+from training.options import TrainingError
+
+# A process that imports the libraries once, never trains itself (autograd's threads do not survive a fork), and forks.
+HARNESS = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from training import fit, recipe
+wanted = recipe.read(Path(sys.argv[1]), sys.argv[3:])
+
+def start():
+    if child := os.fork():
+        return child
+    try:
+        os._exit(0 if fit.fit(wanted) else 3)
+    except BaseException as error:
+        print(repr(error), file=sys.stderr)
+        os._exit(1)
+
+moments, kills = random.Random(5), int(sys.argv[2])
+begun = time.monotonic()
+for _ in range(kills):
+    child = start()
+    time.sleep(moments.uniform(0.02, 0.6))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+child = start()
+print("last")
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def harness(recipe: Path, kills: int, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", HARNESS, recipe, kills, *options]
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            start_new_session=True)  # fmt: skip
+
+
+def on_two_processes(*arguments: object) -> subprocess.CompletedProcess:
+    """As `accelerate launch --num_processes 2` does on two GPUs; on a CPU that would start only one."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training"]
+    command = [*launch, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="ends a forked process")
+def test_ended_at_thirty_random_moments_it_still_comes_out_the_same_bit_for_bit(recipe_file, tmp_path):  # noqa: F811
+    changes = ["optimizer.ema=0.9", "run.checkpoint_every=1", "run.validate_every=3", "run.keep=2"]
+    whole = recipes.read(recipe_file, [*changes, f"run.folder={tmp_path / 'whole'}"])
+    fit.fit(whole)
+    process = harness(recipe_file, 30, *changes, f"run.folder={tmp_path / 'pieces'}")
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert 1 <= said.count("going on from step") <= 30
+    expected = weights_of(tmp_path / "whole")
+    assert all(torch.equal(weight, expected[name]) for name, weight in weights_of(tmp_path / "pieces").items())
+    lines = [json.loads(line) for line in (tmp_path / "pieces" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8]
+
+
+def test_two_processes_with_half_the_batch_agree_with_one(recipe_file, tmp_path):  # noqa: F811
+    one = recipes.read(recipe_file, ["optimizer.batch=4", f"run.folder={tmp_path / 'one'}"])
+    fit.fit(one)
+    both = ["fit", recipe_file, "optimizer.batch=2", f"run.folder={tmp_path / 'two'}", f"run.cache={tmp_path / 'new'}"]
+    result = on_two_processes(*both)
+    assert result.returncode == 0, result.stderr
+    expected = weights_of(tmp_path / "one")
+    for name, weight in weights_of(tmp_path / "two").items():
+        torch.testing.assert_close(weight, expected[name], atol=2e-5, rtol=1e-3)
+    logs = [json.loads((tmp_path / run / "run.json").read_text()) for run in ("one", "two")]
+    assert logs[0]["validation_loss"] == pytest.approx(logs[1]["validation_loss"], rel=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_second_run_in_the_folder_is_refused(recipe_file):  # noqa: F811
+    options = ["optimizer.steps=5000"]
+    recipe = recipes.read(recipe_file, options)
+    process = harness(recipe_file, 0, *options)
+    try:
+        while not (recipe.run.folder / "log.jsonl").exists() and process.poll() is None:
+            time.sleep(0.05)
+        with pytest.raises(TrainingError, match="Another process trains in"):
+            fit.fit(recipe)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert fit.fit(recipe, until=3) is False  # the lock went with its holder
+
+
+def test_previews_are_painted_from_the_same_noise_and_laid_out_step_by_prompt(recipe_file, tmp_path):  # noqa: F811
+    options = ["preview.prompts=[a ball, a red ball]", "preview.every=4", "preview.steps=2", "preview.size=64x64",
+               "optimizer.rate=0.05"]  # fmt: skip
+    fit.fit(recipes.read(recipe_file, options))
+    previews = tmp_path / "run" / "previews"
+    steps = ["step-000000", "step-000004", "step-000008"]
+    assert sorted(path.name for path in previews.iterdir()) == ["sheet.jpg", *steps]
+    first, _, last = ((previews / step / "00.png").read_bytes() for step in steps)
+    assert first != last
+    assert load_file(tmp_path / "run" / "adapter" / "pytorch_lora_weights.safetensors")
