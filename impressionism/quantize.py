@@ -50,9 +50,13 @@ def load_transformer(
     quantize: str = "none",
     dtype: torch.dtype,
     device: str | torch.device,
+    without: str | None = None,
 ) -> FluxTransformer2DModel:
     """The frozen transformer of a pipeline's folder or Hub repository, unquantized parts in the dtype; or one that
-    save_quantized has kept, whose tensors stay on the disk until they are used where the device is the CPU."""
+    save_quantized has kept, whose tensors stay on the disk until they are used where the device is the CPU.
+
+    Layers whose names match the pattern `without` are not read: the caller puts something else in their place.
+    """
     if quantize not in MODES:
         raise PainterError(f"There is no quantization {quantize}; there are {', '.join(MODES)}.")
     folder = folder_of(folder_or_repo, revision, FILES) / "transformer"
@@ -66,11 +70,12 @@ def load_transformer(
         config: Any = FluxTransformer2DModel.load_config(folder)
         model: Any = FluxTransformer2DModel.from_config(config)
     if kept:
-        place_kept(model, folder, quantize, dtype, device)
+        place_kept(model, folder, quantize, dtype, device, without)
     else:
-        for name, tensor in tensors(folder):
+        for name, tensor in tensors(folder, without):
             place(model, name, tensor, quantize, dtype, device)
-    if missing := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
+    unread = (name for name, parameter in model.named_parameters() if parameter.is_meta)
+    if missing := [name for name in unread if not belongs(name, without)]:
         raise PainterError(f"The transformer in {folder} lacks {len(missing)} tensors, the first is {missing[0]}.")
     model.is_loaded_in_4bit = quantize == "nf4"  # PEFT asks for these two before it looks at a layer
     model.is_loaded_in_8bit = quantize == "int8" and device.type == "cuda"
@@ -80,7 +85,12 @@ def load_transformer(
 # ---- Reading
 
 
-def tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def belongs(name: str, layers: str | None) -> bool:
+    """Whether a tensor is one of a layer that the pattern means."""
+    return layers is not None and re.match(rf"({layers})\.", name) is not None
+
+
+def tensors(folder: Path, without: str | None = None) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of every shard, one at a time; the files are memory-mapped."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -88,7 +98,8 @@ def tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     for file in files:
         with opened(file) as shard:
             for name in shard.keys():  # noqa: SIM118 - it is no dict
-                yield name, shard.get_tensor(name)
+                if not belongs(name, without):
+                    yield name, shard.get_tensor(name)
 
 
 def opened(file: Path) -> Any:
@@ -138,19 +149,20 @@ def kept_transformer(
     dtype: torch.dtype,
     device: str | torch.device,
     keep: Path | None,
+    without: str | None = None,
     say: Callable[[str], None] = logger.info,
 ) -> FluxTransformer2DModel:
     """load_transformer, which quantizes once: the result is kept under a folder and found by what it was made of."""
     options: dict[str, Any] = {"quantize": quantize, "dtype": dtype, "device": device}
     if keep is None or quantize not in MODES or quantize == "none":
-        return load_transformer(folder_or_repo, revision=revision, **options)
+        return load_transformer(folder_or_repo, revision=revision, without=without, **options)
     folder = folder_of(folder_or_repo, revision, FILES)
     files = sorted(folder.glob("transformer/*.safetensors"))
     source = commit_of(folder) or digest_of(folder / "transformer" / "config.json", *files)
     kept = keep / "-".join((source, format_of(quantize, torch.device(device)), str(dtype).removeprefix("torch.")))
     if kept.is_dir():
         say(f"The quantized transformer comes from {kept}.")
-        return load_transformer(kept, **options)
+        return load_transformer(kept, without=without, **options)
     model = load_transformer(folder, **options)
     save_quantized(model, kept, quantize)
     say(f"The quantized transformer is kept in {kept}.")
@@ -194,9 +206,11 @@ def format_in(folder: Path) -> str | None:
     return None
 
 
-def place_kept(model: nn.Module, folder: Path, quantize: str, dtype: torch.dtype, device: torch.device) -> None:
+def place_kept(
+    model: nn.Module, folder: Path, quantize: str, dtype: torch.dtype, device: torch.device, without: str | None
+) -> None:
     layers: dict[str, Parts] = defaultdict(dict)
-    for name, tensor in tensors(folder):
+    for name, tensor in tensors(folder, without):
         match = PACKED.fullmatch(name)
         if match and name.startswith(BLOCKS) and isinstance(linear_at(model, match[1]), nn.Linear):
             layers[match[1]][match[2]] = tensor

@@ -3,6 +3,7 @@ import torch
 from test_training_adapter import INPUTS
 
 from impressionism.quantize import load_transformer
+from training.adapter import MODULATION_LAYERS
 from training.modulation import Bank
 
 SIGMA, GUIDANCE, POOLED = (INPUTS[name] for name in ("timestep", "guidance", "pooled_projections"))
@@ -15,7 +16,9 @@ def whole(tiny_flux):
 
 @pytest.fixture
 def banked(tiny_flux):
-    transformer = load_transformer(tiny_flux, quantize="none", dtype=torch.float32, device="cpu")
+    transformer = load_transformer(
+        tiny_flux, quantize="none", dtype=torch.float32, device="cpu", without=MODULATION_LAYERS
+    )
     return transformer, Bank(transformer, tiny_flux, torch.device("cpu"), torch.float32)
 
 

@@ -24,6 +24,7 @@ BLOCKS = r"(single_)?transformer_blocks\.\d+\."
 ATTENTION = r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
 FEED_FORWARD = r"ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out"
 MODULATION = r"norm1\.linear|norm1_context\.linear|norm\.linear"
+MODULATION_LAYERS = f"{BLOCKS}({MODULATION})"
 STYLE_FROM = 10 / 38  # of the single blocks: those before hold content (SplitFlux, arXiv 2511.15258)
 
 

@@ -64,10 +64,11 @@ def prepare(recipe: Recipe, *, bank: bool | None = None) -> Base:
     folder = cache.locate(recipe.model)
     device, dtype = cache.place(recipe.model)
     keep = recipe.run.cache / "transformers" if recipe.model.keep_quantized else None
-    transformer = kept_transformer(
-        folder, quantize=recipe.model.quantize, dtype=dtype, device=device, keep=keep, say=say
-    )
     banked = recipe.model.modulation_bank and recipe.adapter.targets != "every" if bank is None else bank
+    transformer = kept_transformer(
+        folder, quantize=recipe.model.quantize, dtype=dtype, device=device, keep=keep,
+        without=adapter.MODULATION_LAYERS if banked else None, say=say,
+    )  # fmt: skip
     latents = Latents.of(folder)
     return Base(
         transformer=transformer,

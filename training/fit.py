@@ -94,10 +94,11 @@ def train(base: Base, recipe: Recipe, *, until: int | None = None) -> Run | bool
                           seconds=round(position["seconds"], 2), memory=meter.peak())  # fmt: skip
                 bar.set_postfix(loss=f"{sum(shown) / len(shown):.4f}")
                 shown.clear()
-            with judged(weights, averages):
-                if held_out and (last_step or step % run.validate_every == 0):
+            if held_out and (last_step or step % run.validate_every == 0):
+                with judged(weights, averages):
                     position |= _validate(base, held_out, recipe, position, log)
-                if recipe.preview.prompts and (last_step or step % recipe.preview.every == 0):
+            if last_step or step % recipe.preview.every == 0:
+                with judged(weights, averages):
                     preview.paint(base, recipe, step, log)
             if first and (last_step or leaving or step % run.checkpoint_every == 0 or _is_best(position)):
                 checkpoint.save(checkpoints, weights, averages, optimizer, position, keep=run.keep)
@@ -231,6 +232,7 @@ def _finish(base: Base, recipe: Recipe, weights: Weights, averages, position: di
         return True
     folder = recipe.run.folder / "adapter"
     file = adapter.save(base.transformer, folder, getattr(torch, recipe.adapter.dtype))
+    export.label(file, title=recipe.run.folder.name, trigger_phrase=recipe.data.trigger)
     live = {
         name: (layer.lora_A, layer.lora_B, layer.scale) for name, layer in adapter.adapted(base.transformer).items()
     }

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
 
-from training.adapter import BLOCKS, MODULATION
+from training.adapter import MODULATION_LAYERS
 from training.options import TrainingError
 
 AHEAD = 64  # batches whose outputs are held; a picture's are 2.1 MB in FLUX.1-dev at bfloat16
@@ -79,7 +79,7 @@ class Bank:
 
 def _names(transformer: FluxTransformer2DModel) -> Iterator[str]:
     for name, module in transformer.named_modules():
-        if re.fullmatch(f"{BLOCKS}({MODULATION})", name) and hasattr(module, "in_features"):
+        if re.fullmatch(MODULATION_LAYERS, name) and hasattr(module, "in_features"):
             yield name
 
 
