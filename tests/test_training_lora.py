@@ -3,7 +3,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from impressionism.quantize import MODES, quantized, weight_of
+from impressionism.quantize import MODES, pack, quantized, weight_of
 from training.lora import Adapted, Frozen
 
 
@@ -15,7 +15,9 @@ def linear(quantize: str = "none") -> nn.Module:
     layer = nn.Linear(64, 96)
     layer.weight.data, layer.bias.data = random(96, 64, seed=1) / 8, random(96, seed=2)
     layer.requires_grad_(False)
-    return layer if quantize == "none" else quantized(layer, layer.weight.data, quantize, torch.float32)
+    if quantize == "none":
+        return layer
+    return quantized(layer, pack(layer.weight.data, quantize, torch.float32), quantize, torch.float32)
 
 
 def live(base: nn.Module, scale: float = 1.0) -> Adapted:

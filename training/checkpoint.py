@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from training.examples import say
 from training.options import TrainingError
 
-Weights = dict[str, torch.Tensor]
+Weights = Mapping[str, torch.Tensor]
 
 
 def save(
@@ -91,7 +92,7 @@ def at(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}"
 
 
-def _plain(weights: Weights) -> Weights:
+def _plain(weights: Weights) -> dict[str, torch.Tensor]:
     return {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
 
 

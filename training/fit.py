@@ -15,8 +15,9 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import filelock
 import torch
@@ -36,7 +37,7 @@ from training.options import Optimizer, Recipe, TrainingError
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "bitsandbytes", "safetensors")
 FREE = ("curate", "caption", "tune")  # sections that change no number of a run
 
-Weights = dict[str, torch.nn.Parameter]
+Weights = Mapping[str, torch.nn.Parameter]
 
 
 def fit(recipe: Recipe, *, until: int | None = None) -> Run | bool:
@@ -78,7 +79,7 @@ def train(base: Base, recipe: Recipe, *, until: int | None = None) -> Run | bool
     bar = tqdm(range(position["step"], options.steps), desc=str(run.folder), initial=position["step"],
                total=options.steps, disable=not first)  # fmt: skip
     parts = upcoming(base, recipe, position["step"])
-    with _log(run.folder, position["step"], first) as log, signals() as received:
+    with Log(run.folder if first else None, position["step"]) as log, signals() as received:
         shown: list[float] = []
         for step, these in zip(bar, parts, strict=False):
             loss, rate, norm = take_step(base, recipe, these, weights, averages, optimizer, step)
@@ -149,6 +150,7 @@ def step_gradient(base: Base, recipe: Recipe, parts: list[tuple[Part, Rows | Non
         total += loss.detach().cpu()
     if base.world > 1:
         for weight in weights.values():
+            assert weight.grad is not None
             weight.grad = base.sum(weight.grad).to(weight.device) / base.world
     return float(base.sum(total)) / base.world
 
@@ -180,7 +182,7 @@ def rate_factor(step: int, steps: int, warmup: int, schedule: str) -> float:
 
 
 def make_optimizer(options: Optimizer, weights: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    settings = {"lr": options.rate, "weight_decay": options.weight_decay}
+    settings: dict[str, Any] = {"lr": options.rate, "weight_decay": options.weight_decay}
     if options.name == "adamw8bit":
         import bitsandbytes
 
@@ -195,7 +197,7 @@ def make_optimizer(options: Optimizer, weights: list[torch.nn.Parameter]) -> tor
 # ---- What happens on the way
 
 
-def _validate(base: Base, parts: list[Part], recipe: Recipe, position: dict, log: Log | None) -> dict:
+def _validate(base: Base, parts: list[Part], recipe: Recipe, position: dict, log: Log) -> dict:
     """What changes of the position; the best so far is the one with the lowest held-out loss."""
     now, before = validation.score(base, parts, recipe), validation.Score(**position["base"])
     step, best = position["step"], position["best"]
@@ -233,7 +235,7 @@ def _finish(base: Base, recipe: Recipe, weights: Weights, averages, position: di
     folder = recipe.run.folder / "adapter"
     file = adapter.save(base.transformer, folder, getattr(torch, recipe.adapter.dtype))
     export.label(file, title=recipe.run.folder.name, trigger_phrase=recipe.data.trigger)
-    live = {
+    live: dict[str, Any] = {
         name: (layer.lora_A, layer.lora_B, layer.scale) for name, layer in adapter.adapted(base.transformer).items()
     }
     for written in (file, export.write_comfy(file)):
@@ -279,19 +281,6 @@ def _alone(recipe: Recipe) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _log(folder: Path, step: int, first: bool):
-    """The first process writes for all."""
-    if first:
-        return Log(folder, step)
-    return contextlib.nullcontext(_Silent())
-
-
-class _Silent:
-    def write(self, step: int, **figures) -> None: ...
-
-    def picture(self, step: int, name: str, pixels) -> None: ...
 
 
 def _claim(recipe: Recipe) -> None:

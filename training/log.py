@@ -12,9 +12,15 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class Log:
-    """log.jsonl, one line per logged step, and TensorBoard beside it; lines past `step` are dropped."""
+    """log.jsonl, one line per logged step, and TensorBoard beside it; lines past `step` are dropped.
 
-    def __init__(self, folder: Path, step: int):
+    With no folder it is silent: of several processes one writes for all.
+    """
+
+    def __init__(self, folder: Path | None, step: int):
+        self.board = None
+        if folder is None:
+            return
         self.path = folder / "log.jsonl"
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
         self.path.write_text(
@@ -26,9 +32,12 @@ class Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.board.close()
+        if self.board:
+            self.board.close()
 
     def write(self, step: int, **figures) -> None:
+        if self.board is None:
+            return
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **figures}) + "\n")
         for name, value in figures.items():
@@ -37,7 +46,8 @@ class Log:
 
     def picture(self, step: int, name: str, pixels) -> None:
         """(height, width, 3) uint8."""
-        self.board.add_image(name, pixels, step, dataformats="HWC")
+        if self.board:
+            self.board.add_image(name, pixels, step, dataformats="HWC")
 
 
 class Meter:

@@ -21,17 +21,18 @@ from impressionism.quantize import weight_of
 class Frozen(nn.Module):
     """A linear layer whose weight, quantized or not, never learns."""
 
-    def __init__(self, base: nn.Module):
+    def __init__(self, base: Any):  # a linear layer of nn, bitsandbytes or quanto
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.in_features, self.out_features = base.in_features, base.out_features
+        self.in_features: int = base.in_features
+        self.out_features: int = base.out_features
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return _Linear.apply(x, None, None, self.base, 1.0)
 
     def offload(self) -> None:
         """Let the weight wait in main memory; each use takes a copy of it, still packed, to where x is."""
-        weight = self.base.weight
+        weight: Any = self.base.weight
         weight.data = weight.data.cpu().pin_memory() if weight.is_cuda else weight.data
 
 

@@ -1,6 +1,7 @@
 """Pictures on the way: the same prompts from the same noise every so often, and a sheet of step × prompt."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,12 +47,10 @@ def sampling_of(wanted: Preview, prompt: str) -> Sampling:
 
 def pipeline(base: Base) -> FluxPipeline:
     """The live transformer between the base's scheduler and autoencoder; the captions' embeddings are in the cache."""
-    vae = AutoencoderKL.from_pretrained(base.folder, subfolder="vae", dtype=base.dtype)  # type: ignore[arg-type]
-    flux = FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(base.folder, subfolder="scheduler"),
-        vae=vae.to(base.device), transformer=base.transformer,
-        text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
-    )  # fmt: skip
+    vae: Any = AutoencoderKL.from_pretrained(base.folder, subfolder="vae", dtype=base.dtype)
+    scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(base.folder, subfolder="scheduler")
+    encoders: Any = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    flux = FluxPipeline(scheduler=scheduler, vae=vae.to(base.device), transformer=base.transformer, **encoders)
     flux.set_progress_bar_config(disable=True)
     return flux
 
