@@ -69,7 +69,7 @@ def done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED])
 
 
-def until(holds, seconds: float = 120) -> None:
+def until(holds, seconds: float = 300) -> None:
     """Wait for what another process or thread does."""
     end = time.monotonic() + seconds
     while not holds():
@@ -204,7 +204,7 @@ def test_two_workers_share_a_study_and_neither_lose_nor_double_a_trial(recipe_fi
     with other_worker(recipe_file, *arguments) as worker:
         until(has_trial(tmp_path / "run", 0, "RUNNING", "COMPLETE"))
         assert training.main(["tune", str(recipe_file), *arguments]) == 0
-        assert worker.wait(120) == 0
+        assert worker.wait(300) == 0
     trials = done(study_in(tmp_path / "run"))
     assert len(trials) == 12 and len({json.dumps(trial.params) for trial in trials}) == 12
     assert len({trial.user_attrs["worker"] for trial in trials}) == 2
@@ -335,6 +335,8 @@ def test_a_study_of_another_recipe_is_refused_but_a_longer_one_goes_on(recipe_fi
     tune.open_study(recipe)
     with pytest.raises(TrainingError, match=r"optimizer.batch is 2 there and 1 here; set run.folder"):
         tune.open_study(recipes.read(recipe_file, ["optimizer.batch=1"]))
+    with pytest.raises(TrainingError, match=r"adapter.ranks is {} there and {'to_q': 2} here"):
+        tune.open_study(recipes.read(recipe_file, ["adapter.ranks={to_q: 2}"]))
     tune.open_study(recipes.read(recipe_file, ["tune.trials=9", "optimizer.rate=0.5", "preview.every=3"]))
 
 

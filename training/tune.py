@@ -34,11 +34,11 @@ HEARTBEAT = 30  # s between a running trial's signs of life; after four without 
 POLL = 2  # s between two looks at the trials of other workers
 CHOICES = {"adapter.rank": "ranks", "adapter.targets": "targets", "flow.sigmas": "sigmas", "flow.shift": "shifts"}
 SPANS = {"optimizer.rate": "rates", "data.caption_dropout": "caption_dropout"}
-FREE = (  # keys in which the workers of a study may differ: none of them changes a trial
-    "curate.", "caption.", "preview.", "model.device", "model.keep_quantized", "optimizer.steps", "run.folder",
+FREE = {  # sections and keys in which the workers of a study may differ: none of them changes a trial
+    "curate", "caption", "preview", "model.device", "model.keep_quantized", "optimizer.steps", "run.folder",
     "run.cache", "run.log_every", "run.validate_every", "run.checkpoint_every", "run.keep", "run.save",
     "tune.trials", "tune.storage", *CHOICES, *SPANS,
-)  # fmt: skip
+}  # fmt: skip
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -138,8 +138,12 @@ def _open_storage(recipe: Recipe) -> optuna.storages.RDBStorage:
 def _decisive(recipe: Recipe) -> dict[str, Any]:
     """All that decides a trial's result, besides its numbers."""
     sections = recipe.model_dump(mode="json")
-    flat = {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
-    return {path: value for path, value in flat.items() if not path.startswith(FREE)}
+    return {
+        f"{section}.{key}": value
+        for section, keys in sections.items()
+        for key, value in keys.items()
+        if not {section, f"{section}.{key}"} & FREE
+    }
 
 
 def _refuse_another_recipe(study: optuna.Study, recipe: Recipe) -> None:
@@ -250,9 +254,9 @@ class Worker:
         taken = [t for t in trial.study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
         if sum(other.number < trial.number for other in taken) >= self.recipe.tune.trials:
             raise Taken
-        trial.set_user_attr("worker", f"{platform.node()}:{os.getpid()}")
-        numbers = suggest(trial, self.recipe.tune) | {"optimizer.steps": self.recipe.tune.steps}
         try:
+            trial.set_user_attr("worker", f"{platform.node()}:{os.getpid()}")
+            numbers = suggest(trial, self.recipe.tune) | {"optimizer.steps": self.recipe.tune.steps}
             return self.train(lay_over(self.recipe, numbers), trial)
         except torch.OutOfMemoryError:
             return _give_up(trial, "out of memory")

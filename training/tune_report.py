@@ -23,6 +23,15 @@ MOST_TICKS = 7
 ENOUGH = 15  # finished trials for their importance: PED-ANOVA wants at least five among the best third
 
 
+ENDS = {
+    TrialState.COMPLETE: "",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "lost",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
 def reached(trial: FrozenTrial) -> tuple[int, float] | None:
     """(step, change): how far a trial came, and its held-out loss there relative to the base's, less 1."""
     if (step := trial.last_step) is None:
@@ -36,8 +45,10 @@ def outcome(trial: FrozenTrial) -> str:
     if trial.state == TrialState.COMPLETE and at:
         return f"held-out loss {at[1]:+.2%} against the base's after {at[0]} steps"
     if trial.state == TrialState.PRUNED:
-        return trial.user_attrs.get("why") or (f"stopped after {at[0]} steps at {at[1]:+.2%}" if at else "stopped")
-    return {TrialState.RUNNING: "running", TrialState.WAITING: "waiting"}.get(trial.state, "lost, and run again")
+        return trial.user_attrs.get("why") or (
+            f"stopped after {at[0]} steps at {at[1]:+.2%}" if at else ENDS[trial.state]
+        )
+    return ENDS[trial.state]
 
 
 def value_of(recipe: Recipe, path: str) -> Any:
@@ -179,7 +190,7 @@ def _importance(judged: list[FrozenTrial]) -> str:
     )
     return f"""<h2>What mattered</h2>
 <p class="note">Share of each number in being among the best third (PED-ANOVA), over the {len(finished)} trials that
-came to their end.</p>
+came to their end. The search draws near what was good, so numbers that it drew together share the merit.</p>
 <table class="reasons"><tbody>
 {rows}</tbody></table>
 """
@@ -187,16 +198,18 @@ came to their end.</p>
 
 def _all(trials: list[FrozenTrial], best: FrozenTrial | None) -> str:
     names = list(trials[0].params) if trials else []
-    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in ["trial", *names, "seconds", "outcome"])
+    heads = ["trial", *names, "steps", "change", "seconds", ""]
     rows = []
     for trial in trials:
         kind = ' class="best"' if best and trial.number == best.number else ""
-        cells = "".join(f"<td>{_value(trial.params.get(name, ''))}</td>" for name in names)
-        rows.append(f'<tr{kind}><th scope="row">{trial.number}</th>{cells}<td>{_seconds(trial)}</td>'
-                    f'<td class="name">{_text(outcome(trial))}</td></tr>\n')  # fmt: skip
+        step, change = reached(trial) or ("", 0.0)
+        end = trial.user_attrs.get("why") or ENDS[trial.state]
+        cells = [*(_value(trial.params.get(name, "")) for name in names), step, f"{change:+.2%}", _seconds(trial)]
+        rows.append(f'<tr{kind}><th scope="row">{trial.number}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}'
+                    f'<td class="name">{_text(end)}</td></tr>\n')  # fmt: skip
     return f"""<h2>All trials</h2>
 <div class="scroll"><table>
-<thead><tr>{head}</tr></thead>
+<thead><tr>{"".join(f'<th scope="col">{_text(head)}</th>' for head in heads)}</tr></thead>
 <tbody>
 {"".join(rows)}</tbody></table></div>
 """
