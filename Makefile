@@ -19,7 +19,7 @@ lint: $(VENV)/.ready-dev
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.miniature
 
-miniature: $(VENV)/.ready ## build the bundled miniature from nothing (about two hours on two CPU cores)
+miniature: $(VENV)/.ready ## build the bundled miniature from nothing (about three hours on two CPU cores)
 	$(BIN)/python -m training.miniature
 
 $(VENV)/.ready: requirements.txt

@@ -11,7 +11,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-STEPS = {"straight": 2000, "autoencoder": 1100, "text": 800, "transformer": 3300, "guidance": 130, "adapter": 350}
+STEPS = {"straight": 2000, "autoencoder": 1100, "text": 800, "transformer": 5900, "guidance": 160, "adapter": 350}
 SCENES = {"drawn": 2000, "painted": 2000, "taught": 8000, "style": 320}
 SEEDS = {"drawn": 1, "painted": 2, "taught": 3, "style": 4}  # apart, so that no stage sees another's scenes
 BUNDLE = Path("impressionism/miniature")

@@ -50,7 +50,7 @@ def load(out: Path) -> tuple[FluxTransformer2DModel, AutoencoderKL, Frozen]:
 
 def train_adapter(out: Path, work: Path, steps: int) -> None:
     """The ordinary recipe on the painted scenes; its file and its record go beside the base."""
-    run = work / "run"
+    run = work / "miniature"  # the run's name is the adapter's title
     overrides = {
         "model.base": out,
         "data.source": work / "style",
