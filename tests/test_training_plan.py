@@ -1,0 +1,156 @@
+from typing import Any
+
+import pytest
+import torch
+
+from impressionism.names import MINIATURE
+from impressionism.quantize import MODES, load_transformer, pack
+from training import __main__ as training
+from training import adapter, base, cards, flow, footprint, plan
+from training import recipe as recipes
+from training.cards import GIB, Card
+from training.modulation import Bank
+
+CPU = Card("a CPU", False, 64 * GIB, 1e11, "assumed")
+CARDS = {"8gb": 8, "12gb": 12, "16gb": 16, "impressionism": 24, "48gb": 48, "compact": 8, "dreambooth": 24}
+
+
+def shipped(name: str, *overrides: str):
+    return recipes.read(plan.RECIPES / f"{name}.yaml", list(overrides))
+
+
+@pytest.mark.parametrize(("name", "gib"), CARDS.items())
+def test_every_shipped_recipe_fits_the_card_that_it_is_for(name, gib):
+    prediction = plan.predict(shipped(name), cards.of_size(gib))
+    assert prediction.fits
+    if name == "compact":
+        assert prediction.adapter <= 3e6
+
+
+@pytest.mark.parametrize(
+    ("targets", "rank", "layers", "megabytes"),
+    [("attention", 16, 266, 52.3), ("all", 16, 418, 130.7), ("every", 16, 494, 171.8), ("style", 16, 140, 46.8),
+     ("all", 4, 418, 32.7), ("every", 32, 494, 343.7)],
+)  # fmt: skip
+def test_an_adapter_has_the_size_of_published_ones(targets, rank, layers, megabytes):
+    recipe = shipped("impressionism", f"adapter.targets={targets}", f"adapter.rank={rank}")
+    prediction = plan.predict(recipe, cards.of_size(24))
+    assert prediction.layers == layers
+    assert prediction.adapter / 1e6 == pytest.approx(megabytes, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "side", "tera"), [("true", 512, 66.9), ("false", 512, 45.4), ("true", 1024, 245)]
+)
+def test_operations_are_those_of_the_blocks_matrices_and_attention(checkpointing, side, tera):
+    recipe = shipped(
+        "impressionism", f"data.resolution=[{side}x{side}]", f"model.gradient_checkpointing={checkpointing}",
+        "optimizer.accumulate=1", "adapter.targets=attention", "adapter.rank=1",
+    )  # fmt: skip
+    assert plan.predict(recipe, cards.of_size(24)).operations / 1e12 == pytest.approx(tera, rel=0.01)
+
+
+@pytest.mark.parametrize("quantize", MODES)
+def test_a_quantized_weight_takes_the_bytes_that_are_counted(quantize):
+    weight = torch.randn(768, 512).bfloat16()
+    if quantize == "none":
+        parts = {"weight": weight}
+    else:
+        parts = pack(weight, quantize, torch.bfloat16)
+    real = sum(part.nbytes for part in parts.values())
+    counted = footprint.stored(quantize, 768, 512, torch.bfloat16)
+    assert counted == pytest.approx(real, rel=0.02)  # bitsandbytes keeps a table with each layer
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [], ["model.quantize=none"], ["model.gradient_checkpointing=true"], ["model.gradient_checkpointing=3"],
+        ["adapter.targets=style"], ["adapter.targets=every"], ["adapter.targets=attention", "adapter.rank=4"],
+        ["model.modulation_bank=false"], ["model.dtype=bfloat16", "model.quantize=none"],
+    ],
+)  # fmt: skip
+def test_what_is_counted_on_shapes_is_what_a_real_step_allocates(overrides):
+    recipe = shipped("miniature", "optimizer.batch=2", "data.resolution=[96x96]", *overrides)
+    facts = plan.facts_of(recipe.model)
+    shape = plan.shape_of(recipe, facts, (96, 96), CPU)
+    costs = plan.costs_of(plan.layers_of(facts, recipe), shape, recipe.model, facts)
+    counted = footprint.fullest(costs)
+    assert counted.bytes == pytest.approx(real_step(recipe, shape), rel=0.02)
+
+
+def real_step(recipe, shape) -> int:
+    """Bytes at most of the tensors that a forward and a backward pass of the miniature itself make."""
+    device = torch.device("cpu")
+    transformer = load_transformer(MINIATURE, quantize=shape.quantize, dtype=shape.dtype, device=device)
+    bank = Bank(transformer, MINIATURE, device, shape.dtype) if shape.banked else None
+    adapter.add(transformer, recipe.adapter, seed=0)
+    blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+    base.recompute(transformer, blocks, recipe.model.gradient_checkpointing)
+    config: Any = transformer.config
+    x = torch.randn(shape.batch, shape.image, config.in_channels)
+    text = torch.randn(shape.batch, shape.text, config.joint_attention_dim, dtype=shape.dtype)
+    pooled = torch.randn(shape.batch, config.pooled_projection_dim, dtype=shape.dtype)
+    sigma = torch.full((shape.batch,), 0.5)
+    if bank is not None:
+        bank.use(bank.ahead([(sigma, sigma, pooled)])[0])
+    with footprint.Counter() as counter:
+        output = transformer(
+            hidden_states=x.to(shape.dtype), encoder_hidden_states=text, pooled_projections=pooled, timestep=sigma,
+            guidance=sigma, txt_ids=torch.zeros(shape.text, 3), img_ids=torch.zeros(shape.image, 3), return_dict=False,
+        )[0]  # fmt: skip
+        flow.loss(output, x).mean().backward()
+    positions = 2 * 4 * shape.tokens * shape.width // shape.heads  # counted with the batch
+    return counter.peak - positions
+
+
+def test_the_choice_is_the_finest_precision_and_then_the_fewest_recomputed_blocks():
+    recipe = shipped("impressionism")
+    small, large = (plan.choose(recipe, cards.of_size(gib)) for gib in (12, 80))
+    assert small is not None
+    assert large is not None
+    assert (large.recipe.model.quantize, large.recipe.model.gradient_checkpointing) == ("none", False)
+    assert plan.overrides(recipe, large.recipe) == ["model.quantize=none", "model.gradient_checkpointing=false"]
+    recomputed = small.recipe.model.gradient_checkpointing
+    assert small.fits
+    fewer = shipped("impressionism", f"model.gradient_checkpointing={recomputed - 1}")
+    assert not plan.predict(fewer, cards.of_size(12)).fits
+    finer = shipped("impressionism", "model.quantize=int8", "model.gradient_checkpointing=true")
+    assert not plan.predict(finer, cards.of_size(12)).fits
+
+
+def test_blocks_wait_in_main_memory_where_nothing_else_helps():
+    recipe = shipped("impressionism", "data.resolution=1024", "adapter.rank=64")
+    chosen, resident = plan.choose(recipe, cards.of_size(7.5)), plan.predict(recipe, cards.of_size(7.5))
+    assert chosen is not None
+    assert chosen.fits
+    assert not resident.fits
+    assert chosen.recipe.model.offload > 0
+    assert chosen.main_memory >= resident.main_memory
+
+
+def test_what_cannot_fit_is_refused_with_the_nearest_recipe_that_does(capsys):
+    arguments = ["plan", str(plan.RECIPES / "48gb.yaml"), "--vram", "4"]
+    assert training.main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "the nearest that fits is" in message
+    assert "miniature.yaml" in message
+
+
+def test_a_recipe_too_large_for_a_card_is_told_what_to_set(capsys):
+    assert training.main(["plan", str(plan.RECIPES / "48gb.yaml"), "--vram", "24"]) == 0
+    said = capsys.readouterr().out
+    assert "As written the recipe needs" in said
+    assert "model.quantize=int8" in said
+    recipe = shipped("48gb", *next(line for line in said.splitlines() if "model.quantize" in line).split())
+    assert plan.predict(recipe, cards.of_size(24)).fits
+
+
+def test_the_disk_holds_what_the_source_and_the_run_are_counted_to(tmp_path):
+    for index in range(3):
+        (tmp_path / f"{index}.png").touch()
+    recipe = shipped("impressionism", f"data.source={tmp_path}", "data.resolution=[512x512]", "run.keep=2")
+    disk = plan.predict(recipe, cards.of_size(24), plan.count(recipe)).disk
+    assert disk["latents"] == 3 * 2 * 16 * 64 * 64 * 4
+    assert disk["captions"] == 4 * 512 * 4096 * 2
+    assert plan.count(shipped("impressionism")) is None

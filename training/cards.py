@@ -1,0 +1,67 @@
+"""What a machine can hold and how fast it multiplies: the card at hand, a card that is only asked about, or a CPU."""
+
+import time
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+GIB = 2**30
+CONTEXT = round(0.45 * GIB)  # bytes that CUDA and its libraries take beside what PyTorch allocates
+# TFLOPS of dense bfloat16 products summed in float32, from NVIDIA's data sheets; by memory, a card many have of it.
+TYPICAL = {
+    8: ("RTX 4060", 30),
+    12: ("RTX 3060", 25),
+    16: ("RTX 4060 Ti", 44),
+    24: ("RTX 4090", 165),
+    32: ("RTX 5090", 210),
+    48: ("L40S", 362),
+    80: ("A100", 312),
+    141: ("H200", 989),
+}
+REACHED = 0.5  # of that, in training: diffusers' own example on a 4090 reaches 0.49, the miniature on a CPU 0.49
+
+
+@dataclass(frozen=True)
+class Card:
+    name: str
+    gpu: bool
+    memory: int
+    """Bytes that a run may take."""
+    rate: float
+    """Floating-point operations a second that training is expected to reach."""
+    why: str
+    """Where the rate is from."""
+
+
+def of_size(gib: float) -> Card:
+    """A card with so much memory: a common one of that class."""
+    size = max((size for size in TYPICAL if size <= gib), default=min(TYPICAL))
+    name, tflops = TYPICAL[size]
+    rate = tflops * 1e12 * REACHED
+    return Card(
+        f"a card of {gib:g} GiB", True, int(gib * GIB) - CONTEXT, rate, f"{REACHED:.0%} of an {name}'s {tflops} TFLOPS"
+    )
+
+
+def at_hand(device: torch.device) -> Card:
+    """The GPU, or else the CPU with the main memory that is free."""
+    bare = products(device)
+    rate, why = bare * REACHED, f"{REACHED:.0%} of {bare / 1e12:.3g} TFLOPS, measured here"
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return Card(properties.name, True, properties.total_memory - CONTEXT, rate, why)
+    return Card("this machine's CPU", False, psutil.virtual_memory().available, rate, why)
+
+
+def products(device: torch.device, seconds: float = 0.5) -> float:
+    """Operations a second of matrix products of a block's proportions, on a GPU in bfloat16, on a CPU in float32."""
+    size, dtype = (4096, torch.bfloat16) if device.type == "cuda" else (512, torch.float32)
+    a, b = torch.randn(size, size, device=device, dtype=dtype), torch.randn(size, size, device=device, dtype=dtype)
+    count, begun, spent = 0, time.perf_counter(), 0.0
+    while spent < seconds:
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        count, spent = count + 1, time.perf_counter() - begun
+    return 2 * size**3 * count / spent

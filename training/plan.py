@@ -1,0 +1,456 @@
+"""What a run will need, before anything is loaded: memory and what it is made of, hours, disk.
+
+    python -m training plan training/recipes/impressionism.yaml [--vram 8] [section.key=value …]
+
+`predict` is the arithmetic, a function of the recipe and the card alone; footprint.py counts what a step keeps. Where
+the recipe does not fit, the finest precision that does is chosen, then as few recomputed blocks as possible, and the
+keys to set are told. No weight is read, nothing is fetched, and no GPU is needed.
+"""
+
+import bisect
+import functools
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel
+from safetensors import safe_open
+
+from impressionism import names
+from training import adapter, cache, cards, examples, footprint
+from training import recipe as recipes
+from training.cards import GIB, Card
+from training.examples import Size
+from training.footprint import META, Block, Cost, Moment, Shape
+from training.modulation import AHEAD
+from training.options import Model, Optimizer, Recipe, TrainingError
+
+RECIPES = Path(__file__).parent / "recipes"
+FINEST_FIRST = ("none", "int8", "nf4")  # int4 saves nothing over nf4, and int2 is left to those who ask for it
+SPARE = 1.08  # times what is counted: an allocator's memory lies in pieces
+TRAVEL = 12e9  # bytes a second from main memory to a card: half of what 16 lanes of PCIe 4.0 carry
+PROGRAM = GIB  # main memory of Python and its libraries
+CHANNELS = 16  # of the autoencoder's latents
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of a base model, from its configuration alone."""
+
+    transformer: dict[str, Any]
+    text_tokens: int
+    """That its T5 tokenizer makes of a caption at most."""
+    encoder_weights: int
+    """Numbers in CLIP and T5."""
+    encoder_heads: int
+    """Of T5's attention."""
+    download: int
+    """Bytes, where it is not on this machine."""
+
+
+FLUX = Facts(  # black-forest-labs/FLUX.1-dev: its transformer/config.json, and what its safetensors' headers add up to
+    transformer={
+        "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 128,
+        "num_attention_heads": 24, "joint_attention_dim": 4096, "pooled_projection_dim": 768, "guidance_embeds": True,
+        "axes_dims_rope": (16, 56, 56),
+    },
+    text_tokens=512,
+    encoder_weights=4_762_310_656 + 123_060_480,
+    encoder_heads=64,
+    download=33_700_000_000,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer of a block."""
+
+    name: str
+    rows: int
+    columns: int
+    rank: int
+    """Of its update; 0: it has none."""
+    modulates: bool
+
+    @property
+    def numbers(self) -> int:
+        """To train."""
+        return self.rank * (self.rows + self.columns)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    recipe: Recipe
+    card: Card
+    parts: dict[str, int]
+    """What the peak is made of, in bytes of the card (without a GPU: of main memory)."""
+    loading: int
+    """Bytes at most while the base is quantized onto the card."""
+    encoding: int
+    """Bytes at most while captions are encoded, before that."""
+    operations: float
+    """Floating-point operations of an optimizer step."""
+    seconds: float
+    """Of an optimizer step."""
+    layers: int
+    """With an update."""
+    numbers: int
+    """Trained ones."""
+    adapter: int
+    """Bytes of the adapter's file."""
+    main_memory: int
+    """Bytes of it, at most."""
+    disk: dict[str, int]
+    """Bytes that a run leaves there."""
+    pictures: int | None
+    """In the source; none: it is not on this machine."""
+
+    @property
+    def peak(self) -> int:
+        """Bytes at most while it trains: run.json's peak_memory."""
+        return sum(self.parts.values())
+
+    @property
+    def needed(self) -> int:
+        """Of the card, at any time of the run itself."""
+        return round(max(self.peak, self.loading) * SPARE)
+
+    @property
+    def fits(self) -> bool:
+        return self.needed <= self.card.memory
+
+    @property
+    def hours(self) -> float:
+        return self.seconds * self.recipe.optimizer.steps / 3600
+
+
+def plan(recipe: Recipe, *, vram: float | None = None) -> None:
+    """The command."""
+    card = cards.of_size(vram) if vram is not None else cards.at_hand(cache.place(recipe.model)[0])
+    pictures = count(recipe)
+    written, best = predict(recipe, card, pictures), choose(recipe, card, pictures)
+    if best is None:
+        raise TrainingError(refusal(recipe, card))
+    changes = " ".join(overrides(recipe, best.recipe))
+    if not written.fits:
+        print(f"As written the recipe needs {_size(written.needed)}. It fits with\n\n  {changes}\n")
+    print(as_text(written if written.fits else best))
+    if written.fits and changes:
+        print(f"\nThere is room for other settings, with {_time(best.seconds)} a step:\n\n  {changes}")
+
+
+def count(recipe: Recipe) -> int | None:
+    """Pictures in a plain folder; none for what is not one."""
+    folder = Path(recipe.data.source)
+    if not folder.is_dir() or any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
+        return None
+    return sum(path.suffix.lower() in examples.SUFFIXES for path in folder.rglob("*"))
+
+
+# ---- Predicting
+
+
+def predict(recipe: Recipe, card: Card, pictures: int | None = None) -> Prediction:
+    """What a run takes: memory for its largest pictures, time for the mean of its sizes."""
+    facts, model, options = facts_of(recipe.model), recipe.model, recipe.optimizer
+    blocks = layers_of(facts, recipe)
+    layers = [layer for block in blocks for layer in block]
+    sizes = [max(examples.buckets(side), key=math.prod) for side in examples.resolutions(recipe.data.resolution)]
+    shapes = sorted((shape_of(recipe, facts, size, card) for size in sizes), key=lambda shape: shape.image)
+    costs = [costs_of(blocks, shape, model, facts) for shape in shapes]
+    shape, dtype, steps = shapes[-1], shapes[-1].dtype, options.steps * options.accumulate
+
+    packed = [sum(_stored(layer, shape) for layer in block if not left_out(layer, shape)) for block in blocks]
+    offloaded = packed[len(blocks) - model.offload :] if model.offload else []
+    others = other_numbers(facts) * dtype.itemsize
+    whole = sum(_stored(layer, shape) for layer in layers) + others
+    numbers, state = sum(layer.numbers for layer in layers), optimizer_bytes(options, layers)
+    rows = sum(layer.rows for layer in layers if left_out(layer, shape)) * options.batch * dtype.itemsize
+    ahead = rows * min(AHEAD, steps)
+    resident = {
+        f"base in {model.quantize}{', modulation left out' * shape.banked}": sum(packed) - sum(offloaded) + others,
+        "adapter, optimizer's state": 4 * numbers + state,
+        "pictures, captions, modulation": batch_bytes(shape, facts) + (rows if card.gpu else ahead),
+    }
+    parts = resident | at_the_peak(footprint.fullest(costs[-1]), options, numbers, card)
+    travel = sum(offloaded) * (3 if model.gradient_checkpointing is True else 2) / TRAVEL
+    operations = sum(cost.flops for one in costs for cost in one) / len(costs) * options.accumulate
+    disk = disk_use(recipe, facts, sizes, dtype, pictures, 4 * numbers + state)
+    if model.keep_quantized:
+        disk["quantized base"] = whole
+    encoding = encoder_bytes(facts, model, dtype)
+    held = min(cache.HOLD, disk.get("latents", cache.HOLD) + disk.get("captions", 0))
+    return Prediction(
+        recipe=recipe, card=card, parts=parts,
+        loading=whole + 2 * max(layer.rows * layer.columns for layer in layers),
+        encoding=encoding, operations=operations,
+        seconds=operations / card.rate + travel * options.accumulate,
+        layers=sum(layer.rank > 0 for layer in layers), numbers=numbers,
+        adapter=numbers * getattr(torch, recipe.adapter.dtype).itemsize,
+        main_memory=PROGRAM + max(ahead + held + sum(offloaded), encoding),
+        disk=disk, pictures=pictures,
+    )  # fmt: skip
+
+
+def at_the_peak(moment: Moment, options: Optimizer, numbers: int, card: Card) -> dict[str, int]:
+    """What comes and goes with a step, at its fullest: in a pass, or while the optimizer updates the weights."""
+    gradients = 4 * numbers if options.accumulate > 1 else moment.gradients
+    updating = 4 * numbers if card.gpu and options.name == "adamw" else 0  # its square roots, of all weights at once
+    if moment.kept + gradients + moment.passing < 4 * numbers + updating:
+        return {"gradients": 4 * numbers, "for the moment": updating}
+    return {"gradients": gradients, "activations kept": moment.kept, "for the moment": moment.passing}
+
+
+def shape_of(recipe: Recipe, facts: Facts, size: Size, card: Card) -> Shape:
+    config, model = facts.transformer, recipe.model
+    automatic = torch.bfloat16 if card.gpu else torch.float32
+    return Shape(
+        width=config["num_attention_heads"] * config["attention_head_dim"],
+        heads=config["num_attention_heads"],
+        batch=recipe.optimizer.batch,
+        image=math.prod(size) // 256,
+        text=min(model.max_sequence_length, facts.text_tokens),
+        dtype=automatic if model.dtype == "auto" else getattr(torch, model.dtype),
+        quantize=model.quantize,
+        gpu=card.gpu,
+        banked=model.modulation_bank and recipe.adapter.targets != "every",
+        accumulating=recipe.optimizer.accumulate > 1,
+    )
+
+
+def costs_of(blocks: list[list[Layer]], shape: Shape, model: Model, facts: Facts) -> list[Cost]:
+    """Of each block in turn, and of what follows them; recomputed and offloaded as training.base does it."""
+    first = next(index for index, block in enumerate(blocks) if any(layer.rank for layer in block))
+    wanted = model.gradient_checkpointing
+    recomputed = range(first, len(blocks) if wanted is True else first + wanted)
+    return [
+        footprint.cost(
+            Block(
+                single=index >= facts.transformer["num_layers"],
+                ranks=tuple(layer.rank for layer in block),
+                recomputed=index in recomputed,
+                reached=index > first,
+                offloaded=index >= len(blocks) - model.offload,
+            ),
+            shape,
+        )
+        for index, block in enumerate(blocks)
+    ] + [footprint.tail_cost(shape, facts.transformer["in_channels"])]
+
+
+def left_out(layer: Layer, shape: Shape) -> bool:
+    """Of memory, by the modulation bank."""
+    return shape.banked and layer.modulates
+
+
+def _stored(layer: Layer, shape: Shape) -> int:
+    return footprint.stored(shape.quantize, layer.rows, layer.columns, shape.dtype)
+
+
+def optimizer_bytes(options: Optimizer, layers: list[Layer]) -> int:
+    """Of its state, and of the averages where they are kept."""
+    counts = [layer.rank * side for layer in layers if layer.rank for side in (layer.rows, layer.columns)]
+    small = sum(count for count in counts if count < 4096)  # bitsandbytes leaves these in 32 bits
+    state = {
+        "adamw": 8 * sum(counts),
+        "prodigy": 16 * sum(counts),
+        "adamw8bit": 8 * small + sum(2 * count + 8 * -(-count // 256) for count in counts if count >= 4096),
+    }[options.name]
+    return state + (4 * sum(counts) if options.ema else 0)
+
+
+def batch_bytes(shape: Shape, facts: Facts) -> int:
+    """Latents and noise in float32, captions, and the angles of every position, in float32 too."""
+    latents = 2 * 4 * shape.image * facts.transformer["in_channels"]
+    captions = (shape.text * facts.transformer["joint_attention_dim"]) * shape.dtype.itemsize
+    return shape.batch * (latents + captions) + 2 * 4 * shape.tokens * shape.width // shape.heads
+
+
+def encoder_bytes(facts: Facts, model: Model, dtype: torch.dtype) -> int:
+    """CLIP and T5, and T5's attention: scores in its precision, and their softmax in float32."""
+    tokens = min(model.max_sequence_length, facts.text_tokens)
+    scores = cache.CAPTIONS * facts.encoder_heads * tokens**2
+    return facts.encoder_weights * dtype.itemsize + scores * (4 + dtype.itemsize)
+
+
+def disk_use(
+    recipe: Recipe, facts: Facts, sizes: list[Size], dtype: torch.dtype, pictures: int | None, state: int
+) -> dict[str, int]:
+    """What a run leaves; `state` is a checkpoint's bytes. The best checkpoint may come on top of those kept."""
+    adapter_bytes = {"checkpoints": state * (recipe.run.keep + 1)}
+    if not Path(recipe.model.base).exists() and recipe.model.base != "miniature":
+        adapter_bytes["base model"] = facts.download
+    if pictures is None:
+        return adapter_bytes
+    caption = min(recipe.model.max_sequence_length, facts.text_tokens) * facts.transformer["joint_attention_dim"]
+    variants = 2 if recipe.data.captions else 1
+    return adapter_bytes | {
+        "latents": pictures * sum(math.prod(size) // 64 for size in sizes) * CHANNELS * 2 * 4,
+        "captions": (pictures * variants + 1) * caption * dtype.itemsize,
+    }
+
+
+# ---- The model
+
+
+def facts_of(model: Model) -> Facts:
+    """Of the bundled miniature or a folder, from its files; of any other id, those of FLUX.1-dev."""
+    folder = names.MINIATURE if model.base == "miniature" else Path(model.base)
+    return _read_facts(folder) if folder.is_dir() else FLUX
+
+
+@functools.cache
+def _read_facts(folder: Path) -> Facts:
+    try:
+        return Facts(
+            transformer=json.loads((folder / "transformer" / "config.json").read_text()),
+            text_tokens=json.loads((folder / "tokenizer_2" / "tokenizer_config.json").read_text())["model_max_length"],
+            encoder_weights=sum(_numbers(folder / part) for part in ("text_encoder", "text_encoder_2")),
+            encoder_heads=json.loads((folder / "text_encoder_2" / "config.json").read_text())["num_heads"],
+            download=0,
+        )
+    except (OSError, KeyError, ValueError) as error:
+        raise TrainingError(f"{folder} is no FLUX model's folder ({error}); set model.base.") from error
+
+
+def _numbers(folder: Path) -> int:
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as stored:
+            total += sum(math.prod(stored.get_slice(name).get_shape()) for name in stored.keys())  # noqa: SIM118
+    return total
+
+
+def layers_of(facts: Facts, recipe: Recipe) -> list[list[Layer]]:
+    """The linear layers of each block, in the order in which a picture meets them."""
+    config = facts.transformer
+    counts = {"transformer_blocks": config["num_layers"], "single_transformer_blocks": config["num_single_layers"]}
+    templates = _templates(config["num_attention_heads"], config["attention_head_dim"])
+
+    def layer(name: str, rows: int, columns: int) -> Layer:
+        rank = adapter.rank_of(name, recipe.adapter, config["num_single_layers"])
+        return Layer(name, rows, columns, rank, footprint.modulates(name))
+
+    blocks = [
+        [layer(f"{kind}.{index}.{name}", *size) for name, *size in templates[kind]]
+        for kind, count in counts.items()
+        for index in range(count)
+    ]
+    if not any(layer.rank for block in blocks for layer in block):
+        raise TrainingError("adapter.targets and adapter.ranks leave no layer to train; set other ranks.")
+    return blocks
+
+
+def other_numbers(facts: Facts) -> int:
+    """All that is not a weight of a block's linear layer: both ends, norms, biases."""
+    config = {key: value for key, value in facts.transformer.items() if not key.startswith("_")}
+    model = _model(json.dumps(config | {"num_layers": 1, "num_single_layers": 1}))
+    total = sum(parameter.numel() for parameter in model.parameters())
+    for kind, count in (("transformer_blocks", "num_layers"), ("single_transformer_blocks", "num_single_layers")):
+        block = getattr(model, kind)[0]
+        weights = sum(linear.weight.numel() for _, linear in footprint.linears(block))
+        numbers = sum(parameter.numel() for parameter in block.parameters())
+        total += config[count] * (numbers - weights) - numbers
+    return total
+
+
+@functools.cache
+def _templates(heads: int, head_dim: int) -> dict[str, list[tuple[str, int, int]]]:
+    """Name, rows and columns of each kind of block's linear layers."""
+    model = _model(json.dumps({"num_layers": 1, "num_single_layers": 1,
+                               "num_attention_heads": heads, "attention_head_dim": head_dim}))  # fmt: skip
+    return {
+        kind: [(name, *linear.weight.shape) for name, linear in footprint.linears(getattr(model, kind)[0])]
+        for kind in ("transformer_blocks", "single_transformer_blocks")
+    }
+
+
+@functools.cache
+def _model(config: str) -> Any:
+    with META:
+        return FluxTransformer2DModel(**json.loads(config))
+
+
+# ---- Choosing
+
+
+def choose(recipe: Recipe, card: Card, pictures: int | None = None) -> Prediction | None:
+    """The finest precision that fits, then the fewest recomputed blocks; the last resort is to offload. None: none."""
+    blocks = layers_of(facts_of(recipe.model), recipe)
+    trained = len(blocks) - next(i for i, block in enumerate(blocks) if any(layer.rank for layer in block))
+
+    def with_(quantize: str, recomputed: int, offload: int) -> Prediction:
+        wanted = True if recomputed == trained else recomputed or False
+        keys = {"quantize": quantize, "gradient_checkpointing": wanted, "offload": offload}
+        return predict(recipe.model_copy(update={"model": recipe.model.model_copy(update=keys)}), card, pictures)
+
+    for quantize in FINEST_FIRST:
+        if with_(quantize, trained, 0).fits:
+            fewest = bisect.bisect_left(range(trained), True, key=lambda count: with_(quantize, count, 0).fits)
+            return with_(quantize, fewest, 0)
+    fewest = bisect.bisect_left(range(len(blocks)), True, key=lambda count: with_("nf4", trained, count).fits)
+    last = with_("nf4", trained, fewest)
+    return last if last.fits else None
+
+
+def overrides(written: Recipe, chosen: Recipe) -> list[str]:
+    """What to set on the command line."""
+    before, after = written.model.model_dump(mode="json"), chosen.model.model_dump(mode="json")
+    return [f"model.{key}={json.dumps(value).strip(chr(34))}" for key, value in after.items() if value != before[key]]
+
+
+def refusal(recipe: Recipe, card: Card) -> str:
+    keys = {"quantize": "nf4", "gradient_checkpointing": True, "offload": 0}
+    least = predict(recipe.model_copy(update={"model": recipe.model.model_copy(update=keys)}), card)
+    return (
+        f"{card.name} has {_size(card.memory)} for a run, and this recipe needs {_size(least.needed)} at the least; "
+        f"the nearest that fits is {nearest(card)}. Or lower data.resolution, optimizer.batch or adapter.rank."
+    )
+
+
+def nearest(card: Card) -> Path:
+    """The shipped recipe that fills the card best."""
+    shipped = [(predict(recipes.read(path), card), path) for path in sorted(RECIPES.glob("*.yaml"))]
+    return max(((one.needed, path) for one, path in shipped if one.fits), default=(0, RECIPES / "miniature.yaml"))[1]
+
+
+# ---- Telling
+
+
+def as_text(prediction: Prediction) -> str:
+    one, card, options = prediction, prediction.card, prediction.recipe.optimizer
+    rows = [(name, _size(size)) for name, size in one.parts.items() if size]
+    rows += [("peak", f"{_size(one.peak)} of {_size(card.memory)} on {card.name}")]
+    rows += [("while it loads", _size(one.loading)), ("while captions are encoded", _size(one.encoding))]
+    rows += [("", "")]
+    rows += [("a step", f"{_time(one.seconds)} at {card.rate / 1e12:.3g} TFLOPS ({card.why})")]
+    rows += [(f"{options.steps} steps", _time(one.hours * 3600))]
+    rows += [("adapter", f"{_bytes(one.adapter)}: {one.numbers:,} numbers in {one.layers} layers")]
+    rows += [("main memory", _size(one.main_memory))]
+    pictures = "" if one.pictures is not None else ", and the cache of pictures and captions (not here to be counted)"
+    disk = ", ".join(f"{name} {_bytes(size)}" for name, size in one.disk.items())
+    rows += [("disk", f"{_bytes(sum(one.disk.values()))}: {disk}{pictures}")]
+    width = max(len(name) for name, _ in rows)
+    text = "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
+    if card.gpu and one.encoding > card.memory:
+        text += "\n\nThe text encoders do not fit the card. First: python -m training cache RECIPE model.device=cpu "
+        text += "model.dtype=bfloat16"
+    return text
+
+
+def _size(count: float) -> str:
+    return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"
+
+
+def _bytes(count: float) -> str:
+    """As disks and downloads count."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
