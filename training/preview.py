@@ -14,7 +14,7 @@ from training.base import Base
 from training.log import Log
 from training.options import Preview, Recipe
 
-SIDE = 256  # pixels of a picture on the sheet
+SIDE = 256  # pixels of a picture on the sheet, at most
 
 
 def paint(base: Base, recipe: Recipe, step: int, log: Log | None = None) -> None:
@@ -57,12 +57,19 @@ def pipeline(base: Base) -> FluxPipeline:
 
 def sheet(previews: Path, prompts: tuple[str, ...]) -> Image.Image:
     """A row a step, a column a prompt."""
-    rows = sorted(folder for folder in previews.iterdir() if folder.name.startswith("step-"))
-    page = Image.new("RGB", (SIDE * len(prompts), SIDE * len(rows)), "white")
-    for y, folder in enumerate(rows):
-        for x in range(len(prompts)):
-            picture = Image.open(folder / f"{x:02d}.png")
-            picture.thumbnail((SIDE, SIDE))
-            page.paste(picture, (x * SIDE, y * SIDE))
-        ImageDraw.Draw(page).text((4, y * SIDE + 4), folder.name, fill="white", stroke_width=2, stroke_fill="black")
+    folders = sorted(folder for folder in previews.iterdir() if folder.name.startswith("step-"))
+    rows = [[_small(folder / f"{index:02d}.png") for index in range(len(prompts))] for folder in folders]
+    width, height = rows[0][0].size
+    page = Image.new("RGB", (width * len(prompts), height * len(rows)), "white")
+    for y, (folder, row) in enumerate(zip(folders, rows, strict=True)):
+        for x, picture in enumerate(row):
+            page.paste(picture, (x * width, y * height))
+        text = {"fill": "white", "stroke_width": 2, "stroke_fill": "black"}
+        ImageDraw.Draw(page).text((4, y * height + 4), folder.name, **text)
     return page
+
+
+def _small(path: Path) -> Image.Image:
+    picture = Image.open(path)
+    picture.thumbnail((SIDE, SIDE))
+    return picture
