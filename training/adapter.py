@@ -48,7 +48,7 @@ def rank_of(name: str, wanted: Adapter, single_blocks: int) -> int:
 
 
 def linears(transformer: FluxTransformer2DModel) -> Iterator[tuple[str, nn.Module]]:
-    """The blocks' linear layers, in the order in which a picture meets them; quantized ones count too."""
+    """The blocks' linear layers, quantized ones too."""
     for name, module in list(transformer.named_modules()):
         if re.match(BLOCKS, name) and hasattr(module, "in_features") and not isinstance(module, Frozen):
             yield name.removesuffix(".base"), module
@@ -64,7 +64,7 @@ def add(transformer: FluxTransformer2DModel, wanted: Adapter, *, seed: int) -> N
     device = transformer.x_embedder.weight.device  # an offloaded layer's weight is elsewhere, but not its work
     for name, base in linears(transformer):
         rank = ranks[name]
-        scale = (wanted.alpha or wanted.rank) / wanted.rank
+        scale = wanted.alpha / rank if wanted.alpha and rank else 1.0
         generator = flow.generator(seed, "lora", name)
         layer = Adapted(base, rank, scale, generator, device) if rank else Frozen(base)
         transformer.set_submodule(name, layer)

@@ -49,7 +49,9 @@ class Base:
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Over all processes."""
-        return tensor if self.world == 1 else reduce(tensor.to(self.device), "sum").cpu()  # type: ignore[return-value]
+        if self.world == 1:
+            return tensor
+        return reduce(tensor.to(self.device), "sum").to(tensor.device)  # type: ignore[union-attr]
 
     def any(self, here: bool) -> bool:
         """Whether it is so in any process, so that all of them leave together."""

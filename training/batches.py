@@ -1,5 +1,5 @@
 """Cached entries → batches on the device. Which pictures, captions, noise and noise levels a step sees is a function
-of (seed, sample, visit) alone, so a resumed run, or one on more processes, sees the same."""
+of (seed, sample, visit) alone, so a resumed run sees the same, and so do several processes that share the batch."""
 
 import json
 from dataclasses import dataclass
@@ -158,7 +158,7 @@ class Loader:
         return Batch(
             x=pack(x),
             noise=pack(torch.stack(list(noise))),
-            # The transformer is told the noise level in its own precision, so that very level is mixed in.
+            # The transformer is told the noise level in its own precision, so that very one is mixed in.
             sigma=part.sigma.to(text.dtype).float().to(self.device),
             text=text.to(self.device),
             pooled=self.pooled(part).to(self.device),

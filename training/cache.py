@@ -8,6 +8,7 @@ fingerprint covers the encoders, their precision and the picture transform. So a
 never belongs to another sample; what exists is not made again, and writing may stop at any moment.
 """
 
+import datetime
 import gc
 import hashlib
 import itertools
@@ -32,6 +33,7 @@ from training.options import Model, Recipe, TrainingError
 
 PIXELS = 1024 * 1024  # through the VAE at once
 CAPTIONS = 16  # through the text encoders at once
+PATIENCE = datetime.timedelta(hours=3)  # that processes wait for one that downloads, encodes or paints
 HOLD = 4 * 2**30  # bytes kept in memory once read; more than this is read again from disk
 
 
@@ -102,7 +104,7 @@ def fill(recipe: Recipe) -> tuple[Cache, list[Example]]:
 
 def processes(model: Model) -> PartialState:
     """This process among those that `accelerate launch` started; one by itself otherwise."""
-    return PartialState(cpu=place(model)[0].type == "cpu")
+    return PartialState(cpu=place(model)[0].type == "cpu", timeout=PATIENCE)
 
 
 def locate(model: Model) -> Path:

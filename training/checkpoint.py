@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from training.examples import say
 from training.options import TrainingError
 
 Weights = Mapping[str, torch.Tensor]
+TORN = (OSError, SafetensorError, RuntimeError, EOFError, ValueError, UnpicklingError)  # what its readers raise
 
 
 def save(
@@ -36,9 +38,14 @@ def save(
             save_file(_plain(averages), partial / "average.safetensors")
         torch.save(optimizer.state_dict(), partial / "optimizer.pt")
         (partial / "position.json").write_text(json.dumps(position))
-        _to_disk(partial)
-        shutil.rmtree(final, ignore_errors=True)
+        for written in (*partial.iterdir(), partial):
+            _to_disk(written)
+        aside = folder / f".{final.name}.old"  # there if the step is saved again
+        if final.exists():
+            final.replace(aside)
         partial.replace(final)
+        _to_disk(folder)
+        shutil.rmtree(aside, ignore_errors=True)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         shutil.rmtree(partial, ignore_errors=True)
         kept = latest(folder)
@@ -47,7 +54,7 @@ def save(
             "make room on the disk and start the same command again."
         ) from error
     best = (position.get("best") or {}).get("step")
-    for old in _all(folder)[:-keep]:
+    for old in [kept for kept in _all(folder) if _step(kept) <= position["step"]][:-keep]:
         if _step(old) != best:
             shutil.rmtree(old)
     return final
@@ -64,9 +71,9 @@ def restore(folder: Path, weights: Weights, averages: Weights, optimizer: torch.
         try:
             saved = load_file(checkpoint / "adapter.safetensors")
             averaged = load_file(checkpoint / "average.safetensors") if averages else {}
-            state = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+            state = torch.load(checkpoint / "optimizer.pt", weights_only=True, map_location="cpu")
             position = json.loads((checkpoint / "position.json").read_text())
-        except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        except TORN as error:
             say(f"{checkpoint} is torn ({' '.join(str(error).split())[:80]}); the one before it is taken.")
             continue
         copy(saved, weights)
@@ -96,11 +103,12 @@ def _plain(weights: Weights) -> dict[str, torch.Tensor]:
     return {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
 
 
-def _to_disk(folder: Path) -> None:
+def _to_disk(path: Path) -> None:
     """Or a power cut could leave a whole name with torn contents."""
-    for path in folder.iterdir():
-        descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
         os.fsync(descriptor)
+    finally:
         os.close(descriptor)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import filelock
 import torch
+from accelerate import PartialState
 from tqdm import tqdm
 
 from impressionism.hub import commit_of, label
@@ -35,7 +36,10 @@ from training.modulation import AHEAD, Rows
 from training.options import Optimizer, Recipe, TrainingError
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "bitsandbytes", "safetensors")
-FREE = ("curate", "caption", "tune")  # sections that change no number of a run
+FREE = (  # sections and keys that change no number of a run
+    "curate", "caption", "tune", "preview", "model.keep_quantized", "run.cache", "run.log_every",
+    "run.checkpoint_every", "run.keep",
+)  # fmt: skip
 
 Weights = Mapping[str, torch.nn.Parameter]
 
@@ -64,15 +68,15 @@ def train(base: Base, recipe: Recipe, *, until: int | None = None) -> Run | bool
 
     # Position: the start, or the latest whole checkpoint.
     checkpoints = run.folder / "checkpoints"
-    position: dict = {"step": 0, "seconds": 0.0, "best": None}
+    position: dict = {"step": 0, "seconds": 0.0, "best": None, "peak": 0, "shown": [], "rests_on": rests_on(base)}
     if found := checkpoint.restore(checkpoints, weights, averages, optimizer):
+        _same(position["rests_on"], found["rests_on"], run.folder)
         position = found
         say(f"{run.folder}: going on from step {position['step']} of {options.steps}.")
     if held_out and "base" not in position:  # the base never changes, so once is enough
         adapter.switch(base.transformer, False)
         position["base"] = dataclasses.asdict(validation.score(base, held_out, recipe))
         adapter.switch(base.transformer, True)
-    preview.paint(base, recipe, position["step"])
 
     # Loop.
     begun = time.monotonic() - position["seconds"]
@@ -80,34 +84,40 @@ def train(base: Base, recipe: Recipe, *, until: int | None = None) -> Run | bool
                total=options.steps, disable=not first)  # fmt: skip
     parts = upcoming(base, recipe, position["step"])
     with Log(run.folder if first else None, position["step"]) as log, signals() as received:
-        shown: list[float] = []
+        shown: list[float] = position["shown"]
+        if not position["step"]:
+            preview.paint(base, recipe, 0, log)
         for step, these in zip(bar, parts, strict=False):
             loss, rate, norm = take_step(base, recipe, these, weights, averages, optimizer, step)
             if not math.isfinite(norm):
-                _stop(checkpoints, weights, averages, optimizer, position, these, step, recipe)
+                if first:
+                    checkpoint.save(checkpoints, weights, averages, optimizer, position, keep=run.keep)
+                _stop(checkpoint.at(checkpoints, step), these)
             shown.append(loss)
 
             step += 1
             last_step, leaving = step == options.steps, base.any(bool(received) or step == until)
-            position |= {"step": step, "seconds": time.monotonic() - begun}
+            seconds, peak = time.monotonic() - begun, max(position["peak"], meter.peak())
+            position |= {"step": step, "seconds": seconds, "peak": peak}
             if last_step or step % run.log_every == 0:
-                log.write(step, loss=sum(shown) / len(shown), lr=rate, norm=norm,
-                          seconds=round(position["seconds"], 2), memory=meter.peak())  # fmt: skip
+                log.write(
+                    step, loss=sum(shown) / len(shown), lr=rate, norm=norm, seconds=round(seconds, 2), memory=peak
+                )
                 bar.set_postfix(loss=f"{sum(shown) / len(shown):.4f}")
                 shown.clear()
             if held_out and (last_step or step % run.validate_every == 0):
                 with judged(weights, averages):
                     position |= _validate(base, held_out, recipe, position, log)
+            if first and (last_step or leaving or step % run.checkpoint_every == 0 or _is_best(position)):
+                checkpoint.save(checkpoints, weights, averages, optimizer, position, keep=run.keep)
             if last_step or step % recipe.preview.every == 0:
                 with judged(weights, averages):
                     preview.paint(base, recipe, step, log)
-            if first and (last_step or leaving or step % run.checkpoint_every == 0 or _is_best(position)):
-                checkpoint.save(checkpoints, weights, averages, optimizer, position, keep=run.keep)
             if leaving and not last_step:
                 say(f"{run.folder}: saved step {step} and left; the same command goes on from there.")
                 return False
 
-    return _finish(base, recipe, weights, averages, position, meter)
+    return _finish(base, recipe, weights, averages, position)
 
 
 def upcoming(base: Base, recipe: Recipe, step: int) -> Iterator[list[tuple[Part, Rows | None]]]:
@@ -149,10 +159,16 @@ def step_gradient(base: Base, recipe: Recipe, parts: list[tuple[Part, Rows | Non
         loss.backward()
         total += loss.detach().cpu()
     if base.world > 1:
-        for weight in weights.values():
-            assert weight.grad is not None
-            weight.grad = base.sum(weight.grad).to(weight.device) / base.world
+        share_gradients(base, list(weights.values()))
     return float(base.sum(total)) / base.world
+
+
+def share_gradients(base: Base, weights: list[torch.nn.Parameter]) -> None:
+    """Each process gets the mean over all, in one exchange."""
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    mean = base.sum(torch.cat([gradient.flatten() for gradient in gradients])) / base.world
+    for gradient, part in zip(gradients, mean.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 @torch.no_grad()
@@ -213,25 +229,45 @@ def _is_best(position: dict) -> bool:
     return position["best"] is not None and position["best"]["step"] == position["step"]
 
 
-def _stop(checkpoints, weights, averages, optimizer, position, parts, step, recipe) -> None:
-    """The weights are those of the step before: keep them, and say what was being looked at."""
+def rests_on(base: Base) -> dict:
+    """What the numbers of a run depend on besides its recipe."""
+    said = json.dumps([(example.id, example.size, example.caption, example.content) for example in base.examples])
+    return {
+        "pictures and captions": hashlib.sha256(said.encode()).hexdigest()[:16],
+        "base model": commit_of(base.folder),
+        "number of processes": base.world,
+        "precision": str(base.dtype),
+    }
+
+
+def _same(now: dict, then: dict, folder: Path) -> None:
+    if changed := [what for what, value in then.items() if now[what] != value]:
+        raise TrainingError(
+            f"{folder} cannot go on: since its last checkpoint there is a change of {', '.join(changed)}; "
+            "undo it, or begin again in another run.folder."
+        )
+
+
+def _stop(good: Path, parts: list[tuple[Part, Rows | None]]) -> None:
+    """The weights are those of the step before, and kept; say what was being looked at."""
+    PartialState().wait_for_everyone()  # the first process writes, and would be ended with the others
     names = ", ".join(example.name for part, _ in parts for example in part.examples)
-    checkpoint.save(checkpoints, weights, averages, optimizer, position, keep=recipe.run.keep)
     raise TrainingError(
-        f"The gradient of step {step + 1} is not finite (pictures: {names}); {checkpoint.at(checkpoints, step)} is the "
-        "last good state: take the picture out, or lower optimizer.rate and remove the run's folder to begin again."
+        f"The gradient of the step after {good} is not finite (pictures: {names}); that state is the last good one: "
+        "lower optimizer.rate, or take the picture out, and begin again in another run.folder."
     )
 
 
-def _finish(base: Base, recipe: Recipe, weights: Weights, averages, position: dict, meter: Meter) -> Run | bool:
+def _finish(base: Base, recipe: Recipe, weights: Weights, averages: checkpoint.Weights, position: dict) -> Run | bool:
     """The adapter's files, read back and compared; run.json comes last, so its presence means done."""
+    if base.rank:
+        return True
     best = position["best"]
     if recipe.run.save == "best" and best:
         checkpoint.copy(checkpoint.judged(checkpoint.at(recipe.run.folder / "checkpoints", best["step"])), weights)
+        position["validation"] = {"mean": best["loss"]}
     elif averages:
         checkpoint.copy(averages, weights)
-    if base.rank:
-        return True
     folder = recipe.run.folder / "adapter"
     file = adapter.save(base.transformer, folder, getattr(torch, recipe.adapter.dtype))
     export.label(file, title=recipe.run.folder.name, trigger_phrase=recipe.data.trigger)
@@ -240,7 +276,7 @@ def _finish(base: Base, recipe: Recipe, weights: Weights, averages, position: di
     }
     for written in (file, export.write_comfy(file)):
         export.check_parity(live, written)
-    return _record(base, recipe, position, sum(weight.numel() for weight in weights.values()), meter.peak())
+    return _record(base, recipe, position, sum(weight.numel() for weight in weights.values()))
 
 
 @contextlib.contextmanager
@@ -306,17 +342,16 @@ def _finished(recipe: Recipe) -> Run | None:
     return run
 
 
-def _record(base: Base, recipe: Recipe, position: dict, parameters: int, peak: int) -> Run:
-    content = hashlib.sha256(json.dumps([(e.id, e.caption) for e in base.examples]).encode()).hexdigest()
+def _record(base: Base, recipe: Recipe, position: dict, parameters: int) -> Run:
     run = Run(
         name=recipe.run.folder.name,
         base=label(recipe.model.base),
         base_revision=commit_of(base.folder) or cache.digest(base.folder, "transformer")[:16],
         dataset=label(recipe.data.source),
-        dataset_revision=recipe.data.revision or f"content {content[:16]}",
+        dataset_revision=recipe.data.revision or f"content {position['rests_on']['pictures and captions']}",
         steps=position["step"],
         seconds=round(position["seconds"], 1),
-        peak_memory=peak,
+        peak_memory=position["peak"],
         trained_parameters=parameters,
         validation_loss=(position.get("validation") or {}).get("mean"),
         base_validation_loss=(position.get("base") or {}).get("mean"),

@@ -23,9 +23,9 @@ class Log:
             return
         self.path = folder / "log.jsonl"
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        self.path.write_text(
-            "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
-        )
+        partial = folder / ".log.jsonl.partial"
+        partial.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
+        partial.replace(self.path)
         self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def __enter__(self) -> "Log":

@@ -1,4 +1,4 @@
-"""The modulation bank: 27 % of FLUX out of memory, with the same numbers.
+"""The modulation bank: 27 % of FLUX out of memory, with the numbers of its unquantized weights.
 
 The linear layers that shift and scale a block's activations see nothing but the noise level, the guidance and CLIP's
 summary of the caption. A training step knows these long before it runs, since every draw is a function of what it is

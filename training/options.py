@@ -58,10 +58,17 @@ class Model(Section):
     gradient_checkpointing: bool | int = False
     """Compute blocks twice instead of keeping their activations: all, none, or so many (the first ones trained)."""
     modulation_bank: bool = True
-    """Compute the modulation's outputs ahead and leave its weights, 27 % of FLUX, out of memory: the same numbers.
-    Where the adapter targets them (`every`) they stay."""
+    """Compute the modulation's outputs ahead and leave its weights, 27 % of FLUX, out of memory. They are then
+    those of the unquantized weights, whatever the precision of the others. Where the adapter targets these layers
+    (`every`) they stay."""
     offload: int = Field(default=0, ge=0)
     """Blocks whose quantized weights wait in main memory and travel to the GPU when they are used."""
+
+    @model_validator(mode="after")
+    def _can_travel(self) -> Self:
+        if self.offload and self.quantize not in ("none", "nf4"):
+            raise ValueError(f"offload works with quantize nf4 or none, not with {self.quantize}")
+        return self
 
 
 class Data(Section):
@@ -114,10 +121,20 @@ class Adapter(Section):
     targets: Targets = "all"
     """Which linear layers of the blocks: the attention's, all but the modulation, every one (as the published
     adapter), the later single blocks' (style lives there), or a few of those (at rank 4 a file of 3 MB)."""
-    ranks: dict[str, int] = {}
+    ranks: dict[str, Annotated[int, Field(ge=0, le=1024)]] = {}
     """Other ranks for some layers: a pattern of names, as in `single_transformer_blocks.3\\d`, to a rank; 0: none."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Precision of the saved file; training keeps float32."""
+
+    @field_validator("ranks")
+    @classmethod
+    def _patterns(cls, value: dict[str, int]) -> dict[str, int]:
+        for pattern in value:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no pattern ({error})") from None
+        return value
 
 
 class Flow(Section):
@@ -149,7 +166,7 @@ class Optimizer(Section):
     warmup: int = Field(default=0, ge=0)
     """Steps over which the rate rises from zero."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """What the rate does after the warm-up: stay, or fall to zero at the last step."""
+    """What the rate does after the warm-up: stay, or fall towards zero until the last step."""
     weight_decay: float = Field(default=0.0, ge=0)
     clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""

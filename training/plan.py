@@ -88,7 +88,7 @@ class Prediction:
     parts: dict[str, int]
     """What the peak is made of, in bytes of the card (without a GPU: of main memory)."""
     loading: int
-    """Bytes at most while the base is quantized onto the card."""
+    """Bytes at most while the base is quantized onto the card; offloaded blocks leave it only then."""
     encoding: int
     """Bytes at most while captions are encoded, before that."""
     operations: float
@@ -166,12 +166,12 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None) -> Predicti
     packed = [sum(_stored(layer, shape) for layer in block if not left_out(layer, shape)) for block in blocks]
     offloaded = packed[len(blocks) - model.offload :] if model.offload else []
     others = other_numbers(facts) * dtype.itemsize
-    whole = sum(_stored(layer, shape) for layer in layers) + others
+    whole = sum(packed) + others
     numbers, state = sum(layer.numbers for layer in layers), optimizer_bytes(options, layers)
     rows = sum(layer.rows for layer in layers if left_out(layer, shape)) * options.batch * dtype.itemsize
     ahead = rows * min(AHEAD, steps)
     resident = {
-        f"base in {model.quantize}{', modulation left out' * shape.banked}": sum(packed) - sum(offloaded) + others,
+        f"base in {model.quantize}{', modulation left out' * shape.banked}": whole - sum(offloaded),
         "adapter, optimizer's state": 4 * numbers + state,
         "pictures, captions, modulation": batch_bytes(shape, facts) + (rows if card.gpu else ahead),
     }

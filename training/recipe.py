@@ -32,12 +32,13 @@ def read(path: Path, overrides: list[str] | None = None) -> Recipe:
 
 
 def differences(first: Recipe, second: Recipe, *, besides: tuple[str, ...] = ()) -> list[str]:
-    """One phrase for each key in which two recipes differ, some sections left aside."""
+    """One phrase for each key in which two recipes differ, some sections and keys left aside."""
+    here = second.model_dump(mode="json")
     return [
-        f"{section}.{key} is {value!r} there and {other!r} here"
-        for section, there in first.model_dump(mode="json", exclude=set(besides)).items()
+        f"{section}.{key} is {value!r} there and {here[section][key]!r} here"
+        for section, there in first.model_dump(mode="json").items()
         for key, value in there.items()
-        if (other := second.model_dump(mode="json")[section][key]) != value
+        if here[section][key] != value and not {section, f"{section}.{key}"} & set(besides)
     ]
 
 

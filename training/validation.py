@@ -1,6 +1,5 @@
 """The held-out loss: the same pictures, noise and noise levels every time, so that two numbers can be compared."""
 
-import dataclasses
 import statistics
 from dataclasses import dataclass
 
@@ -40,7 +39,7 @@ def score(base: Base, parts: list[Part], recipe: Recipe) -> Score:
     sums = torch.zeros(len(SIGMAS), len(genres) + 1, 2)  # [..., 0] of losses, [..., 1] of samples; genre 0: unknown
     for part, rows in base.with_modulation(parts[base.rank :: base.world], recipe.flow.guidance):
         found = losses(base, base.loader.fixed(part), rows, recipe.flow.guidance)
-        level = SIGMAS.index(float(part.sigma[0]))
+        level = min(range(len(SIGMAS)), key=lambda index: abs(SIGMAS[index] - float(part.sigma[0])))
         for example, loss in zip(part.examples, found.tolist(), strict=True):
             sums[level, genres.index(example.genre) + 1 if example.genre else 0] += torch.tensor([loss, 1.0])
     return _score(base.sum(sums), genres)
@@ -58,7 +57,3 @@ def as_figures(now: Score, base: Score) -> dict:
     for name in ("by_sigma", "by_genre"):
         figures |= {f"validation_{name}": getattr(now, name), f"base_validation_{name}": getattr(base, name)}
     return figures
-
-
-def from_json(values: dict) -> Score:
-    return Score(**{field.name: values[field.name] for field in dataclasses.fields(Score)})
