@@ -27,8 +27,8 @@ MINIATURE = Words(
     knows="""
 This is a **miniature** that comes with the program, so that everything works without a GPU, a token or a
 download. It has the parts of FLUX.1 [dev], only far smaller, and it learned from scratch, from drawn scenes.
-Its world is small: other words lead it astray. It is also young: sky, water, light and large forms come out
-best so far, while small things such as a distant windmill often dissolve.
+Its world is small: other words lead it astray. Sky, water, light and large forms come out best; small things,
+such as a distant windmill, may dissolve.
 
 **Sixteen subjects** — a sailing boat on the sea · a haystack in a field · poplars by a river · a cottage ·
 water lilies on a pond · a field of poppies · a stone bridge over a river · a village church · a windmill ·
