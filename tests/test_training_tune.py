@@ -103,9 +103,9 @@ def meanwhile(what):
 
 @contextlib.contextmanager
 def other_worker(recipe_file: Path, *overrides: str):
-    """Another process, as a second terminal would start it, whose trials count as lost after four seconds."""
-    code = "import sys; from training import __main__, tune; tune.HEARTBEAT = 1; sys.exit(__main__.main(sys.argv[1:]))"
-    worker = subprocess.Popen([sys.executable, "-c", code, "tune", str(recipe_file), *overrides], cwd=HERE)
+    """Another process, as a second terminal would start it."""
+    command = [sys.executable, "-m", "training", "tune", str(recipe_file), *overrides]
+    worker = subprocess.Popen(command, cwd=HERE)
     try:
         yield worker
     finally:
@@ -190,7 +190,7 @@ def test_the_trial_of_a_killed_worker_is_run_again_and_finished_ones_are_kept(re
     before = study_in(tmp_path / "run").trials
     assert [trial.state for trial in before[2:]] == [TrialState.RUNNING]
 
-    monkeypatch.setattr(tune, "HEARTBEAT", 1)
+    monkeypatch.setattr(tune, "HEARTBEAT", 1)  # it counts as lost after four seconds
     assert training.main(["tune", str(recipe_file), "tune.steps=40"]) == 0
     after = study_in(tmp_path / "run").trials
     assert after[:2] == before[:2] and after[2].state == TrialState.FAIL

@@ -270,9 +270,9 @@ class _Weight:
         if self.quantize == "none":
             return torch.empty_like(self.like)
         there = _Weight(self.like, self.quantize, META)
-        there.room = torch.empty(
-            stored(self.quantize, *self.like.shape, self.like.dtype), dtype=torch.uint8, device=META
-        )
+        rows, columns = self.like.shape
+        room = stored(self.quantize, rows, columns, self.like.dtype)
+        there.room = torch.empty(room, dtype=torch.uint8, device=META)
         return there
 
 

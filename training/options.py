@@ -120,7 +120,7 @@ class Adapter(Section):
     """Scale of the update is alpha / rank; none: 1. The saved file has it folded into its weights."""
     targets: Targets = "all"
     """Which linear layers of the blocks: the attention's, all but the modulation, every one (as the published
-    adapter), the later single blocks' (style lives there), or a few of those (at rank 4 a file of 3 MB)."""
+    adapter), the later single blocks' (style lives there), or a few of those (at rank 16 a file under 3 MB)."""
     ranks: dict[str, Annotated[int, Field(ge=0, le=1024)]] = {}
     """Other ranks for some layers: a pattern of names, as in `single_transformer_blocks.3\\d`, to a rank; 0: none."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"

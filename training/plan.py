@@ -30,7 +30,8 @@ from training.options import Model, Optimizer, Recipe, TrainingError
 
 RECIPES = Path(__file__).parent / "recipes"
 FINEST_FIRST = ("none", "int8", "nf4")  # int4 saves nothing over nf4, and int2 is left to those who ask for it
-SPARE = 1.08  # times what is counted: an allocator's memory lies in pieces
+SPARE = 1.08  # times what is counted on a GPU: an allocator's memory lies in pieces (not measured here: no GPU)
+SPARE_CPU = 2.2  # on a CPU: glibc 2.36 held 1.8 to 2.2 times the miniature's tensors, freed ones in between
 TRAVEL = 12e9  # bytes a second from main memory to a card: half of what 16 lanes of PCIe 4.0 carry
 PROGRAM = GIB  # main memory of Python and its libraries
 CHANNELS = 16  # of the autoencoder's latents
@@ -110,13 +111,14 @@ class Prediction:
 
     @property
     def peak(self) -> int:
-        """Bytes at most while it trains: run.json's peak_memory."""
+        """Bytes of tensors at most while it trains. On a GPU, what run.json calls peak_memory; on a CPU that leaves out
+        the base, which was there before, and has in it the libraries and what the C library holds beside tensors."""
         return sum(self.parts.values())
 
     @property
     def needed(self) -> int:
         """Of the card, at any time of the run itself."""
-        return round(max(self.peak, self.loading) * SPARE)
+        return round(max(self.peak, self.loading) * (SPARE if self.card.gpu else SPARE_CPU))
 
     @property
     def fits(self) -> bool:
@@ -363,7 +365,10 @@ def _templates(heads: int, head_dim: int) -> dict[str, list[tuple[str, int, int]
     model = _model(json.dumps({"num_layers": 1, "num_single_layers": 1,
                                "num_attention_heads": heads, "attention_head_dim": head_dim}))  # fmt: skip
     return {
-        kind: [(name, *linear.weight.shape) for name, linear in footprint.linears(getattr(model, kind)[0])]
+        kind: [
+            (name, linear.out_features, linear.in_features)
+            for name, linear in footprint.linears(getattr(model, kind)[0])
+        ]
         for kind in ("transformer_blocks", "single_transformer_blocks")
     }
 
@@ -403,7 +408,8 @@ def overrides(written: Recipe, chosen: Recipe) -> list[str]:
 
 
 def refusal(recipe: Recipe, card: Card) -> str:
-    keys = {"quantize": "nf4", "gradient_checkpointing": True, "offload": 0}
+    blocks = layers_of(facts_of(recipe.model), recipe)
+    keys = {"quantize": "nf4", "gradient_checkpointing": True, "offload": len(blocks)}
     least = predict(recipe.model_copy(update={"model": recipe.model.model_copy(update=keys)}), card)
     return (
         f"{card.name} has {_size(card.memory)} for a run, and this recipe needs {_size(least.needed)} at the least; "
@@ -435,6 +441,10 @@ def as_text(prediction: Prediction) -> str:
     rows += [("disk", f"{_bytes(sum(one.disk.values()))}: {disk}{pictures}")]
     width = max(len(name) for name, _ in rows)
     text = "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
+    if not card.gpu:
+        text += (
+            f"\n\nThese are bytes of tensors; the C library may hold up to {SPARE_CPU:g} times as much between them."
+        )
     if card.gpu and one.encoding > card.memory:
         text += "\n\nThe text encoders do not fit the card. First: python -m training cache RECIPE model.device=cpu "
         text += "model.dtype=bfloat16"
