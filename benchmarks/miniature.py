@@ -255,10 +255,10 @@ def table(result: dict) -> str:
     return "\n".join([*head, *lines])
 
 
-def write_into_readme(text: str, readme: Path = HERE.parent / "README.md") -> None:
-    before, rest = readme.read_text().split(MARK + "\n", 1)
-    _, after = rest.split(MARK, 1)
-    readme.write_text(f"{before}{MARK}\n{text}\n{MARK}{after}")
+def write_into_readme(text: str, readme: Path = HERE.parent / "README.md", mark: str = MARK) -> None:
+    before, rest = readme.read_text().split(mark + "\n", 1)
+    _, after = rest.split(mark, 1)
+    readme.write_text(f"{before}{mark}\n{text}\n{mark}{after}")
 
 
 def main() -> None:

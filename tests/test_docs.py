@@ -1,0 +1,215 @@
+"""The documentation, run: the notebook on the miniature, and every command that a reader is told to type."""
+
+import argparse
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import nbformat
+import pytest
+from accelerate.commands.launch import launch_command_parser
+from nbclient import NotebookClient
+from PIL import Image
+
+from impressionism.records import Run
+from training import cards, plan
+from training import recipe as recipes
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "training.md")
+NOTEBOOK = ROOT / "docs" / "train.ipynb"
+ROOMS = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+PATH = re.compile(r"(?:[\w.-]+=)?((?:runs|work|cache|docs|training)/\S+|[\w./-]+\.(?:png|jpg|yaml|jsonl))")
+BIN = Path(sys.executable).parent
+
+
+# ---- The notebook
+
+
+def test_the_notebook_is_valid_and_holds_no_outputs():
+    notebook = nbformat.read(NOTEBOOK, as_version=nbformat.NO_CONVERT)
+    nbformat.validate(notebook)
+    assert notebook.nbformat == 4
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+
+
+def test_the_notebook_paints_trains_and_paints_with_what_it_trained(tmp_path, monkeypatch):
+    folder = tmp_path / "repository"
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "__pycache__", "runs", "work", "cache"))
+    for name, value in {"QUICK": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1",
+                        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "JUPYTER_DATA_DIR": str(tmp_path),
+                        "IPYTHONDIR": str(tmp_path / "ipython")}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    for cell in notebook.cells:  # a shell command that fails ends no cell
+        cell.source = re.sub(r"^( *)(!.+)$", r"\1\2\n\1assert _exit_code == 0", cell.source, flags=re.MULTILINE)
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder / "docs")}})
+    client.execute()
+
+    run = Run.from_json((folder / "runs" / "miniature" / "run.json").read_text())
+    assert run.steps == 2
+    assert (folder / "runs" / "miniature" / "adapter" / "pytorch_lora_weights.safetensors").exists()
+    assert Image.open(folder / "runs" / "miniature" / "previews" / "sheet.jpg").size == (2 * 192, 3 * 192)
+    pictures = [Image.open(folder / f"{name}.png").tobytes() for name in ("base", "boat", "mine")]
+    assert len(set(pictures)) == 3
+    said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    assert "against the base" in said
+    assert "Nothing was sent" in said
+
+
+def test_the_notebook_has_no_command_that_the_pages_lack():
+    told = {tuple(words[2:4]) for page in PAGES for words in commands(page)}
+    asked = {tuple(words[2:4]) for words in commands_of_the_notebook()}
+    ours = {words for words in asked if words[0] == "training"}
+    assert ours and ours <= told
+
+
+# ---- Every command
+
+
+class Parsed(Exception):
+    """What a program was told: raised where it would begin to work."""
+
+
+@pytest.mark.parametrize("page", [*PAGES, NOTEBOOK], ids=lambda page: page.name)
+def test_every_command_is_one_that_the_program_takes(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # as after a clone: nothing is there but what is tracked
+    for name in (*ROOMS, "docs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    write_recipes(page)
+    found, made = commands_of_the_notebook() if page == NOTEBOOK else commands(page), set()
+    assert found
+    for words in found:
+        module, *arguments = words[2:]
+        if module.split(".")[0] not in ROOMS:
+            assert find_spec(module), f"{shlex.join(words)}: there is no {module}"
+            continue
+        made |= outputs(parsed(module, arguments, monkeypatch))
+        missing = [path for path in paths(arguments) if not is_there(path, made)]
+        assert not missing, f"{shlex.join(words)}: nothing before it makes {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_a_rented_gpu_is_asked_for_as_the_hub_takes_it():
+    lines = [line for line in shell_lines(PAGES[1]) if line.startswith("hf jobs run")]
+    assert lines
+    for line in lines:
+        words = shlex.split(line)
+        dry = [str(BIN / "hf"), *words[1:3], "--dry-run", *words[3:]]
+        result = subprocess.run(dry, capture_output=True, text=True, env=os.environ | {"HF_TOKEN": "hf_none"})
+        assert result.returncode == 0, result.stderr
+        assert "HF_TOKEN=***" in result.stdout and "Job not submitted" in result.stdout
+
+
+def test_the_table_of_cards_says_what_plan_says():
+    rows = re.findall(
+        r"^\| (\d+) GB \| `(\w+)` \|.*\| ([\d.]+) GiB \| ([\d.]+) MB \|$", PAGES[1].read_text(), re.MULTILINE
+    )
+    assert len(rows) >= 6
+    for gib, name, needed, adapter in rows:
+        one = plan.predict(recipes.read(plan.RECIPES / f"{name}.yaml"), cards.of_size(float(gib)))
+        assert one.fits
+        assert (f"{one.needed / cards.GIB:.1f}", f"{one.adapter / 1e6:.1f}") == (needed, adapter), name
+
+
+# ---- Reading the pages
+
+
+def shell_lines(page: Path) -> Iterator[str]:
+    """The lines of the fenced `sh` blocks, those that end in a backslash joined."""
+    for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        yield from filter(None, block.replace("\\\n", " ").splitlines())
+
+
+def commands(page: Path) -> list[list[str]]:
+    """`python -m …` of the shell lines, also behind `&&`, `accelerate launch`, or in a job's script."""
+    return [words for line in shell_lines(page) for words in commands_in(line)]
+
+
+def commands_of_the_notebook() -> list[list[str]]:
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    lines = re.findall(r"^ *!(.+)$", "\n".join(cell.source for cell in cells), re.MULTILINE)
+    return [words for line in lines for words in commands_in(re.sub(r"\{\w+\}", "0", line))]
+
+
+def commands_in(line: str) -> Iterator[list[str]]:
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;")
+    lexer.whitespace_split = True
+    words: list[str] = []
+    for token in [*lexer, ";"]:
+        if token.strip("&|;"):
+            words.append(token)
+        else:
+            yield from python_of(words)
+            words = []
+
+
+def python_of(words: list[str]) -> Iterator[list[str]]:
+    while words and re.fullmatch(r"\w+=\S*", words[0]):  # NAME=value in front
+        words = words[1:]
+    if words[:3] == ["hf", "jobs", "run"]:
+        yield from commands_in(words[-1])
+    if words[:2] == ["accelerate", "launch"]:
+        launch = launch_command_parser().parse_args(words[2:])
+        assert launch.module, "a room is started with -m"
+        words = ["python", "-m", launch.training_script, *launch.training_script_args]
+    if words[:2] == ["python", "-m"]:
+        yield words
+
+
+# ---- Reading a command
+
+
+def parsed(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
+    """By the program's own parser."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def stop(self, *given, **named):
+        raise Parsed(parse(self, *given, **named))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", [module, *arguments])
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        with pytest.raises(Parsed) as told:
+            runpy.run_module(module, run_name="__main__")
+    return told.value.args[0]
+
+
+def outputs(chosen: argparse.Namespace) -> set[str]:
+    """What a command writes; a recipe is checked, key by key, with what is laid over it."""
+    told = vars(chosen)
+    if "recipe" not in told:
+        made = {told.get("folder"), told.get("out")}
+        return {str(path) for path in made if path} | ({"base.png"} if told.get("compare") else set())
+    if not chosen.recipe.exists():  # a command before this one makes it
+        return set()
+    recipe = recipes.read(chosen.recipe, [override for override in chosen.override if "=" in override])
+    run = recipe.run.folder
+    made = {"curate": recipe.data.source, "caption": recipe.data.captions, "fit": run, "tune": run / "tune"}
+    return {str(made[chosen.command])} if chosen.command in made else set()
+
+
+def paths(arguments: list[str]) -> list[str]:
+    return [match[1] for word in arguments if (match := PATH.fullmatch(word))]
+
+
+def is_there(path: str, made: set[str]) -> bool:
+    return Path(path).exists() or any(Path(path).is_relative_to(folder) for folder in made)
+
+
+def write_recipes(page: Path) -> None:
+    """The recipes that a page shows, under the name in their first line."""
+    for name, text in re.findall(r"^```yaml\n# (\S+\.yaml)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        Path(name).write_text(text)
