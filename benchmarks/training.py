@@ -1,0 +1,391 @@
+"""Our trainer beside diffusers' own FLUX LoRA script, on the same models, pictures and settings, in float32.
+
+    git clone https://github.com/huggingface/diffusers; pip install torchvision
+    python -m benchmarks.training --diffusers diffusers
+
+(about 12 minutes on two CPU cores) writes training.json. The peer is examples/dreambooth/train_dreambooth_lora_flux.py;
+it imports torchvision, which nothing of ours does. Both run as their users run them, each several times in turn:
+
+- on the bundled miniature, whose prior is real: seconds a sample, memory, and the loss on held-out pictures;
+- on a random FLUX of 207 M parameters and FLUX's own head size, for seconds and memory at a size where they matter.
+
+A second is one of the loop, from the progress bar's first count to its last, so that start-up is left out and whatever
+a trainer does on the way is in. Memory is the process's peak of resident memory up to the last step, less that of a
+process which only imports the same libraries; the totals are in the JSON. To be reached: at least 1.3 times the speed,
+at most 0.7 of the memory, a lower held-out loss.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import yaml
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from PIL import Image
+from safetensors import safe_open
+from tqdm import tqdm
+from transformers import CLIPTextModel
+
+from benchmarks.miniature import scenes, write_into_readme
+from impressionism import names
+
+HERE = Path(__file__).parent
+MARK = "<!-- written by benchmarks/training.py -->"
+SCRIPT = Path("examples/dreambooth/train_dreambooth_lora_flux.py")
+NOT_MEASURED = {
+    "examples/research_projects/flux_lora_quantization": "wants a GPU: diffusers refuses to quantize to NF4 without one"
+}
+TOKENS = 32  # the miniature's text encoders take no more
+CLIP_TOKENS = 77  # the peer pads to as many, whatever the tokenizer says
+SIGMAS = (0.125, 0.375, 0.625, 0.875)
+LAYERS = (  # the peer's default
+    "attn.to_k", "attn.to_q", "attn.to_v", "attn.to_out.0",
+    "attn.add_k_proj", "attn.add_q_proj", "attn.add_v_proj", "attn.to_add_out",
+    "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
+)  # fmt: skip
+OURS_BESIDE = {r"^single_transformer_blocks\.\d+\.proj_": 0}  # `all` has these too, the peer's default does not
+LIBRARIES = "accelerate, datasets, diffusers, peft, torch, torchvision, transformers"
+IDLE = f"""
+import {LIBRARIES}
+from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
+from transformers import CLIPTextModel, T5EncoderModel
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What both trainers are told."""
+
+    rank: int = 16
+    rate: float = 1e-3
+    batch: int = 4
+    steps: int = 100
+    resolution: int = 192
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of one trainer, in seconds and bytes."""
+
+    seconds_per_sample: float
+    seconds: float
+    """Of the whole process: start-up, caching, training, saving."""
+    training_peak: int
+    """Resident memory, at most, up to the last step."""
+    peak: int
+    """The same to the process's end."""
+
+
+# ---- What both train on
+
+
+def write_model(folder: Path, transformer: dict | None = None) -> Path:
+    """The miniature in `folder`, with a random transformer of that configuration if one is given. Its CLIP gets
+    positions for the peer's padding; nothing attends to them, so the embeddings are the same."""
+    shutil.copytree(names.MINIATURE, folder, ignore=shutil.ignore_patterns("adapter"))
+    clip: Any = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    known = clip.state_dict()
+    [name] = [name for name in known if name.endswith("position_embedding.weight")]
+    known[name] = torch.nn.functional.pad(known[name], (0, 0, 0, CLIP_TOKENS - len(known[name])))
+    clip.config.max_position_embeddings = CLIP_TOKENS
+    longer = CLIPTextModel(clip.config).to(clip.dtype)
+    longer.load_state_dict(known)
+    longer.save_pretrained(folder / "text_encoder")
+    if transformer:
+        shutil.rmtree(folder / "transformer")
+        torch.manual_seed(0)
+        model: Any = FluxTransformer2DModel(**transformer)
+        model.to(torch.bfloat16)  # as FLUX.1-dev is kept
+        model.save_pretrained(folder / "transformer")
+    return folder
+
+
+def medium() -> dict:
+    """207 M parameters in FLUX's proportions: its head, a third of its width, 3 + 6 blocks for 19 + 38."""
+    kept = json.loads((names.MINIATURE / "transformer" / "config.json").read_text())
+    shape = {"attention_head_dim": 128, "num_attention_heads": 8, "num_layers": 3, "num_single_layers": 6}
+    known = {key: value for key, value in kept.items() if not key.startswith("_")}
+    return known | shape | {"axes_dims_rope": (16, 56, 56)}
+
+
+# ---- The two trainers
+
+
+def ours(settings: Settings, model: Path, pictures: Path, folder: Path) -> list[str]:
+    """The command that leaves an adapter in folder/adapter."""
+    recipe = {
+        "model": {"base": str(model), "quantize": "none", "dtype": "float32", "device": "cpu",
+                  "max_sequence_length": TOKENS},
+        "data": {"source": str(pictures), "resolution": settings.resolution, "held_out": 0.0},
+        "adapter": {"rank": settings.rank, "targets": "all", "ranks": OURS_BESIDE, "dtype": "float32"},
+        "flow": {"sigmas": "logit-normal", "shift": 1.0, "guidance": 1.0},
+        "optimizer": {"rate": settings.rate, "steps": settings.steps, "batch": settings.batch},
+        "run": {"folder": str(folder), "cache": str(folder / "cache"), "seed": settings.seed,
+                "checkpoint_every": settings.steps},
+    }  # fmt: skip
+    file = folder.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(recipe))
+    return [sys.executable, "-m", "training", "fit", str(file)]
+
+
+def theirs(settings: Settings, model: Path, pictures: Path, folder: Path, checkout: Path) -> list[str]:
+    """The command that leaves an adapter in folder/adapter."""
+    options = {
+        "pretrained_model_name_or_path": model, "max_sequence_length": TOKENS, "guidance_scale": 1.0,
+        "dataset_name": pictures, "caption_column": "text", "resolution": settings.resolution,
+        "rank": settings.rank, "lora_alpha": settings.rank, "lora_layers": ",".join(LAYERS),
+        "weighting_scheme": "logit_normal", "learning_rate": settings.rate, "lr_warmup_steps": 0,
+        "adam_weight_decay": 0.0, "max_train_steps": settings.steps, "train_batch_size": settings.batch,
+        "instance_prompt": "a painting", "output_dir": folder / "adapter", "seed": settings.seed,
+        "cache_dir": folder / "cache", "mixed_precision": "no",
+    }  # fmt: skip
+    given = [f"--{name}={value}" for name, value in options.items()]
+    return [sys.executable, str(checkout / SCRIPT), *given, "--cache_latents"]
+
+
+def progress(line: str, bar: str) -> tuple[int, int] | None:
+    """How many steps of how many, where the line is of that progress bar."""
+    found = re.match(rf"{re.escape(bar)}: .*?\| (\d+)/(\d+) \[", line)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def lines_of(stream: IO[bytes]) -> Iterator[str]:
+    """Lines as they come; a progress bar ends its own with a carriage return, before or after it."""
+    line = b""
+    while byte := stream.read(1):
+        if byte in b"\r\n":
+            yield line.decode(errors="replace")
+            line = b""
+        else:
+            line += byte
+            if byte == b"]":
+                yield line.decode(errors="replace")
+
+
+def watch(command: list[str], bar: str, batch: int) -> Measured:
+    """Run a trainer and read its progress bar and its memory; neither of them starts other processes."""
+    begun, counts, peak, said = time.monotonic(), {}, 0, []
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0)
+    assert process.stderr is not None
+    for line in lines_of(process.stderr):
+        said = [*said[-30:], line]
+        if (seen := progress(line, bar)) and seen[0] not in counts:
+            counts[seen[0]] = time.monotonic()
+            if seen[0] == seen[1]:
+                peak = high_water(process.pid)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status or not peak:
+        raise SystemExit(f"{' '.join(command[:4])} … failed:\n" + "\n".join(said))
+    first, last = min(counts), max(counts)
+    return Measured(
+        (counts[last] - counts[first]) / (last - first) / batch, time.monotonic() - begun, peak, usage.ru_maxrss * 1024
+    )
+
+
+def high_water(process: int) -> int:
+    """Bytes of resident memory that a process had at most."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
+
+
+def commit_of(checkout: Path) -> str:
+    """The checkout's commit; marked where the script was changed since."""
+    git = ["git", "-C", str(checkout)]
+    if not (checkout / SCRIPT).is_file():
+        raise SystemExit(f"There is no {SCRIPT} in {checkout}: give --diffusers a checkout of huggingface/diffusers.")
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", str(SCRIPT)]).returncode
+    return commit + (" (changed)" if changed else "")
+
+
+def idle() -> int:
+    """Bytes of a process that has only imported what both use."""
+    said = subprocess.run([sys.executable, "-c", IDLE], check=True, capture_output=True, text=True).stdout
+    return int(said) * 1024
+
+
+def same_layers(ours: Path, theirs: Path) -> bool:
+    """Whether two adapters change the same layers at the same ranks."""
+    shapes = []
+    for folder in (ours, theirs):
+        with safe_open(folder / names.WEIGHTS_FILE, framework="pt") as file:
+            shapes.append({key: file.get_slice(key).get_shape() for key in file.keys()})  # noqa: SIM118 - it is no dict
+    return shapes[0] == shapes[1]
+
+
+# ---- The held-out loss
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The flow-matching loss on pictures that no side saw: their mean latents, always the same noise and levels."""
+
+    flux: FluxPipeline
+    x: torch.Tensor  # (pictures, tokens, channels)
+    noise: torch.Tensor
+    image_ids: torch.Tensor
+    text: torch.Tensor  # (pictures, text tokens, channels)
+    pooled: torch.Tensor
+    text_ids: torch.Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: Path, pictures: Path, records: list[dict]) -> "Judge":
+        flux: Any = FluxPipeline.from_pretrained(model, torch_dtype=torch.float32)
+        flux.set_progress_bar_config(disable=True)
+        images = flux.image_processor.preprocess([Image.open(pictures / record["file_name"]) for record in records])
+        latents = flux.vae.encode(images).latent_dist.mean
+        latents = (latents - flux.vae.config.shift_factor) * flux.vae.config.scaling_factor
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+        text, pooled, text_ids = flux.encode_prompt([r["text"] for r in records], None, max_sequence_length=TOKENS)
+        x, noise = (flux._pack_latents(part, *latents.shape) for part in (latents, noise))
+        height, width = latents.shape[-2:]
+        ids = flux._prepare_latent_image_ids(1, height // 2, width // 2, x.device, x.dtype)
+        return cls(flux, x, noise, ids, text, pooled, text_ids)
+
+    @torch.no_grad()
+    def loss(self, adapter: Path | None = None) -> float:
+        """Of the base, or of the base with an adapter."""
+        if adapter:
+            self.flux.load_lora_weights(str(adapter))
+        losses = [self._loss(sigma, part) for sigma in SIGMAS for part in torch.arange(len(self.x)).split(8)]
+        if adapter:
+            self.flux.unload_lora_weights()
+        return float(torch.cat(losses).mean())
+
+    def _loss(self, sigma: float, part: torch.Tensor) -> torch.Tensor:
+        x, noise = self.x[part], self.noise[part]
+        level = torch.full((len(part),), sigma)
+        prediction = self.flux.transformer(
+            hidden_states=(1 - sigma) * x + sigma * noise, encoder_hidden_states=self.text[part],
+            pooled_projections=self.pooled[part], timestep=level, guidance=torch.ones_like(level),
+            img_ids=self.image_ids, txt_ids=self.text_ids, return_dict=False,
+        )[0]  # fmt: skip
+        return (prediction - (noise - x)).square().mean((1, 2))
+
+
+# ---- Side by side
+
+
+def compare(
+    model: Path, pictures: Path, settings: Settings, *, repeats: int, checkout: Path, judge: Judge | None
+) -> dict:  # fmt: skip
+    """Both trainers in turn, `repeats` times; what each run took, and what its adapter loses."""
+    runs: dict[str, list[dict]] = {"ours": [], "theirs": []}
+    losses: dict[str, list[float]] = {side: [] for side in runs}
+    for seed in tqdm(range(repeats), desc=model.name):
+        now, root = dataclasses.replace(settings, seed=seed), model.parent / f"{model.name}-{seed}"
+        for side in runs if seed % 2 == 0 else reversed(runs):
+            (root / side).mkdir(parents=True)
+            command, bar = (
+                (ours(now, model, pictures, root / side), str(root / side))
+                if side == "ours"
+                else (theirs(now, model, pictures, root / side, checkout), "Steps")
+            )
+            runs[side].append(dataclasses.asdict(watch(command, bar, settings.batch)))
+        if not same_layers(root / "ours" / "adapter", root / "theirs" / "adapter"):
+            raise SystemExit("The two adapters change different layers: the settings are not equal.")
+        for side in runs if judge else ():
+            assert judge is not None
+            losses[side].append(judge.loss(root / side / "adapter"))
+    return {"settings": dataclasses.asdict(settings), "runs": runs, "held_out": losses}
+
+
+def medians(part: dict, idle: int) -> dict:
+    """Of each side: seconds a sample, memory of training and of the whole process beyond an idle one, the loss."""
+    found: dict[str, dict] = {}
+    for side, runs in part["runs"].items():
+        middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        found[side] = {
+            "seconds_per_sample": middle["seconds_per_sample"],
+            "training_memory": middle["training_peak"] - idle,
+            "memory": middle["peak"] - idle,
+        }
+        if losses := part["held_out"][side]:
+            found[side]["held_out_loss"] = statistics.median(losses)
+    return found
+
+
+def table(result: dict) -> str:
+    """The figures as the README shows them."""
+    rows = []
+    for name, part in result["models"].items():
+        ours, theirs = part["medians"]["ours"], part["medians"]["theirs"]
+        faster = theirs["seconds_per_sample"] / ours["seconds_per_sample"]
+        rows.append((f"{name}: seconds a sample", *(f"{side['seconds_per_sample']:.3f}" for side in (ours, theirs)),
+                     f"{faster:.2f} × faster", "≥ 1.3", faster >= 1.3))  # fmt: skip
+        lighter = ours["memory"] / theirs["memory"]
+        rows.append((f"{name}: peak memory", *(f"{side['memory'] / 1e6:.0f} MB" for side in (ours, theirs)),
+                     f"{lighter:.2f} ×", "≤ 0.7", lighter <= 0.7))  # fmt: skip
+        if base := part.get("base_held_out"):
+            less = ours["held_out_loss"] - theirs["held_out_loss"]
+            rows.append((f"{name}: held-out loss (base {base:.4f})",
+                         *(f"{side['held_out_loss']:.4f}" for side in (ours, theirs)),
+                         f"{less:+.4f}", "lower", less < 0))  # fmt: skip
+    lines = [
+        f"| {claim} | {mine} | {peer} | {ratio} | {asked}{'' if reached else ' **not reached**'} |"
+        for claim, mine, peer, ratio, asked, reached in rows
+    ]
+    return "\n".join(["| Training | ours | diffusers' script | | asked |", "|---|---|---|---|---|", *lines])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--diffusers", type=Path, required=True, metavar="FOLDER", help="a checkout of diffusers")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each side on each model")
+    parser.add_argument("--steps", type=int, nargs=2, default=(100, 16), metavar=("SMALL", "MEDIUM"))
+    parser.add_argument("--pictures", type=int, nargs=2, default=(64, 32), metavar=("TRAINED", "HELD-OUT"))
+    parser.add_argument("--out", type=Path, default=HERE / "training.json")
+    arguments = parser.parse_args()
+    commit = commit_of(arguments.diffusers)
+    nothing = idle()
+    models = {}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        trained, kept_back = arguments.pictures
+        scenes(root / "pictures", trained, 300, "--painted")
+        unseen = scenes(root / "unseen", kept_back, 301, "--painted", "--held-out")
+        for name, transformer, settings in (
+            ("miniature", None, Settings(steps=arguments.steps[0])),
+            ("medium", medium(), Settings(steps=arguments.steps[1], batch=1, rate=1e-4)),
+        ):
+            model = write_model(root / name, transformer)
+            judge = Judge.of(model, root / "unseen", unseen) if transformer is None else None
+            part = compare(model, root / "pictures", settings, repeats=arguments.repeats,
+                           checkout=arguments.diffusers, judge=judge)  # fmt: skip
+            base = judge and judge.loss()
+            models[name] = part | {"base_held_out": base, "medians": medians(part, nothing)}
+    result = {
+        "models": models,
+        "idle_memory": nothing,
+        "peer": {"repository": "huggingface/diffusers", "commit": commit, "script": str(SCRIPT)},
+        "not_measured": NOT_MEASURED,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}",
+        "versions": {name: metadata.version(name) for name in LIBRARIES.split(", ")},
+    }
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    if arguments.out == HERE / "training.json":
+        write_into_readme(table(result), mark=MARK)
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()
