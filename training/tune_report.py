@@ -202,9 +202,9 @@ def _all(trials: list[FrozenTrial], best: FrozenTrial | None) -> str:
     rows = []
     for trial in trials:
         kind = ' class="best"' if best and trial.number == best.number else ""
-        step, change = reached(trial) or ("", 0.0)
+        step, change = (at[0], f"{at[1]:+.2%}") if (at := reached(trial)) else ("", "")
         end = trial.user_attrs.get("why") or ENDS[trial.state]
-        cells = [*(_value(trial.params.get(name, "")) for name in names), step, f"{change:+.2%}", _seconds(trial)]
+        cells = [*(_value(trial.params.get(name, "")) for name in names), step, change, _seconds(trial)]
         rows.append(f'<tr{kind}><th scope="row">{trial.number}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}'
                     f'<td class="name">{_text(end)}</td></tr>\n')  # fmt: skip
     return f"""<h2>All trials</h2>
