@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from typing import Any, Self
+import typing
+from typing import Any, Literal, Self
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,20 @@ class Record:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"{cls.__name__} has no {', '.join(unknown)}; it has: {', '.join(sorted(known))}.")
-        return cls(**values)
+        hints = typing.get_type_hints(cls)
+        return cls(**{name: revive(hints[name], value) for name, value in values.items()})
+
+
+def revive(hint: Any, value: Any) -> Any:
+    """What JSON made a dict of is a record again, also in lists, in dicts and where there may be none."""
+    if isinstance(hint, type) and issubclass(hint, Record) and isinstance(value, dict):
+        return hint.from_dict(value)
+    inner = typing.get_args(hint)
+    if typing.get_origin(hint) is list and isinstance(value, list):
+        return [revive(inner[0], one) for one in value]
+    if typing.get_origin(hint) is dict and isinstance(value, dict):
+        return {key: revive(inner[1], one) for key, one in value.items()}
+    return next((revive(one, value) for one in inner if isinstance(value, dict)), value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,13 +91,6 @@ class Recipe(Record):
     change: float | None = None
     """For a repaint: how far the source may change, 0 (not at all) to 1 (entirely)."""
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        values = dict(values)
-        values["sampling"] = Sampling.from_dict(values["sampling"])
-        values["provenance"] = Provenance.from_dict(values["provenance"])
-        return super().from_dict(values)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run(Record):
@@ -108,3 +115,136 @@ class Run(Record):
     saved: str = "last"
     """Which state became the adapter: last or best."""
     versions: dict[str, str]
+
+
+# ---- What evaluation found: gallery/gallery.jsonl and scores.json
+
+Arm = Literal["base", "base-styled", "adapter", "adapter-styled"]
+"""Who painted, and whether the prompt was plain or worded in the style; base is the adapter's strength 0."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exhibit(Record):
+    """One picture of the gallery: a line of gallery.jsonl."""
+
+    file: str
+    """Its PNG, relative to the gallery's folder."""
+    prompt: str
+    """The prompt's id in the prompt set; pictures of one prompt and seed are a comparison."""
+    genre: str
+    """landscape, portrait, urban, still life, light and weather, or out of style."""
+    arm: Arm
+    recipe: Recipe
+    """With the prompt as it was painted."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair(Record):
+    """The same noise painted by the base model and with the adapter, for the showcase: a line of showcase.jsonl."""
+
+    base: str
+    """File of the base model's picture, relative to the showcase's folder."""
+    adapted: str
+    """File of the adapted picture."""
+    genre: str
+    chosen: Literal["best", "worst", "between"]
+    """By rule, from the gain: the best and the worst of a genre, or one in the middle."""
+    gain: float
+    """Index of the adapted picture less that of the base model's."""
+    recipe: Recipe
+    """Of the adapted picture."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate(Record):
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    """Prompts behind it: pictures of one prompt are averaged first, and the bootstrap draws prompts."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metric(Record):
+    """One row of the scores: what was asked of base, adapter and real paintings, and what came out."""
+
+    name: str
+    """Of a statistic, as in impressionism.pictorial, or of a learned measure, for example clip-score."""
+    question: Literal["style", "content", "diversity", "memorisation", "quality"]
+    unit: str = ""
+    base: Estimate | None = None
+    adapter: Estimate | None = None
+    real: Estimate | None = None
+    """Of held-out real paintings."""
+    difference: Estimate | None = None
+    """Adapter less base, paired by prompt and seed."""
+    gap_closed: Estimate | None = None
+    """(adapter - base) / (real - base)."""
+    p: float | None = None
+    """Of the paired difference, after Holm's correction over the rows of its question."""
+    note: str = ""
+    """Exploratory, or why it was not computed."""
+    weights: str | None = None
+    """Hub id and revision of what a learned measure looks with, and its licence."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AtStrength(Record):
+    """One point of the strength curve."""
+
+    strength: float
+    index: Estimate
+    """Impressionist index, 0 to 1."""
+    content: Estimate
+    """How much of the base model's composition is kept, 0 to 1."""
+    diversity: Estimate | None = None
+    """Effective number of distinct pictures, relative to the base model's."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidate(Record):
+    """One adapter among several: a checkpoint, a rank, a quantization of the base."""
+
+    name: str
+    """Its path within the run, or the run's name."""
+    provenance: Provenance
+    index: Estimate
+    content: Estimate
+    gap_closed: Estimate | None = None
+    strength: float
+    """The strength at which it was measured: its recommended one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scores(Record):
+    """All that evaluation found out about a run: scores.json, which the dashboard, the card and the Space read."""
+
+    version: int = 1
+    run: str
+    provenance: Provenance
+    prompt_set: str
+    """Name and version."""
+    prompt_set_sha256: str
+    prompts: int
+    seeds: int
+    real: str
+    """What stood for real paintings: a dataset with its revision, or the miniature's painted scenes."""
+    metrics: list[Metric]
+    curve: list[AtStrength]
+    strength: float
+    """Recommended, from the curve."""
+    strength_low: float
+    """From here on the picture is Impressionist."""
+    strength_high: float
+    """Up to here the content is kept."""
+    best: list[str]
+    """Files of the gallery with the largest gain, one a genre at least."""
+    worst: list[str]
+    candidates: list[Candidate] = dataclasses.field(default_factory=list)
+    choice: str | None = None
+    """The candidate to publish."""
+    seconds: float
+    machine: str
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
