@@ -3,13 +3,13 @@ from typing import Any
 import pytest
 import torch
 
+from impressionism.modulation import Bank
 from impressionism.names import MINIATURE
 from impressionism.quantize import MODES, load_transformer, pack
 from training import __main__ as training
 from training import adapter, base, cards, flow, footprint, plan
 from training import recipe as recipes
 from training.cards import GIB, Card
-from training.modulation import Bank
 
 CPU = Card("a CPU", False, 64 * GIB, 1e11, "assumed")
 CARDS = {"8gb": 8, "12gb": 12, "16gb": 16, "impressionism": 24, "48gb": 48, "compact": 8, "dreambooth": 24}

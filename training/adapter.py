@@ -14,6 +14,7 @@ from diffusers import FluxTransformer2DModel
 from safetensors.torch import save_file
 from torch import nn
 
+from impressionism.modulation import MODULATION
 from impressionism.names import WEIGHTS_FILE
 from training import flow
 from training.lora import Adapted, Frozen
@@ -23,8 +24,6 @@ from training.options import Adapter, TrainingError
 BLOCKS = r"(single_)?transformer_blocks\.\d+\."
 ATTENTION = r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
 FEED_FORWARD = r"ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out"
-MODULATION = r"norm1\.linear|norm1_context\.linear|norm\.linear"
-MODULATION_LAYERS = f"{BLOCKS}({MODULATION})"
 STYLE_FROM = 10 / 38  # of the single blocks: those before hold content (SplitFlux, arXiv 2511.15258)
 
 

@@ -10,12 +10,12 @@ from accelerate.utils import reduce
 from diffusers.training_utils import compute_loss_weighting_for_sd3
 from torch.utils.checkpoint import checkpoint
 
+from impressionism.modulation import AHEAD, MODULATION_LAYERS, Bank, Rows
 from impressionism.quantize import kept_transformer
 from training import adapter, cache, examples, flow
 from training.batches import Batch, Latents, Loader, Part
 from training.cache import Cache
 from training.examples import Example, say
-from training.modulation import AHEAD, Bank, Rows
 from training.options import Recipe
 
 
@@ -69,7 +69,7 @@ def prepare(recipe: Recipe, *, bank: bool | None = None) -> Base:
     banked = recipe.model.modulation_bank and recipe.adapter.targets != "every" if bank is None else bank
     transformer = kept_transformer(
         folder, quantize=recipe.model.quantize, dtype=dtype, device=device, keep=keep,
-        without=adapter.MODULATION_LAYERS if banked else None, say=say,
+        without=MODULATION_LAYERS if banked else None, say=say,
     )  # fmt: skip
     latents = Latents.of(folder)
     return Base(

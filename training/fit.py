@@ -25,6 +25,7 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from impressionism.hub import commit_of, label
+from impressionism.modulation import AHEAD, Rows
 from impressionism.records import Run
 from training import adapter, cache, checkpoint, export, preview, validation
 from training import recipe as recipes
@@ -32,7 +33,6 @@ from training.base import Base, dress, losses, prepare
 from training.batches import Part, Schedule
 from training.examples import say
 from training.log import Log, Meter
-from training.modulation import AHEAD, Rows
 from training.options import Optimizer, Recipe, TrainingError
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "bitsandbytes", "safetensors")

@@ -22,8 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
+from impressionism.modulation import MODULATION
 from training import flow
-from training.adapter import MODULATION
 from training.lora import Adapted, Frozen
 
 META = torch.device("meta")

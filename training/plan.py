@@ -20,12 +20,12 @@ from diffusers import FluxTransformer2DModel
 from safetensors import safe_open
 
 from impressionism import names
+from impressionism.modulation import AHEAD
 from training import adapter, cache, cards, examples, footprint
 from training import recipe as recipes
 from training.cards import GIB, Card
 from training.examples import Size
 from training.footprint import META, Block, Cost, Moment, Shape
-from training.modulation import AHEAD
 from training.options import Model, Optimizer, Recipe, TrainingError
 
 RECIPES = Path(__file__).parent / "recipes"

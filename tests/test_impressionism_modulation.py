@@ -2,9 +2,8 @@ import pytest
 import torch
 from test_training_adapter import INPUTS
 
+from impressionism.modulation import MODULATION_LAYERS, Bank
 from impressionism.quantize import load_transformer
-from training.adapter import MODULATION_LAYERS
-from training.modulation import Bank
 
 SIGMA, GUIDANCE, POOLED = (INPUTS[name] for name in ("timestep", "guidance", "pooled_projections"))
 

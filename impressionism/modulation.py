@@ -17,9 +17,10 @@ from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
 
-from training.adapter import MODULATION_LAYERS
-from training.options import TrainingError
+from impressionism.hub import PainterError
 
+MODULATION = r"norm1\.linear|norm1_context\.linear|norm\.linear"  # of a block
+MODULATION_LAYERS = rf"(?:single_)?transformer_blocks\.\d+\.({MODULATION})"  # of a transformer
 AHEAD = 64  # batches whose outputs are held; a picture's are 2.1 MB in FLUX.1-dev at bfloat16
 
 Condition = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # sigma (batch,), guidance (batch,), pooled (batch, width)
@@ -90,5 +91,5 @@ def _files(folder: Path) -> dict[str, Path]:
         with safe_open(file, framework="pt") as stored:
             found |= dict.fromkeys(stored.keys(), file)
     if not found:
-        raise TrainingError(f"There are no .safetensors files in {folder}.")
+        raise PainterError(f"There are no .safetensors files in {folder}.")
     return found
