@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import pytest
@@ -152,3 +153,10 @@ def test_the_disk_holds_what_the_source_and_the_run_are_counted_to(tmp_path):
     assert disk["latents"] == 3 * 2 * 16 * 64 * 64 * 4
     assert disk["captions"] == 4 * 512 * 4096 * 2
     assert plan.count(shipped("impressionism")) is None
+
+
+def test_the_figures_can_be_had_as_json(capsys: pytest.CaptureFixture):
+    assert training.main(["plan", "training/recipes/miniature.yaml", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["peak"] == sum(figures["parts"].values()) > 0
+    assert figures["fits"] and figures["numbers"] > 0

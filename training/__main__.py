@@ -17,7 +17,10 @@ COMMANDS = {  # a command is the function of that name in the module of that nam
     "push": "Upload the trained adapter to the Hub, and look whether it came back the same.",
 }
 OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to the function by name
-    "plan": [("--vram", {"type": float, "metavar": "GIB", "help": "plan for a card of this size"})],
+    "plan": [
+        ("--vram", {"type": float, "metavar": "GIB", "help": "plan for a card of this size"}),
+        ("--json", {"action": "store_true", "help": "the figures of the recipe as written, in bytes and seconds"}),
+    ],
     "push": [
         ("--repo", {"metavar": "USER/NAME", "help": "where to (default: your name and the run's)"}),
         ("--private", {"action": "store_true", "help": "make the repository private"}),

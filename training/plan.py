@@ -129,10 +129,13 @@ class Prediction:
         return self.seconds * self.recipe.optimizer.steps / 3600
 
 
-def plan(recipe: Recipe, *, vram: float | None = None) -> None:
+def plan(recipe: Recipe, *, vram: float | None = None, json: bool = False) -> None:
     """The command."""
     card = cards.of_size(vram) if vram is not None else cards.at_hand(cache.place(recipe.model)[0])
     pictures = count(recipe)
+    if json:
+        print(as_json(predict(recipe, card, pictures)))
+        return
     written, best = predict(recipe, card, pictures), choose(recipe, card, pictures)
     if best is None:
         raise TrainingError(refusal(recipe, card))
@@ -413,7 +416,7 @@ def refusal(recipe: Recipe, card: Card) -> str:
     least = predict(recipe.model_copy(update={"model": recipe.model.model_copy(update=keys)}), card)
     return (
         f"{card.name} has {_size(card.memory)} for a run, and this recipe needs {_size(least.needed)} at the least; "
-        f"the nearest that fits is {nearest(card)}. Or lower data.resolution, optimizer.batch or adapter.rank."
+        f"the nearest that fits is training/recipes/{nearest(card).name}. Or lower data.resolution, optimizer.batch or adapter.rank."
     )
 
 
@@ -424,6 +427,13 @@ def nearest(card: Card) -> Path:
 
 
 # ---- Telling
+
+
+def as_json(prediction: Prediction) -> str:
+    """All figures but the recipe, which the reader has."""
+    figures = {name: value for name, value in vars(prediction).items() if name not in ("recipe", "card")}
+    derived = {name: getattr(prediction, name) for name in ("peak", "needed", "fits", "hours")}
+    return json.dumps(figures | derived | {"card": prediction.card.name}, indent=1)
 
 
 def as_text(prediction: Prediction) -> str:
