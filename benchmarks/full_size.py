@@ -1,0 +1,342 @@
+"""FLUX.1-dev at its full size on a CPU: loaded in 4 and 8 bits, one forward pass, one training step.
+
+    python -m benchmarks.full_size [--folder work/full-size] [--stages nf4 load …]
+
+Speed and memory do not depend on the weights' values, so the transformer is a random one of FLUX.1-dev's configuration:
+11.9 thousand million weights in sharded bfloat16, 23.8 GB, with encoders that are small but for their output's width.
+Each stage is a process of its own, is measured, and is kept in full_size.json beside this script at once; the folder is
+deleted at the end unless --keep is given. 45 GB of disk; about half an hour on two cores.
+
+"own" is anonymous memory, the process's alone; mapped files come on top as long as there is room for them.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks.process import Memory
+
+HERE = Path(__file__).parent
+RESULT = HERE / "full_size.json"
+SHARD = 4 * 10**9  # bytes
+FLUX = {
+    "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 128, "num_attention_heads": 24,
+    "joint_attention_dim": 4096, "pooled_projection_dim": 768, "guidance_embeds": True, "axes_dims_rope": [16, 56, 56],
+}  # fmt: skip
+SIDE, TOKENS = 256, 128  # pixels, of a caption
+GB = 1e9
+ASKED = {  # seconds, own memory in GB
+    "nf4": (240, 7.0), "load": (30, 6.9), "int8": (None, 12.9), "forward": (None, 7.6), "banked": (None, 6.0),
+}  # fmt: skip
+
+
+# ---- The model
+
+
+def write(folder: Path) -> dict:
+    """A pipeline's folder whose transformer has FLUX.1-dev's size."""
+    from impressionism.names import MINIATURE
+
+    shutil.copytree(MINIATURE, folder / "flux", ignore=shutil.ignore_patterns("adapter", "transformer"))
+    write_encoders(folder / "flux")
+    write_transformer(folder / "flux" / "transformer")
+    write_picture(folder / "pictures")
+    return {"bytes": sum(file.stat().st_size for file in (folder / "flux" / "transformer").iterdir())}
+
+
+def write_encoders(flux: Path) -> None:
+    """One layer each, whose outputs are as wide as FLUX.1-dev's transformer takes them."""
+    from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+    t5: Any = T5Config.from_pretrained(flux / "text_encoder_2", num_layers=1, d_model=4096)
+    clip: Any = CLIPTextConfig.from_pretrained(flux / "text_encoder", num_hidden_layers=1, hidden_size=768)
+    T5EncoderModel(t5).save_pretrained(flux / "text_encoder_2")
+    CLIPTextModel(clip).save_pretrained(flux / "text_encoder")
+    file = flux / "tokenizer_2" / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": TOKENS}))
+
+
+def write_transformer(folder: Path) -> None:
+    from accelerate import init_empty_weights
+    from diffusers import FluxTransformer2DModel
+    from safetensors.torch import save_file
+
+    with init_empty_weights():
+        model: Any = FluxTransformer2DModel(**FLUX)
+    model.save_config(folder)
+    index: dict[str, str] = {}
+    for number, shard in enumerate(shards(model.state_dict()), start=1):
+        file = f"diffusion_pytorch_model-{number:05}.safetensors"
+        save_file({name: values(name, like.shape) for name, like in shard.items()}, folder / file)
+        index |= dict.fromkeys(shard, file)
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": index})
+    )
+
+
+def shards(state: dict) -> Iterator[dict]:
+    shard, size = {}, 0
+    for name, like in state.items():
+        if size + 2 * like.numel() > SHARD:
+            yield shard
+            shard, size = {}, 0
+        shard[name], size = like, size + 2 * like.numel()
+    yield shard
+
+
+def values(name: str, shape: Any):
+    """Random weights that keep activations in range; one draw is used again and again, because drawing is slow."""
+    import torch
+
+    if len(shape) < 2:
+        return (torch.ones if name.endswith("weight") else torch.zeros)(shape, dtype=torch.bfloat16)
+    drawn = torch.randn(2**20 + 7, generator=torch.Generator().manual_seed(len(name)))
+    count = shape.numel()
+    return (drawn / shape[-1] ** 0.5).bfloat16().repeat(-(-count // len(drawn)))[:count].view(shape)
+
+
+def write_picture(folder: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "noise.png")
+    (folder / "noise.txt").write_text("a boat")
+
+
+# ---- The stages
+
+
+def nf4(folder: Path) -> dict:
+    """bf16 shards to NF4 with double quantization, and the result kept."""
+    from impressionism.quantize import save_quantized
+
+    model, found = loaded(folder / "flux", "nf4")
+    begun = time.monotonic()
+    with Memory() as memory:
+        save_quantized(model, folder / "kept", "nf4")
+    kept = sum(file.stat().st_size for file in (folder / "kept" / "transformer").iterdir())
+    return found | {"saving": time.monotonic() - begun, "saving_own": memory.anonymous, "kept": kept}
+
+
+def load(folder: Path) -> dict:
+    """The NF4 transformer from where it was kept."""
+    return loaded(folder / "kept", "nf4")[1]
+
+
+def int8(folder: Path) -> dict:
+    """bf16 shards to quanto's int8."""
+    model, found = loaded(folder / "flux", "int8")
+    return found | {"size": sum(tensor.nbytes for tensor in model.state_dict().values())}
+
+
+def loaded(folder: Path, quantize: str, **more: Any) -> tuple[Any, dict]:
+    import torch
+
+    from impressionism.quantize import load_transformer
+
+    begun = time.monotonic()
+    with Memory() as memory:
+        model = load_transformer(folder, quantize=quantize, dtype=torch.float32, device="cpu", **more)
+    return model, {"seconds": time.monotonic() - begun, "own": memory.anonymous, "resident": memory.resident}
+
+
+def forward(folder: Path) -> dict:
+    """One pass of the NF4 transformer."""
+    return passed(loaded(folder / "kept", "nf4")[0])
+
+
+def banked(folder: Path) -> dict:
+    """The same with the modulation's outputs computed ahead, from the weights as they were before NF4."""
+    import torch
+
+    from impressionism.modulation import MODULATION_LAYERS, Bank
+
+    model, _ = loaded(folder / "kept", "nf4", without=MODULATION_LAYERS)
+    bank = Bank(model, folder / "flux", torch.device("cpu"), torch.float32)
+    sample = inputs()
+    begun = time.monotonic()
+    with Memory() as memory:
+        rows = bank.ahead([(sample["timestep"], sample["guidance"], sample["pooled_projections"])])
+        bank.use(rows[0])
+    ahead = {"ahead_seconds": time.monotonic() - begun, "ahead_own": memory.anonymous}
+    return passed(model) | ahead
+
+
+def whole(folder: Path) -> dict:
+    """What `banked` must equal: the modulation's own weights in memory, as before NF4, in float32."""
+    from torch import nn
+
+    from impressionism.modulation import MODULATION_LAYERS
+    from impressionism.quantize import tensors
+
+    model, _ = loaded(folder / "kept", "nf4", without=MODULATION_LAYERS)
+    for name, tensor in tensors(folder / "flux" / "transformer"):
+        path, _, leaf = name.rpartition(".")
+        if re.fullmatch(MODULATION_LAYERS, path):
+            setattr(model.get_submodule(path), leaf, nn.Parameter(tensor.float(), requires_grad=False))
+    return passed(model)
+
+
+def passed(model: Any) -> dict:
+    import torch
+
+    begun = time.monotonic()
+    with Memory() as memory, torch.no_grad():
+        output = model(**inputs(), return_dict=False)[0]
+    return {
+        "seconds": time.monotonic() - begun, "own": memory.anonymous, "resident": memory.resident,
+        "output": hashlib.sha256(output.numpy().tobytes()).hexdigest(), "spread": float(output.std()),
+    }  # fmt: skip
+
+
+def inputs() -> dict[str, Any]:
+    """Of a picture of SIDE pixels and a caption of TOKENS."""
+    import torch
+    from diffusers import FluxPipeline
+
+    draw = torch.Generator().manual_seed(0)
+    side = SIDE // 16
+    return {
+        "hidden_states": torch.randn(1, side * side, FLUX["in_channels"], generator=draw),
+        "encoder_hidden_states": torch.randn(1, TOKENS, FLUX["joint_attention_dim"], generator=draw),
+        "pooled_projections": torch.randn(1, FLUX["pooled_projection_dim"], generator=draw),
+        "timestep": torch.tensor([0.5]),
+        "guidance": torch.tensor([3.5]),
+        "img_ids": FluxPipeline._prepare_latent_image_ids(1, side, side, torch.device("cpu"), torch.float32),
+        "txt_ids": torch.zeros(TOKENS, 3),
+    }
+
+
+def attention(folder: Path) -> dict:
+    """One step of `python -m training fit`, all of the blocks checkpointed."""
+    return fitted(folder, "attention")
+
+
+def style(folder: Path) -> dict:
+    return fitted(folder, "style")
+
+
+def fitted(folder: Path, targets: str) -> dict:
+    """What a training step takes, beside what `plan` predicts for it."""
+    recipe = folder / f"{targets}.json"  # JSON is YAML
+    recipe.write_text(
+        json.dumps(
+            {
+                "model": {"base": str(folder / "flux"), "quantize": "nf4", "max_sequence_length": TOKENS,
+                          "gradient_checkpointing": True, "device": "cpu"},
+                "data": {"source": str(folder / "pictures"), "resolution": SIDE, "held_out": 0.0},
+                "adapter": {"rank": 16, "targets": targets},
+                "optimizer": {"steps": 1, "batch": 1, "accumulate": 1, "warmup": 0},
+                "run": {"folder": str(folder / targets), "cache": str(folder / "cache"), "checkpoint_every": 1},
+            }
+        )
+    )  # fmt: skip
+    predicted = json.loads(subprocess.run(training("plan", recipe, "--json"), check=True, capture_output=True).stdout)
+    subprocess.run(training("cache", recipe), check=True, stderr=subprocess.DEVNULL)
+    begun = time.monotonic()
+    process = subprocess.Popen(training("fit", recipe), stderr=subprocess.DEVNULL)
+    with Memory(process.pid) as memory:
+        if process.wait():
+            raise SystemExit(f"python -m training fit {recipe} failed; run it to see why.")
+    step = json.loads((folder / targets / "log.jsonl").read_text().splitlines()[0])
+    return {
+        "seconds": step["seconds"], "whole_seconds": time.monotonic() - begun, "own": memory.anonymous,
+        "resident": memory.resident, "plan": predicted["peak"], "loss": step["loss"],
+    }  # fmt: skip
+
+
+def training(command: str, recipe: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "training", command, str(recipe), *more]
+
+
+STAGES: dict[str, Callable[[Path], dict]] = {
+    stage.__name__: stage for stage in (write, nf4, load, int8, forward, banked, whole, attention, style)
+}
+
+
+# ---- The record
+
+
+def run(stage: str, folder: Path) -> dict:
+    """A stage in a process of its own, so that each begins with nothing."""
+    command = [sys.executable, "-m", "benchmarks.full_size", "--folder", str(folder), "--stage", stage]
+    begun = time.monotonic()
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(said.splitlines()[-1]) | {"process_seconds": time.monotonic() - begun}
+
+
+def table(result: dict) -> str:
+    stages = result["stages"]
+    lines = ["| FLUX.1-dev's size on two CPU cores | seconds | own memory | asked |", "|---|---|---|---|"]
+    for stage, told in ROWS.items():
+        if found := stages.get(stage):
+            lines.append(f"| {told} | {found['seconds']:.0f} | {found['own'] / GB:.2f} GB | {asked(stage, found)} |")
+    if {"banked", "whole"} <= stages.keys():
+        same = "the same" if stages["banked"]["output"] == stages["whole"]["output"] else "**not** the same"
+        lines.append(f"| … and with those weights in memory: {same} output, bit for bit | | | the same |")
+    return "\n".join(lines)
+
+
+ROWS = {
+    "nf4": "bf16 shards to NF4, tensor by tensor",
+    "load": "the kept NF4 transformer loads",
+    "int8": "bf16 shards to int8",
+    "forward": "one NF4 pass, 256 px and 128 text tokens",
+    "banked": "the same, modulation computed ahead",
+    "attention": "a training step: rank 16, attention, checkpointed",
+    "style": "a training step: rank 16, style, checkpointed",
+}
+
+
+def asked(stage: str, found: dict) -> str:
+    if "plan" in found:
+        return f"`plan` says {found['plan'] / GB:.2f} GB of tensors"
+    seconds, memory = ASKED[stage]
+    if stage == "int8":
+        memory = (found["size"] + GB) / GB  # its own size and one more
+    short = found["own"] > memory * GB or (seconds is not None and found["seconds"] > seconds)
+    limits = ([f"≤ {seconds} s"] if seconds else []) + [f"≤ {memory:.1f} GB"]
+    return ", ".join(limits) + " **not reached**" * short
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.full_size", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--folder", type=Path, default=Path("work/full-size"), help="for the weights; made and deleted")
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=[*STAGES], metavar="STAGE", help=", ".join(STAGES)
+    )
+    parser.add_argument("--keep", action="store_true", help="leave the folder there")
+    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    folder = arguments.folder.absolute()
+    if arguments.stage:
+        print(json.dumps(STAGES[arguments.stage](folder)))
+        return
+    result = json.loads(RESULT.read_text()) if RESULT.exists() else {"stages": {}}
+    result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    result["versions"] = {name: metadata.version(name) for name in ("torch", "diffusers", "bitsandbytes")}
+    for stage in arguments.stages:
+        result["stages"][stage] = run(stage, folder)
+        print(stage, result["stages"][stage], flush=True)
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    if not arguments.keep:
+        shutil.rmtree(folder)
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""What a process keeps in memory, looked at while it runs."""
+
+import contextlib
+import os
+import re
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+EVERY = 0.02  # seconds
+
+
+@dataclass
+class Memory:
+    """Bytes at most. `with Memory() as memory:` watches this process, or another one that it is given."""
+
+    process: int = field(default_factory=os.getpid)
+    anonymous: int = 0
+    """Of memory that is the process's own: files that are mapped into it can be dropped and read again."""
+    resident: int = 0
+    """Of all that lies in memory, mapped files included."""
+
+    def __enter__(self) -> "Memory":
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            self.look()
+            self._over.wait(EVERY)
+        self.look()
+
+    def look(self) -> None:
+        now = memory_of(self.process)
+        self.anonymous = max(self.anonymous, now.get("RssAnon", 0) + now.get("RssShmem", 0))
+        self.resident = max(self.resident, now.get("VmRSS", 0))
+
+
+def memory_of(process: int) -> dict[str, int]:
+    """Bytes by the kernel's names; nothing of a process that has ended."""
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{process}/status").read_text()
+        return {name: int(kilobytes) * 1024 for name, kilobytes in re.findall(r"(\w+):\s+(\d+) kB", status)}
+    return {}
