@@ -13,7 +13,7 @@ from gradio_client.utils import is_file_obj_with_meta
 
 from impressionism import paint
 from impressionism.pipeline import PainterError
-from space.studio import Picture, Studio, open_photograph, plain_words, real, sampling_of
+from space.studio import Picture, Studio, open_photograph, pictures_of, plain_words, real, sampling_of
 from space.words import words_for
 
 STRENGTHS = [0.0, 0.5, 1.0]
@@ -60,7 +60,7 @@ def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
             height: Pixels, a multiple of 16.
         """
         sampling = sampling_of(prompt, seed, steps, guidance, width, height)
-        picture = studio.generate(sampling, real(strength))
+        [picture] = pictures_of(studio.sweep(sampling, [real(strength)]))
         return file_of(picture), picture.recipe
 
     def compare(
@@ -84,7 +84,7 @@ def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
             height: Pixels, a multiple of 16.
         """
         sampling = sampling_of(prompt, seed, steps, guidance, width, height)
-        base, adapted = studio.compare(sampling, real(strength))
+        base, adapted = pictures_of(studio.compare(sampling, real(strength)))
         return file_of(base), file_of(adapted), adapted.recipe
 
     def sweep(
@@ -108,7 +108,7 @@ def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
             height: Pixels, a multiple of 16.
         """
         sampling = sampling_of(prompt, seed, steps, guidance, width, height)
-        pictures = list(studio.sweep(sampling, strengths))
+        pictures = pictures_of(studio.sweep(sampling, strengths))
         return [file_of(picture) for picture in pictures], [picture.recipe for picture in pictures]
 
     def repaint(
@@ -138,7 +138,7 @@ def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
         with plain_words():
             source = open_photograph(uploaded(image))
         sampling = sampling_of(prompt, seed, steps, guidance, width, height)
-        [picture] = studio.repaint(sampling, [real(strength)], source, change)
+        [picture] = pictures_of(studio.repaint(sampling, [real(strength)], source, change))
         return file_of(picture), picture.recipe
 
     def status() -> dict[str, Any]:

@@ -24,7 +24,7 @@ from impressionism import paint
 from impressionism.pipeline import Painter, PainterError, load_pipeline
 from impressionism.quantize import MODES
 from space.api import CHANGE, GUIDANCE, add_endpoints
-from space.studio import Picture, Studio, open_photograph, plain_words, real, sampling_of
+from space.studio import Picture, Studio, open_photograph, pictures_of, plain_words, real, sampling_of
 from space.theme import STYLE, theme
 from space.words import NOTICE, PRIVACY, Words, words_for
 
@@ -173,7 +173,7 @@ def add_paint(studio: Studio, settings: Settings) -> None:
 
     def show_pair(*values: Any, progress: gr.Progress = PROGRESS) -> tuple[Any, ...]:
         *sampling, strength = values
-        before, after = studio.compare(sampling_of(*sampling), real(strength))
+        before, after = pictures_of(studio.compare(sampling_of(*sampling), real(strength)))
         return (before.path, after.path), download(before), download(after), after.recipe
 
     paint_on(
@@ -209,6 +209,8 @@ def add_strength(studio: Studio, settings: Settings) -> None:
         shown: list[tuple[str, str]] = []
         recipes = []
         for picture in studio.sweep(sampling_of(*sampling), strengths):
+            if not isinstance(picture, Picture):
+                continue
             shown.append((picture.path, f"strength {picture.recipe['strength']:g}"))
             recipes.append(picture.recipe)
             yield shown, recipes
@@ -257,7 +259,7 @@ def add_repaint(studio: Studio, settings: Settings) -> None:
         with plain_words():
             source = open_photograph(path)
         chosen = sampling_of(*sampling)
-        base, adapted = studio.repaint(chosen, [0.0, real(strength)], source, change)
+        base, adapted = pictures_of(studio.repaint(chosen, [0.0, real(strength)], source, change))
         return [
             (paint.fit(source, chosen.width, chosen.height), "your photograph"),
             (base.path, "base model"),

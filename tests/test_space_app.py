@@ -167,13 +167,13 @@ def test_the_limits_that_status_tells_are_those_of_the_check(tiny_painter: Paint
         for value, beyond in ((least, least - 16), (most, most + 16)):
             if name in ("strength", "change"):
                 asked, refused = {name: value or 0.5}, {name: beyond}
-                studio.check(good, **{"strength": 1.0, **asked})
+                studio.check(good, [asked.get("strength", 1.0)], asked.get("change"))
                 with pytest.raises(PainterError):
-                    studio.check(good, **{"strength": 1.0, **refused})
+                    studio.check(good, [refused.get("strength", 1.0)], refused.get("change"))
             else:
-                studio.check(Sampling.from_dict({**vars(good), name: value}), 1.0)
+                studio.check(Sampling.from_dict({**vars(good), name: value}), [1.0])
                 with pytest.raises(PainterError):
-                    studio.check(Sampling.from_dict({**vars(good), name: beyond}), 1.0)
+                    studio.check(Sampling.from_dict({**vars(good), name: beyond}), [1.0])
 
 
 def test_examples_and_sizes_can_be_painted():
