@@ -1,0 +1,74 @@
+"""python -m evaluation COMMAND …"""
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+RUN: tuple[str, dict[str, Any]] = (
+    "run",
+    {"type": Path, "metavar": "RUN", "help": "a run's folder, as runs/NAME; what is found out goes there too"},
+)
+COMMANDS = {  # a command is the function of that name in the module of that name
+    "gallery": "Paint the prompt set with base and adapter; what is there already is left.",
+    "score": "Say with numbers what the adapter does: scores.json.",
+    "ab": "Let people compare, blind.",
+    "dashboard": "Show pictures and numbers in one HTML file that needs no server: report.html.",
+    "statistics": "Measure pictures: a row for each, with every pictorial statistic and the index.",
+    "calibrate": "Fit the index on real paintings and measure what each statistic is worth.",
+}
+OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {  # handed to the function by name
+    "gallery": [
+        RUN,
+        ("--prompts", {"type": Path, "help": "a prompt set's file (default: flux or miniature, as suits the model)"}),
+        ("--model", {"help": "miniature, a Hub id or a folder (default: what the run was trained on)"}),
+        ("--adapter", {"help": "a Hub id, folder or file (default: the run's; where it has none, the published one)"}),
+        ("--strength", {"type": float, "default": 1.0, "help": "of the adapter's two arms (default 1)"}),
+        ("--quantize", {"default": "auto", "help": "auto, none, int8, nf4, int4 or int2 (default auto)"}),
+        ("--device", {"default": "auto", "help": "auto, cuda, mps or cpu (default auto)"}),
+        ("--only", {"type": int, "metavar": "N", "help": "the first N prompts of each genre, for a quick look"}),
+    ],
+    "score": [
+        RUN,
+        ("--real", {"type": Path, "required": True, "help": "a folder of real paintings that no training saw"}),
+        ("--training", {"type": Path, "help": "the folder of training pictures, to look for copies of them"}),
+        ("--candidates", {"type": Path, "nargs": "*", "default": [], "metavar": "RUN", "help": "scored runs besides"}),
+        ("--features", {"nargs": "*", "metavar": "NAME", "help": "of clip, dinov2, csd, sscd (default: all)"}),
+        ("--device", {"default": "auto", "help": "of the learned features: auto, cuda, mps or cpu (default auto)"}),
+    ],
+    "dashboard": [
+        RUN,
+        ("--serve", {"action": "store_true", "help": "show it as a Gradio page"}),
+    ],
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = vars(_parser().parse_args(arguments))
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
+    command = options.pop("command")
+    from impressionism.hub import PainterError
+
+    try:
+        return getattr(importlib.import_module(f"evaluation.{command}"), command)(**options) or 0
+    except PainterError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation", description="What an adapter does, shown and measured."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        for flag, how in OPTIONS.get(name, []):
+            command.add_argument(flag, **how)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The gallery's records: read, written, and put beside each other."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from impressionism.hub import PainterError
+from impressionism.records import Exhibit, Record
+
+
+class Noise(NamedTuple):
+    """What two pictures that can be compared share."""
+
+    prompt: str
+    seed: int
+
+
+def noise_of(exhibit: Exhibit) -> Noise:
+    return Noise(exhibit.prompt, exhibit.recipe.sampling.seed)
+
+
+def write_lines(path: Path, records: Iterable[Record]) -> None:
+    """One record a line, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
+    partial.replace(path)
+
+
+def read_gallery(run: Path) -> list[Exhibit]:
+    """The run's finished gallery, or a sentence."""
+    path = run / "gallery" / "gallery.jsonl"
+    if not path.exists():
+        raise PainterError(f"{run} has no finished gallery: paint it with `python -m evaluation gallery {run}`.")
+    return [Exhibit.from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def own_strength(exhibits: list[Exhibit]) -> float:
+    """The adapter's strength in the arms; the plain arm alone is painted at others too."""
+    return next(exhibit.recipe.strength for exhibit in exhibits if exhibit.arm == "adapter-styled")
+
+
+def pairs(exhibits: list[Exhibit]) -> list[tuple[Exhibit, Exhibit]]:
+    """Base and adapter of each plain prompt and noise."""
+    strength = own_strength(exhibits)
+    bases = {noise_of(exhibit): exhibit for exhibit in exhibits if exhibit.arm == "base"}
+    adapted = [one for one in exhibits if one.arm == "adapter" and one.recipe.strength == strength]
+    return [(bases[noise_of(exhibit)], exhibit) for exhibit in adapted]

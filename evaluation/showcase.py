@@ -1,0 +1,60 @@
+"""The showcase: of each genre the pair that gained most, the one that gained least, and one in the middle.
+
+Chosen by the index of impressionism.pictorial, never by hand, so that failures are shown as readily as the rest.
+"""
+
+import shutil
+from pathlib import Path
+
+from PIL import Image
+
+from evaluation.exhibits import pairs, write_lines
+from evaluation.measures import measured
+from impressionism.paint import open_image
+from impressionism.records import Exhibit, Pair
+
+SIDE = 768  # pixels, at most
+QUALITY = 90  # of WebP: brush strokes survive it
+CHOSEN = ("best", "worst", "between")
+
+
+def write(gallery: Path, exhibits: list[Exhibit]) -> None:
+    """gallery/showcase: showcase.jsonl and a WebP for each picture."""
+    folder, partial = gallery / "showcase", gallery / ".showcase.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    hung = pairs(exhibits)
+    chosen = choose(hung, gains(gallery, hung))
+    for file in {exhibit.file for base, adapted, _ in chosen for exhibit in (base, adapted)}:
+        picture = open_image(gallery / file).convert("RGB")
+        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        picture.save(partial / small(file), quality=QUALITY, method=6)
+    write_lines(partial / "showcase.jsonl", [pair for _, _, pair in chosen])
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def gains(gallery: Path, hung: list[tuple[Exhibit, Exhibit]]) -> list[float]:
+    """How much more Impressionist each pair's adapted picture is than its base."""
+    base, adapted = (measured(gallery / pair[side].file for pair in hung) for side in (0, 1))
+    return [after["index"] - before["index"] for before, after in zip(base, adapted, strict=True)]
+
+
+def choose(hung: list[tuple[Exhibit, Exhibit]], gained: list[float]) -> list[tuple[Exhibit, Exhibit, Pair]]:
+    """Best, worst and middle of each genre; of a genre with fewer pairs, what there is."""
+    result = []
+    for genre in dict.fromkeys(adapted.genre for _, adapted in hung):
+        places = [place for place, (_, adapted) in enumerate(hung) if adapted.genre == genre]
+        places.sort(key=lambda place: -gained[place])
+        picked = dict.fromkeys((places[0], places[-1], places[len(places) // 2]))
+        for chosen, place in zip(CHOSEN, picked, strict=False):
+            base, adapted = hung[place]
+            pair = Pair(base=small(base.file), adapted=small(adapted.file), genre=genre, chosen=chosen,
+                        gain=gained[place], recipe=adapted.recipe)  # fmt: skip
+            result.append((base, adapted, pair))
+    return result
+
+
+def small(file: str) -> str:
+    """What the showcase calls a picture of the gallery."""
+    return file.replace("/", "-").removesuffix(".png") + ".webp"
