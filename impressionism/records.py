@@ -248,3 +248,80 @@ class Scores(Record):
     seconds: float
     machine: str
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+# ---- What people preferred: ab.json
+
+Question = Literal["style", "description", "preference"]
+"""Which looks more Impressionist, which follows the description better, which is preferred."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preference(Record):
+    """How often people chose the adapter's picture, asked one question beside one arm of the base model."""
+
+    against: Arm
+    """base-styled: the base model asked for the style in words, the comparison that counts; or base."""
+    question: Question
+    genre: str | None = None
+    """None: all genres."""
+    adapter: int
+    """Votes for the adapter."""
+    base: int
+    tie: int
+    neither: int
+    """Votes that both pictures are bad."""
+    win_rate: Estimate | None
+    """Of the adapter, 0.5 is a draw; ties and "neither" are halves; none: fewer than two prompts."""
+    decisive: Estimate | None
+    """The same of the votes that chose a picture."""
+    p: float | None
+    """That people choose by chance, after Holm's correction over the family's rows; none before the plan is met."""
+    agreement: float | None = None
+    """Krippendorff's alpha between raters: 1 is agreement, 0 chance; none where no pair has two raters."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Power(Record):
+    """How many votes find a true win rate four times in five."""
+
+    win_rate: float
+    votes_per_prompt: int
+    """Votes on one prompt resemble each other: they are taken to correlate by 0.3."""
+    votes: int
+    """In all, those that chose a picture."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison(Record):
+    """The blind comparison by people: ab.json."""
+
+    version: int = 1
+    run: str
+    study_sha256: str
+    """Of study.json, which was written before the first vote."""
+    strength: float
+    """Of the adapter in the pairs."""
+    synthetic: bool
+    """Made by a rehearsal or a test, by nobody's eyes; never published."""
+    planned: int
+    """Votes on the style question against the styled base, fixed beforehand; with them the study ends."""
+    votes: int
+    """Of these, the ones that count."""
+    prompts: int
+    """Prompts voted on; fewer than 20 are exploratory."""
+    raters: int
+    sessions: int
+    excluded: dict[str, int]
+    """Sessions left out, by the rule that they broke."""
+    preferences: list[Preference]
+    left: Estimate | None
+    """Share of decisive votes for the left picture; sides are balanced, so 0.5 is unbiased; n counts votes."""
+    left_p: float
+    consistency: Estimate | None
+    """Share of repeated questions, sides changed, that were answered alike; n counts repeats."""
+    catch: Estimate | None
+    """Share of catch trials in which the real painting was chosen over the photograph; n counts trials."""
+    milliseconds: float
+    """Median time to an answer."""
+    power: list[Power]
