@@ -128,8 +128,12 @@ def render(flux: FluxPipeline, sampling: Sampling, words: Words, report: Callabl
 def set_strength(flux: FluxPipeline, strength: float) -> None:
     """1 is the adapter as trained; at 0 it is switched off, so that not even a rounding is left of it."""
     for layer in lora_layers(flux):
+        held = layer.scaling[ADAPTER_NAME]
         layer.set_scale(ADAPTER_NAME, strength)
-        layer._disable_adapters = strength == 0  # enable_adapters() would also change what is trained
+        if isinstance(held, torch.Tensor):  # by impressionism/compiled.py, whose code must stay the same
+            layer.scaling[ADAPTER_NAME] = held.fill_(layer.scaling[ADAPTER_NAME])
+        else:
+            layer._disable_adapters = strength == 0  # enable_adapters() would also change what is trained
 
 
 def noise(flux: FluxPipeline, sampling: Sampling) -> Any:
