@@ -1,0 +1,53 @@
+"""python -m model_card COMMAND …"""
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+COMMANDS: dict[str, str] = {  # a command is the function of that name in the module of that name
+    "render": "Write the card of a trained and evaluated run, from its records alone.",
+    "check": "Say what is wrong with an adapter's folder, before the Hub or its users do.",
+}
+OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "render": [
+        ("run", {"type": Path, "metavar": "RUN", "help": "a run's folder, as runs/NAME"}),
+        ("--repo", {"metavar": "USER/NAME", "help": "where on the Hub it will be; the card's commands name it"}),
+        ("--space", {"metavar": "USER/NAME", "help": "a Space that paints with it (default: the page on your machine)"}),
+        ("--base", {"metavar": "ID", "help": "the base model's Hub id, or miniature, where the run names a folder only"}),
+    ],
+    "check": [
+        ("folder", {"type": Path, "metavar": "FOLDER", "help": "an adapter's folder, as runs/NAME/adapter"}),
+        ("--base", {"metavar": "FOLDER", "help": "its base model on this machine: the card's snippet is then run on it"}),
+    ],
+}  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = vars(_parser().parse_args(arguments))
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
+    from impressionism.hub import PainterError
+
+    command = options.pop("command")
+    try:
+        done = getattr(importlib.import_module(f"model_card.{command}"), command)(**options)
+    except PainterError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 1 if done is False else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model_card", description="An adapter's card: written, and checked.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        for flag, how in OPTIONS[name]:
+            command.add_argument(flag, **how)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
