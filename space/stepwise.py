@@ -1,32 +1,32 @@
 """Turns a call that reports its progress into a generator; closing the generator ends the call at its next report.
 
-ZeroGPU and Gradio can stop only generators, and the pipeline is a call that takes many seconds.
+ZeroGPU and Gradio can stop only generators, and a pipeline is a call that takes many seconds.
 """
 
 import threading
 from collections.abc import Callable, Iterator
-from queue import Queue
+from queue import SimpleQueue
 from typing import Any
+
+Report = Callable[[Any], None]
 
 
 class Stopped(BaseException):
     """Raised in the call when nobody listens any more; no `except Exception` on its way may keep it."""
 
 
-def stepwise(call: Callable[[Callable[[Any], None]], None]) -> Iterator[Any]:
+def stepwise(call: Callable[[Report], None], *, wait: bool = False) -> Iterator[Any]:
     """What call(report) reports, as it happens; its exception reaches the listener.
 
-    The call runs in a thread of its own and waits at each report until the one before has been taken, so that it is
-    never more than a step ahead of whoever listens.
+    The call runs in a thread of its own. wait: closing returns only when the call has ended, not at once.
     """
-    reports: Queue[tuple[str, Any]] = Queue(maxsize=1)
+    reports: SimpleQueue[tuple[str, Any]] = SimpleQueue()
     stop = threading.Event()
 
     def report(what: Any) -> None:
-        if not stop.is_set():
-            reports.put(("report", what))
-        if stop.is_set():
+        if stop.is_set() or not threading.main_thread().is_alive():  # Ctrl-C: the program ends after this step
             raise Stopped
+        reports.put(("report", what))
 
     def run() -> None:
         try:
@@ -36,19 +36,14 @@ def stepwise(call: Callable[[Callable[[Any], None]], None]) -> Iterator[Any]:
         else:
             reports.put(("end", None))
 
-    thread = threading.Thread(target=run, name="stepwise", daemon=True)
+    thread = threading.Thread(target=run, name="stepwise")
     thread.start()
     try:
-        while True:
-            kind, what = reports.get()
-            if kind == "problem":
-                raise what
-            if kind == "end":
-                return
-            yield what
+        while (news := reports.get())[0] == "report":
+            yield news[1]
     finally:
         stop.set()
-        while thread.is_alive():  # until it has noticed, what it still reports is taken and dropped
-            if not reports.empty():
-                reports.get()
-            thread.join(0.005)
+        if wait:
+            thread.join()
+    if news[0] == "problem":
+        raise news[1]

@@ -7,29 +7,30 @@ encode a picture anew and lose the text.
 from space import zerogpu  # isort: skip  (before torch and gradio)
 
 import dataclasses
-import html
-import logging
 import secrets
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 
 from impressionism import paint
 from impressionism.pipeline import Painter, PainterError
 from impressionism.records import Recipe, Sampling
-from space.stepwise import stepwise
-
-logger = logging.getLogger(__name__)
+from space.errors import plain_words
+from space.guard import Guard, guard_for
+from space.preview import Previews
+from space.stepwise import Report, stepwise
 
 MOST_STRENGTHS = 7  # pictures of one sweep
 MOST_PIXELS = 40_000_000  # of an upload, looked at before it is decoded
+MOST_REMEMBERED = 500  # pictures
 PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 
 
@@ -69,26 +70,62 @@ class Studio:
     is not painted again.
     """
 
-    def __init__(self, painter: Painter) -> None:
+    def __init__(self, painter: Painter, guard: Guard | None = None) -> None:
         self.painter = painter
-        self.memory = Memory()
-        self.paint_on_gpu = zerogpu.on_gpu(self._paint, seconds_for)
+        self.guard = guard or guard_for(painter.is_miniature)
+        self.files = Files()
+        self.memory = Memory(MOST_REMEMBERED)
+        self.pace = zerogpu.Pace()
+        self.easel = threading.Lock()  # one painter paints one picture at a time, also when the last call still ends
+        self.paint_on_gpu = zerogpu.on_gpu(self._paint, self._seconds)
 
     # ---- What may be asked
 
     def compare(self, sampling: Sampling, strength: float) -> Progress:
         """By the base model, then with the adapter, from the same noise."""
-        return self._progress(sampling, [0.0, real(strength)])
+        return self.paint(sampling, [0.0, strength])
 
     def sweep(self, sampling: Sampling, strengths: Sequence[float]) -> Progress:
         """The same noise, one picture a strength, weakest first."""
         with plain_words():
             strengths = sorted(set(self.check(sampling, strengths)))
-        yield from self._progress(sampling, strengths)
+        yield from self.paint(sampling, strengths)
 
     def repaint(self, sampling: Sampling, strengths: Sequence[float], source: Image.Image, change: float) -> Progress:
         """The photograph painted over, once a strength, in the order given."""
-        return self._progress(sampling, strengths, source, change)
+        return self.paint(sampling, strengths, source, change)
+
+    def paint(
+        self,
+        sampling: Sampling,
+        strengths: Sequence[float],
+        source: Image.Image | None = None,
+        change: float | None = None,
+    ) -> Progress:
+        """One picture a strength, in the order given; those that are remembered come without a step."""
+        with plain_words():
+            recipes = self.recipes(sampling, strengths, source, change)
+            if source is not None:
+                self.guard.check_picture(source, "The photograph")
+            found = {recipe.strength: self.memory.get(recipe) for recipe in recipes}
+            missing = [strength for strength, picture in found.items() if picture is None]
+            since, first, done = 0.0, 0, 0
+            with closing(self.paint_on_gpu(sampling, missing, source, change)) as news:  # nothing runs until asked
+                for number, recipe in enumerate(recipes, 1):
+                    while (picture := found[recipe.strength]) is None:
+                        event = next(news, None)
+                        if event is None:
+                            raise PainterError("The painting ended before the picture was done. Try again.")
+                        if isinstance(event, Image.Image):
+                            found[recipe.strength] = self.keep(event, recipe)
+                            continue
+                        done, steps, preview = event
+                        since, first = (since, first) if since else (time.monotonic(), done)
+                        yield Step(done, steps, number, len(recipes), preview)
+                    yield picture
+            if since:
+                size = {"width": sampling.width, "height": sampling.height}
+                self.pace.learn(time.monotonic() - since, steps=done - first, **size)
 
     def remembered(
         self,
@@ -99,13 +136,27 @@ class Studio:
     ) -> list[Picture] | None:
         """The pictures in the order of the strengths, if all of them have been painted: no GPU, no queue."""
         with plain_words():
-            strengths = self.check(sampling, strengths, change)
-            found = [self.memory.get(self.recipe(sampling, strength, source, change)) for strength in strengths]
-            return found if all(found) else None  # type: ignore[return-value]
+            found = [self.memory.get(recipe) for recipe in self.recipes(sampling, strengths, source, change)]
+        pictures = [picture for picture in found if picture]
+        return pictures if len(pictures) == len(found) else None
 
-    def seconds(self, sampling: Sampling, strengths: Sequence[float]) -> int | None:
-        """Seconds that ZeroGPU will reserve of the visitor's quota; none where nothing is reserved."""
-        return None
+    def seconds(
+        self,
+        sampling: Sampling,
+        strengths: Sequence[float],
+        source: Image.Image | None = None,
+        change: float | None = None,
+    ) -> int | None:
+        """Seconds that ZeroGPU will reserve of the visitor's quota, 0 for what is remembered; none where nothing is
+        reserved, and for what cannot be painted."""
+        if not zerogpu.is_here():
+            return None
+        try:
+            recipes = self.recipes(sampling, strengths, source, change)
+        except PainterError:
+            return None
+        missing = [recipe.strength for recipe in recipes if not self.memory.get(recipe)]
+        return zerogpu.reserved(self._seconds(sampling, missing, source, change)) if missing else 0
 
     def limits(self) -> dict[str, Any]:
         """The least and the most of everything, as paint.check has it."""
@@ -113,75 +164,119 @@ class Studio:
         own = {"strengths": [1, MOST_STRENGTHS], "width": side, "height": side}
         return {name: list(limits) for name, limits in paint.LIMITS.items()} | own
 
-    # ---- How it is done
+    # ---- Before the GPU
 
     def check(self, sampling: Sampling, strengths: Any, change: float | None = None) -> list[float]:
-        """The strengths, if all of this can be painted; else a PainterError."""
+        """The strengths, if all of this may be painted; else a PainterError."""
         if not isinstance(strengths, list | tuple) or not 1 <= len(strengths) <= MOST_STRENGTHS:
             raise PainterError(f"Choose one to {MOST_STRENGTHS} strengths, for example [0, 0.5, 1].")
         for strength in strengths:
             paint.check(sampling, strength, change, largest=paint.largest(self.painter))
+        self.guard.check_prompt(sampling.prompt)
         return [float(strength) for strength in strengths]
 
-    def recipe(self, sampling: Sampling, strength: float, source: Image.Image | None, change: float | None) -> Recipe:
-        return paint.recipe_of(self.painter, sampling, strength, source, change)
+    def recipes(
+        self, sampling: Sampling, strengths: Any, source: Image.Image | None, change: float | None
+    ) -> list[Recipe]:
+        """What is asked for, checked; whoever asks for the same gets the same picture."""
+        strengths = self.check(sampling, strengths, change)
+        one = paint.recipe_of(self.painter, sampling, strengths[0], source, change)
+        return [dataclasses.replace(one, strength=strength) for strength in strengths]
 
-    def _progress(
-        self,
-        sampling: Sampling,
-        strengths: Sequence[float],
-        source: Image.Image | None = None,
-        change: float | None = None,
-    ) -> Progress:
-        with plain_words():
-            strengths = self.check(sampling, strengths, change)
-            recipes = [self.recipe(sampling, strength, source, change) for strength in strengths]
-            found = {recipe.strength: self.memory.get(recipe) for recipe in recipes}
-            missing = [strength for strength, picture in found.items() if picture is None]
-            news = self.paint_on_gpu(sampling, missing, source, change) if missing else iter(())
-            with closing(news):
-                for number, recipe in enumerate(recipes, 1):
-                    while (picture := found[recipe.strength]) is None:
-                        event = next(news)
-                        if isinstance(event, Image.Image):
-                            found[recipe.strength] = self.keep(event, recipe)
-                        else:
-                            done, steps, preview = event
-                            yield Step(done, steps, number, len(recipes), preview)
-                    yield picture
+    def _seconds(
+        self, sampling: Sampling, strengths: Sequence[float], source: Image.Image | None, change: float | None
+    ) -> int:
+        """Seconds of GPU to ask for."""
+        steps = sampling.steps if change is None else max(1, int(sampling.steps * change))
+        return self.pace.seconds(steps=steps, width=sampling.width, height=sampling.height, pictures=len(strengths))
+
+    # ---- On the GPU: with ZeroGPU another process, from which only what is yielded comes back
 
     def _paint(
         self, sampling: Sampling, strengths: Sequence[float], source: Image.Image | None, change: float | None
     ) -> Iterator[tuple[int, int, Image.Image | None] | Image.Image]:
-        """Steps and pictures, where the GPU is: on ZeroGPU in another process, from which only what is yielded
-        comes back, and of exceptions only a gr.Error with its message."""
+        """Steps, as (done, all, preview), and pictures."""
+        with plain_words():
+            call = partial(self._paint_all, sampling, strengths, source, change)
+            yield from stepwise(call, wait=zerogpu.is_here())  # there the GPU is taken away when this returns
 
-        def call(report: Callable[[Any], None]) -> None:
-            def on_step(step: int, steps: int, _: Any) -> None:
-                report((step, steps, None))
+    def _paint_all(
+        self,
+        sampling: Sampling,
+        strengths: Sequence[float],
+        source: Image.Image | None,
+        change: float | None,
+        report: Report,
+    ) -> None:
+        with self.easel:
+            previews = Previews(self.painter.flux, sampling.width, sampling.height)
+
+            def on_step(step: int, steps: int, latents: Any, before: int = 0, pictures: int = 1) -> None:
+                report((before * steps + step, pictures * steps, previews.look(latents)))
 
             if source is None:
                 for _, image in paint.sweep(self.painter, sampling, strengths, on_step=on_step):
                     report(image)
                 return
             for before, strength in enumerate(strengths):
+                one = partial(on_step, before=before, pictures=len(strengths))
+                report(paint.repaint(self.painter, sampling, strength, source, change or 0, on_step=one))
 
-                def on_later_step(step: int, steps: int, _: Any, before: int = before) -> None:
-                    report((before * steps + step, len(strengths) * steps, None))
-
-                report(paint.repaint(self.painter, sampling, strength, source, change or 0, on_step=on_later_step))
-
-        with plain_words():
-            yield from stepwise(call)
+    # ---- After it
 
     def keep(self, image: Image.Image, recipe: Recipe) -> Picture:
         """The picture as a PNG where Gradio serves it, and deletes it after an hour."""
+        self.guard.check_picture(image)
         who = "impressionist" if recipe.strength else "base"
         name = f"{who}-seed-{recipe.sampling.seed}-strength-{recipe.strength:g}.png"
-        path = paint.save(image, recipe, Path(get_upload_folder(), secrets.token_hex(16), name))
-        picture = Picture(str(path), dataclasses.asdict(recipe))
+        path = str(paint.save(image, recipe, Path(get_upload_folder(), secrets.token_hex(16), name)))
+        self.files.add(path)
+        picture = Picture(path, dataclasses.asdict(recipe))
         self.memory.put(recipe, picture)
         return picture
+
+
+class Memory:
+    """Where pictures lie that were painted before, the last few hundred. Gradio deletes files after an hour: a picture
+    whose file is gone is forgotten."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.pictures: OrderedDict[str, Picture] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def get(self, recipe: Recipe) -> Picture | None:
+        key = key_of(recipe)
+        with self.lock:
+            picture = self.pictures.get(key)
+            if picture is None:
+                return None
+            if not Path(picture.path).exists():
+                return self.pictures.pop(key) and None
+            self.pictures.move_to_end(key)
+            return picture
+
+    def put(self, recipe: Recipe, picture: Picture) -> None:
+        with self.lock:
+            self.pictures[key_of(recipe)] = picture
+            while len(self.pictures) > self.most:
+                self.pictures.popitem(last=False)
+
+
+class Files(set[str]):
+    """The pictures that Gradio deletes with its own files after an hour. It goes through them without a lock, while
+    others are added: through a copy."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(super().__iter__()))
+
+
+def key_of(recipe: Recipe) -> str:
+    """All that decides the pixels; of the base model's picture, the adapter does not."""
+    if recipe.strength == 0:
+        base = dataclasses.replace(recipe.provenance, adapter=None, adapter_revision=None)
+        recipe = dataclasses.replace(recipe, provenance=base)
+    return recipe.to_json()
 
 
 def pictures_of(progress: Progress) -> list[Picture]:
@@ -189,57 +284,7 @@ def pictures_of(progress: Progress) -> list[Picture]:
     return [event for event in progress if isinstance(event, Picture)]
 
 
-class Memory:
-    """Where pictures lie that were painted before, the last few hundred. Gradio deletes files after an hour: a picture
-    whose file is gone is forgotten."""
-
-    def __init__(self, most: int = 500) -> None:
-        self.most = most
-        self.pictures: OrderedDict[str, Picture] = OrderedDict()
-        self.lock = threading.Lock()
-
-    def get(self, recipe: Recipe) -> Picture | None:
-        with self.lock:
-            picture = self.pictures.get(key := recipe.to_json())
-            if picture and not Path(picture.path).exists():
-                del self.pictures[key]
-                return None
-            if picture:
-                self.pictures.move_to_end(key)
-            return picture
-
-    def put(self, recipe: Recipe, picture: Picture) -> None:
-        with self.lock:
-            self.pictures[recipe.to_json()] = picture
-            while len(self.pictures) > self.most:
-                self.pictures.popitem(last=False)
-
-
-def seconds_for(sampling: Sampling, strengths: Sequence[float], *_: Any) -> int:
-    """Seconds of GPU to ask for."""
-    return zerogpu.seconds(steps=sampling.steps, width=sampling.width, height=sampling.height, pictures=len(strengths))
-
-
-@contextmanager
-def plain_words() -> Iterator[None]:
-    """Whatever goes wrong inside reaches the visitor as a sentence."""
-    try:
-        yield
-    except gr.Error:
-        raise
-    except PainterError as problem:
-        raise sorry(str(problem)) from None
-    except Exception as problem:
-        logger.exception("A picture could not be painted")
-        raise sorry(
-            f"Painting stopped unexpectedly ({type(problem).__name__}). Your settings are kept: try again, "
-            "and if it happens twice, with a smaller picture or fewer steps."
-        ) from None
-
-
-def sorry(message: str) -> gr.Error:
-    """The page shows an error's message as HTML, and it may quote what a visitor wrote."""
-    return gr.Error(html.escape(message, quote=False), title="Not painted", print_exception=False)
+# ---- From a page or a program to records
 
 
 def sampling_of(prompt: Any, seed: Any, steps: Any, guidance: Any, width: Any, height: Any) -> Sampling:
@@ -273,7 +318,7 @@ def open_photograph(path: str | None) -> Image.Image:
         fits = photograph.width * photograph.height <= MOST_PIXELS
         if fits:
             photograph.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # on broken files, Pillow's decoders raise almost anything
         raise PainterError("This file cannot be read as a picture; send a JPEG, PNG or WebP.") from None
     if not fits:
         raise PainterError(f"The picture is too large: at most {MOST_PIXELS // 10**6} megapixels.")

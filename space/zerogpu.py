@@ -1,6 +1,9 @@
 """The door to ZeroGPU, where a GPU is lent for the seconds of one call; imported before torch and gradio."""
 
+import math
 import os
+from collections import deque
+from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
 
@@ -11,13 +14,42 @@ except ImportError:  # a Space's builder installs it; elsewhere it is not needed
 
 COLD = 20.0  # seconds a fresh worker takes to receive the weights: an estimate, until it has been measured
 PER_STEP = 0.7  # seconds per step and megapixel on half an RTX PRO 6000: an estimate, likewise
+FACTOR = 1.5  # what `large` reserves for a second asked for: duration_factor in spaces/zero/configs.json
+LARGE = 42 * 2**30  # bytes on the GPU from which ZeroGPU lends a whole card, at twice the quota: xlarge_threshold there
+MEASURED = 20  # paintings whose pace is kept
+
+
+def is_here() -> bool:
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
 def on_gpu(function, duration):
-    """The function with a GPU lent for duration(*its arguments) seconds; off ZeroGPU, the function."""
-    return spaces.GPU(function, duration=duration) if spaces else function
+    """The generator function with half a card lent for duration(*its arguments) seconds; off ZeroGPU, the function."""
+    return spaces.GPU(function, duration=duration, size="large") if spaces else function
 
 
-def seconds(*, steps: int, width: int, height: int, pictures: int) -> int:
-    """How long to ask for the GPU."""
-    return round(COLD + PER_STEP * steps * pictures * width * height / 2**20)
+def reserved(seconds: int) -> int:
+    """What a visitor's quota has to hold for it; used up is what the painting takes."""
+    return round(seconds * FACTOR)
+
+
+def placed(flux: Any) -> int:
+    """Bytes of a pipeline's weights, which lie on the GPU as long as it is lent."""
+    modules = [part for part in flux.components.values() if hasattr(part, "parameters")]
+    return sum(t.nbytes for module in modules for t in [*module.parameters(), *module.buffers()])
+
+
+class Pace:
+    """Seconds that a painting takes: the slowest of the last few, or an estimate until one was measured."""
+
+    def __init__(self) -> None:
+        self.measured: deque[float] = deque(maxlen=MEASURED)
+
+    def learn(self, seconds: float, *, steps: int, width: int, height: int) -> None:
+        if steps > 0:
+            self.measured.append(seconds / (steps * width * height / 2**20))
+
+    def seconds(self, *, steps: int, width: int, height: int, pictures: int) -> int:
+        """How long to ask for the GPU, from a fresh worker on."""
+        per_step = max(self.measured, default=PER_STEP)
+        return math.ceil(COLD + per_step * steps * pictures * width * height / 2**20)
