@@ -1,0 +1,78 @@
+"""The benchmark beside diffusers' trainer compares equals, measures what it says, and tells what falls short."""
+
+import json
+import sys
+
+import torch
+from diffusers import FluxTransformer2DModel
+from peft import LoraConfig
+from transformers import AutoTokenizer, CLIPTextModel
+
+from benchmarks import training as benchmark
+from impressionism import names
+from training.adapter import linears, rank_of
+from training.recipe import read
+
+RESULT = json.loads((benchmark.HERE / "training.json").read_text())
+TRAINER = """
+import sys, time
+from tqdm import tqdm
+block = bytearray(b"1") * 200_000_000
+print("Loading: 100%|####| 7/7 [00:00<00:00]", file=sys.stderr)
+for _ in tqdm(range(4), desc="Steps"):
+    time.sleep(0.2)
+"""
+
+
+def test_the_readme_shows_the_figures_of_the_record():
+    assert benchmark.table(RESULT) in (benchmark.HERE.parent / "README.md").read_text()
+
+
+def test_a_figure_that_falls_short_is_called_so():
+    theirs = {"seconds_per_sample": 1.0, "training_memory": 1e9, "memory": 1e9, "held_out_loss": 0.5}
+    ahead = {"seconds_per_sample": 0.7, "training_memory": 6e8, "memory": 6e8, "held_out_loss": 0.4}
+    for ours, short in ((ahead, 0), (theirs, 4)):
+        medians = {"ours": ours, "theirs": theirs, "theirs_uncached": theirs}
+        text = benchmark.table({"models": {"miniature": {"medians": medians, "base_held_out": 0.6}}})
+        assert text.count("not reached") == short
+
+
+def test_the_middle_of_the_runs_counts_beyond_what_an_idle_process_takes():
+    runs = [
+        {"seconds_per_sample": s, "seconds": s, "training_peak": 10, "peak": p} for s, p in ((1, 30), (9, 20), (2, 90))
+    ]
+    found = benchmark.medians({"runs": {"ours": runs}, "held_out": {"ours": [0.3, 0.1, 0.2]}}, idle=5)
+    assert found["ours"] == {"seconds_per_sample": 2, "training_memory": 5, "memory": 25, "held_out_loss": 0.2}
+
+
+def test_a_trainer_is_timed_by_its_bar_and_weighed():
+    seen = benchmark.watch([sys.executable, "-c", TRAINER], "Steps", batch=2)
+    assert 0.1 <= seen.seconds_per_sample < seen.seconds / 8
+    assert 200_000_000 < seen.training_peak <= seen.peak
+
+
+def test_another_bar_is_not_taken_for_the_trainers():
+    assert benchmark.progress("Steps:  25%|██▌       | 1/4 [00:00<00:00,  4.97it/s]", "Steps") == (1, 4)
+    assert benchmark.progress("Loading: 100%|##########| 7/7 [00:00<00:00]", "Steps") is None
+
+
+def test_both_trainers_change_the_same_layers(tmp_path):
+    with torch.device("meta"):
+        transformer = FluxTransformer2DModel(**benchmark.medium())
+    benchmark.ours(benchmark.Settings(), names.MINIATURE, tmp_path, tmp_path / "run")
+    wanted = read(tmp_path / "run.yaml", []).adapter
+    ours = {name for name, _ in linears(transformer) if rank_of(name, wanted, 6)}
+    transformer.add_adapter(LoraConfig(r=16, target_modules=list(benchmark.LAYERS)))
+    theirs = {name.removesuffix(".lora_A") for name, _ in transformer.named_modules() if name.endswith(".lora_A")}
+    assert ours == theirs
+
+
+def test_more_positions_leave_the_captions_as_they_were(tmp_path):
+    model = benchmark.write_model(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model / "tokenizer")
+    pooled = []
+    for folder, length in ((names.MINIATURE, benchmark.TOKENS), (model, benchmark.CLIP_TOKENS)):
+        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+        tokens = tokenizer("a boat at dawn", padding="max_length", max_length=length, return_tensors="pt")
+        pooled.append(encoder(tokens.input_ids).pooler_output)
+    torch.testing.assert_close(*pooled)
