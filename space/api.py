@@ -1,4 +1,5 @@
-"""The named endpoints, for programs; types come from the signatures, documentation from the docstrings.
+"""The named endpoints, for programs and, as MCP tools, for agents: types come from the signatures, documentation from
+the docstrings. What they take and give is version 1 of the API, held by a snapshot in the tests.
 
 from gradio_client import Client
 client = Client("http://127.0.0.1:7860")
@@ -6,19 +7,47 @@ picture, recipe = client.predict(prompt="a windmill at sunset", api_name="/gener
 """
 
 import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
+from gradio import caching, processing_utils
 from gradio_client.utils import is_file_obj_with_meta
+from PIL import Image
 
 from impressionism import paint
 from impressionism.pipeline import PainterError
-from space.studio import Picture, Studio, open_photograph, pictures_of, plain_words, real, sampling_of
+from impressionism.records import Sampling
+from space.errors import plain_words, sorry
+from space.studio import Picture, Studio, open_photograph, real, sampling_of, weakest_first
 from space.words import words_for
 
+VERSION = "1"  # a change that would break a program makes it 2, with a snapshot of its own
 STRENGTHS = [0.0, 0.5, 1.0]
 GUIDANCE = 3.5
 CHANGE = 0.6
+
+
+One = tuple[gr.FileData, dict[str, Any]]
+Pair = tuple[gr.FileData, gr.FileData, dict[str, Any]]
+Row = tuple[list[gr.FileData], list[dict[str, Any]]]
+Asked = tuple[Sampling, list[float], Image.Image | None, float | None]
+"""What an endpoint asks of Studio.paint: what, at which strengths, over which photograph, and how far from it."""
+
+
+def one(pictures: list[Picture]) -> tuple[Any, ...]:
+    return (file_of(pictures[0]), pictures[0].recipe) if pictures else (None, None)
+
+
+def pair(pictures: list[Picture]) -> tuple[Any, ...]:
+    base, adapted = [*pictures, None, None][:2]
+    return base and file_of(base), adapted and file_of(adapted), (adapted or base) and pictures[-1].recipe
+
+
+def row(pictures: list[Picture]) -> tuple[Any, ...]:
+    return [file_of(picture) for picture in pictures], [picture.recipe for picture in pictures]
 
 
 def file_of(picture: Picture) -> Any:
@@ -33,9 +62,50 @@ def uploaded(image: Any) -> str:
     return image["path"]
 
 
+async def fetch_nothing(url: str, *_: Any, **__: Any) -> str:
+    """Gradio would fetch a picture from any public address that a visitor names."""
+    raise sorry("Pictures are not fetched from the web. Download the picture, then upload it.")
+
+
+def streamed(studio: Studio, ask: Callable[..., Asked], answer: Callable[[list[Picture]], Any], returns: Any) -> Any:
+    """An endpoint with the signature and documentation of ask. At every step it sends the pictures that are finished,
+    so that it can be cancelled and a failure leaves what there is. Repeats are answered without the queue."""
+
+    @functools.wraps(ask)
+    def endpoint(*values: Any, **named: Any) -> Iterator[Any]:
+        if caching._probe_mode_active.get():  # Gradio asks, before it puts the call into the queue
+            yield answer(repeated(studio, lambda: ask(*values, **named)))
+            return
+        with plain_words():
+            asked = ask(*values, **named)
+        pictures: list[Picture] = []
+        for event in studio.paint(*asked):
+            pictures += [event] if isinstance(event, Picture) else []
+            yield answer(pictures)
+
+    endpoint.__signature__ = inspect.signature(ask).replace(return_annotation=returns)  # type: ignore[attr-defined]
+    endpoint.cache = True  # type: ignore[attr-defined]  # have Gradio ask
+    return endpoint
+
+
+def repeated(studio: Studio, ask: Callable[[], Asked]) -> list[Picture]:
+    """What was painted before; anything else, mistakes too, waits for its turn."""
+    try:
+        pictures = studio.remembered(*ask())
+    except (PainterError, gr.Error):
+        pictures = None
+    if not pictures:
+        raise caching.CacheMissError
+    return pictures
+
+
 def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
     """Adds the endpoints to the Blocks being built; painting is what all painting events have in common."""
     words = words_for(studio.painter)
+    processing_utils.async_ssrf_protected_download = fetch_nothing
+    page = gr.context.Context.root_block
+    assert page is not None, "endpoints are added inside `with gr.Blocks()`"
+    page.temp_file_sets.append(studio.files)
     default_width, default_height = words.sizes["Square"]
     default_steps = paint.defaults(studio.painter, "").steps
 
@@ -47,7 +117,7 @@ def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
         guidance: float = GUIDANCE,
         width: int = default_width,
         height: int = default_height,
-    ) -> tuple[gr.FileData, dict[str, Any]]:
+    ) -> Asked:
         """Paint one picture. Returns a PNG (lossless, its recipe inside as text) and the recipe.
 
         Args:
@@ -60,8 +130,7 @@ def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
             height: Pixels, a multiple of 16.
         """
         sampling = sampling_of(prompt, seed, steps, guidance, width, height)
-        [picture] = pictures_of(studio.sweep(sampling, [real(strength)]))
-        return file_of(picture), picture.recipe
+        return sampling, [real(strength)], None, None
 
     def compare(
         prompt: str,
@@ -71,7 +140,7 @@ def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
         guidance: float = GUIDANCE,
         width: int = default_width,
         height: int = default_height,
-    ) -> tuple[gr.FileData, gr.FileData, dict[str, Any]]:
+    ) -> Asked:
         """Paint twice from the same noise. Returns the base model's PNG, the adapted PNG and its recipe.
 
         Args:
@@ -84,8 +153,7 @@ def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
             height: Pixels, a multiple of 16.
         """
         sampling = sampling_of(prompt, seed, steps, guidance, width, height)
-        base, adapted = pictures_of(studio.compare(sampling, real(strength)))
-        return file_of(base), file_of(adapted), adapted.recipe
+        return sampling, [0.0, real(strength)], None, None
 
     def sweep(
         prompt: str,
@@ -95,7 +163,7 @@ def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
         guidance: float = GUIDANCE,
         width: int = default_width,
         height: int = default_height,
-    ) -> tuple[list[gr.FileData], list[dict[str, Any]]]:
+    ) -> Asked:
         """Paint the same noise at several strengths, weakest first. Returns the PNGs and their recipes.
 
         Args:
@@ -108,8 +176,7 @@ def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
             height: Pixels, a multiple of 16.
         """
         sampling = sampling_of(prompt, seed, steps, guidance, width, height)
-        pictures = pictures_of(studio.sweep(sampling, strengths))
-        return [file_of(picture) for picture in pictures], [picture.recipe for picture in pictures]
+        return sampling, weakest_first(strengths), None, None
 
     def repaint(
         image: gr.FileData,
@@ -121,7 +188,7 @@ def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
         width: int = default_width,
         height: int = default_height,
         change: float = CHANGE,
-    ) -> tuple[gr.FileData, dict[str, Any]]:
+    ) -> Asked:
         """Paint over a photograph. Returns a PNG (lossless, its recipe inside as text) and the recipe.
 
         Args:
@@ -135,16 +202,15 @@ def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
             height: Pixels, a multiple of 16.
             change: How far the photograph may change, 0 (hardly) to 1 (entirely). Default 0.6.
         """
-        with plain_words():
-            source = open_photograph(uploaded(image))
         sampling = sampling_of(prompt, seed, steps, guidance, width, height)
-        [picture] = pictures_of(studio.repaint(sampling, [real(strength)], source, change))
-        return file_of(picture), picture.recipe
+        return sampling, [real(strength)], open_photograph(uploaded(image)), real(change)
 
     def status() -> dict[str, Any]:
         """Which model is painting, what it knows, its limits and the defaults."""
         return {
+            "api": VERSION,
             "about": studio.painter.about,
+            "filter": studio.guard.about(),
             "provenance": dataclasses.asdict(studio.painter.provenance),
             "knows": words.knows.strip(),
             "limits": studio.limits(),
@@ -161,6 +227,6 @@ def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
             "sizes": words.sizes,
         }
 
-    for endpoint in (generate, compare, sweep, repaint):
-        gr.api(endpoint, api_name=endpoint.__name__, **painting)
+    for ask, answer, returns in (generate, one, One), (compare, pair, Pair), (sweep, row, Row), (repaint, one, One):
+        gr.api(streamed(studio, ask, answer, returns), api_name=ask.__name__, **painting)
     gr.api(status, api_name="status", queue=False)

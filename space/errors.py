@@ -34,8 +34,8 @@ ZEROGPU = [
     (
         r"quota.*?\((?P<asked>\d+)s requested vs\. (?P<left>-?\d+)s left\)\. Try again in (?P<wait>[\w ,:]+)",
         "This needs {asked} s of your ZeroGPU quota and {left} s are left; more comes in {wait}. Fewer steps, a "
-        f"smaller picture or fewer strengths may fit now. {QUOTA} Duplicating the Space does not help: the quota is yours, "
-        "not the Space's. If you are signed in and this surprises you, reload the page.",
+        f"smaller picture or fewer strengths may fit now. {QUOTA} Duplicating the Space does not help: the quota is "
+        "yours, not the Space's. If you are signed in and this surprises you, reload the page.",
     ),
     (
         r"pending credits",

@@ -87,9 +87,7 @@ class Studio:
 
     def sweep(self, sampling: Sampling, strengths: Sequence[float]) -> Progress:
         """The same noise, one picture a strength, weakest first."""
-        with plain_words():
-            strengths = sorted(set(self.check(sampling, strengths)))
-        yield from self.paint(sampling, strengths)
+        return self.paint(sampling, weakest_first(strengths))
 
     def repaint(self, sampling: Sampling, strengths: Sequence[float], source: Image.Image, change: float) -> Progress:
         """The photograph painted over, once a strength, in the order given."""
@@ -282,6 +280,14 @@ def key_of(recipe: Recipe) -> str:
 def pictures_of(progress: Progress) -> list[Picture]:
     """The pictures alone, when all are done."""
     return [event for event in progress if isinstance(event, Picture)]
+
+
+def weakest_first(strengths: Any) -> Any:
+    """Each strength once. What is no list of strengths stays, for the check to refuse."""
+    if not isinstance(strengths, list | tuple) or len(strengths) > MOST_STRENGTHS:
+        return strengths
+    good = all(paint.within(strength, *paint.LIMITS["strength"]) for strength in strengths)
+    return sorted({float(strength) for strength in strengths}) if good else strengths
 
 
 # ---- From a page or a program to records

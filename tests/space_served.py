@@ -1,0 +1,23 @@
+"""The Space's API without its page: real HTTP, on a free port."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr
+
+from space.api import add_endpoints
+from space.studio import Studio
+
+
+@contextmanager
+def served(studio: Studio, **options: Any) -> Iterator[tuple[str, gr.Blocks]]:
+    """The address, and what serves it."""
+    with gr.Blocks(analytics_enabled=False) as page:
+        add_endpoints(studio, {"concurrency_id": "painting", "concurrency_limit": 1})
+    page.queue(max_size=32, default_concurrency_limit=1)
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False, _frontend=False, **options)
+    try:
+        yield address.rstrip("/"), page
+    finally:
+        page.close(verbose=False)

@@ -1,0 +1,578 @@
+"""The API over real HTTP, as gradio_client, curl, an agent and 32 visitors at once see it."""
+
+import asyncio
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import httpx
+import numpy as np
+import psutil
+import pytest
+from gradio.route_utils import delete_files_created_by_app
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
+from PIL import Image
+from space_served import served
+
+from impressionism import paint
+from impressionism.pipeline import Painter, PainterError
+from impressionism.records import Sampling
+from space import api, studio
+from space.guard import Guard
+from space.studio import MOST_STRENGTHS, Step, Studio, pictures_of
+from space.words import FLUX, MINIATURE
+
+SMALL = {"steps": 2, "width": 64, "height": 64}
+LONG = {"steps": 100, "width": 512, "height": 512}  # about ten seconds of the tiny FLUX
+SNAPSHOT = Path(__file__).parent / f"space_api_{api.VERSION}.json"
+
+
+@pytest.fixture(scope="module")
+def here(tiny_painter: Painter) -> Iterator[tuple[str, gr.Blocks, Studio]]:
+    studio = Studio(tiny_painter)
+    with served(studio, mcp_server=True) as (address, page):
+        yield address, page, studio
+
+
+@pytest.fixture(scope="module")
+def client(here: tuple, tmp_path_factory: pytest.TempPathFactory) -> Client:
+    return Client(here[0], download_files=tmp_path_factory.mktemp("received"), verbose=False)
+
+
+@pytest.fixture(scope="module")
+def photograph(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("photograph") / "photograph.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), "uint8")).save(path)
+    return str(path)
+
+
+def pixels(picture: str | Image.Image) -> np.ndarray:
+    return np.asarray(Image.open(picture) if isinstance(picture, str) else picture)
+
+
+def test_generate_paints_what_the_painter_paints_bit_for_bit_and_carries_its_recipe(
+    client: Client, tiny_painter: Painter
+):
+    picture, recipe = client.predict(
+        prompt="a windmill", strength=0.7, seed=3, guidance=3, **SMALL, api_name="/generate"
+    )
+    sampling = Sampling(prompt="a windmill", seed=3, guidance=3.0, **SMALL)
+    assert Path(picture).suffix == ".png"
+    assert np.array_equal(pixels(picture), pixels(paint.paint(tiny_painter, sampling, 0.7)))
+    assert paint.read_recipe(picture) == paint.recipe_of(tiny_painter, sampling, 0.7)
+    assert paint.Recipe.from_dict(recipe) == paint.read_recipe(picture)
+
+
+def test_generate_needs_only_a_prompt(client: Client):
+    _, recipe = client.predict(prompt="a cottage in the snow", api_name="/generate")
+    defaults = client.predict(api_name="/status")["defaults"]
+    assert recipe["strength"] == defaults["strength"]
+    assert recipe["sampling"] == {
+        "prompt": "a cottage in the snow",
+        **{name: defaults[name] for name in ("seed", "steps", "guidance", "width", "height")},
+    }
+
+
+def test_compare_returns_the_base_and_the_adapted_picture(client: Client, tiny_painter: Painter):
+    base, adapted, recipe = client.predict(prompt="poppies", seed=5, **SMALL, api_name="/compare")
+    sampling = Sampling(prompt="poppies", seed=5, **SMALL)
+    for picture, expected in zip((base, adapted), paint.compare(tiny_painter, sampling), strict=True):
+        assert np.array_equal(pixels(picture), pixels(expected))
+    assert (paint.read_recipe(base).strength, paint.read_recipe(adapted).strength) == (0, 1)
+    assert recipe["strength"] == 1
+
+
+def test_sweep_returns_a_picture_and_a_recipe_for_every_strength(client: Client):
+    pictures, recipes = client.predict(prompt="a church", strengths=[1, 0, 0.25], **SMALL, api_name="/sweep")
+    assert [recipe["strength"] for recipe in recipes] == [0, 0.25, 1]
+    assert [paint.read_recipe(picture).strength for picture in pictures] == [0, 0.25, 1]
+    assert not np.array_equal(pixels(pictures[0]), pixels(pictures[2]))
+
+
+def test_repaint_paints_over_a_photograph(client: Client, tiny_painter: Painter, photograph: str):
+    picture, recipe = client.predict(
+        image=handle_file(photograph), prompt="a meadow", change=0.8, **SMALL, api_name="/repaint"
+    )
+    source = Image.open(photograph)
+    expected = paint.repaint(tiny_painter, Sampling(prompt="a meadow", **SMALL), 1.0, source, 0.8)
+    assert np.array_equal(pixels(picture), pixels(expected))
+    assert (recipe["change"], len(recipe["source"])) == (0.8, 64)
+
+
+def test_status_says_which_model_paints_and_within_which_limits(client: Client, tiny_painter: Painter):
+    status = client.predict(api_name="/status")
+    assert status["about"] == tiny_painter.about
+    assert status["provenance"]["quantize"] == "none"
+    assert "Sixteen subjects" in status["knows"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"prompt": " "}, "prompt"),
+        ({"prompt": 7}, "prompt"),
+        ({"prompt": "x" * 2001}, "2,000 characters"),
+        ({"strength": 9}, "Strength must be a number"),
+        ({"strength": "strong"}, "Strength must be a number"),
+        ({"seed": -1}, "Seed must be a whole number"),
+        ({"seed": 1.5}, "Seed must be a whole number"),
+        ({"steps": 10**6}, "Steps must be a whole number"),
+        ({"guidance": None}, "Guidance must be a number"),
+        ({"width": 100}, "Width must be a multiple of 16"),
+        ({"height": 10**6}, "Height must be a multiple of 16"),
+        ({"steps": 0, "width": 1}, "steps must be a whole number from 1 to 100, not 0; width must be"),
+        ({"seed": "<img src=x>"}, "&lt;img src=x&gt;"),
+    ],
+)
+def test_what_cannot_be_painted_is_refused_in_a_sentence(client: Client, wrong: dict, says: str):
+    with pytest.raises(AppError) as refusal:
+        client.predict(**{"prompt": "a train", **SMALL, **wrong}, api_name="/generate")
+    assert says.lower() in str(refusal.value).lower()
+    assert str(refusal.value).rstrip().endswith(".")
+
+
+@pytest.mark.parametrize("strengths", [[], "all", None, [0.1] * (MOST_STRENGTHS + 1)])
+def test_a_sweep_has_one_to_seven_strengths(client: Client, strengths: object):
+    with pytest.raises(AppError, match="one to 7 strengths"):
+        client.predict(prompt="a train", strengths=strengths, **SMALL, api_name="/sweep")
+
+
+@pytest.mark.parametrize("image", [None, "/etc/hostname", {"path": "/etc/hostname"}])
+def test_repaint_takes_nothing_but_an_upload(client: Client, image: object):
+    with pytest.raises(AppError, match="Upload the picture first"):
+        client.predict(image=image, prompt="a train", **SMALL, api_name="/repaint")
+
+
+def test_a_file_that_is_no_picture_is_refused(client: Client, tmp_path: Path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"no picture" * 99)
+    with pytest.raises(AppError, match="cannot be read as a picture"):
+        client.predict(image=handle_file(tmp_path / "broken.png"), prompt="a train", **SMALL, api_name="/repaint")
+
+
+def test_after_a_refusal_the_next_good_call_works(client: Client):
+    with pytest.raises(AppError):
+        client.predict(prompt="", api_name="/generate")
+    picture, _ = client.predict(prompt="a train", **SMALL, api_name="/generate")
+    assert Image.open(picture).size == (64, 64)
+
+
+def test_the_limits_that_status_tells_are_those_of_the_check(tiny_painter: Painter):
+    studio, good = Studio(tiny_painter), Sampling(prompt="a train", **SMALL)
+    for name, (least, most) in studio.limits().items():
+        if name in ("prompt", "strengths"):
+            continue
+        for value, beyond in ((least, least - 16), (most, most + 16)):
+            if name in ("strength", "change"):
+                asked, refused = {name: value or 0.5}, {name: beyond}
+                studio.check(good, [asked.get("strength", 1.0)], asked.get("change"))
+                with pytest.raises(PainterError):
+                    studio.check(good, [refused.get("strength", 1.0)], refused.get("change"))
+            else:
+                studio.check(Sampling.from_dict({**vars(good), name: value}), [1.0])
+                with pytest.raises(PainterError):
+                    studio.check(Sampling.from_dict({**vars(good), name: beyond}), [1.0])
+
+
+def test_examples_and_sizes_can_be_painted():
+    for words, largest in ((MINIATURE, paint.LARGEST_MINIATURE), (FLUX, paint.LARGEST)):
+        for prompt, shape, seed in words.examples:
+            width, height = words.sizes[shape]
+            paint.check(Sampling(prompt=prompt, seed=seed, width=width, height=height), largest=largest)
+
+
+def test_nothing_on_the_page_is_evaluated_from_what_was_written(client: Client):
+    with pytest.raises(AppError) as refusal:
+        client.predict(prompt="a train", seed="<script>", **SMALL, api_name="/generate")
+    assert "<script>" not in str(refusal.value)
+
+
+# ---- What a program may rely on
+
+
+def schema(address: str) -> dict[str, Any]:
+    """Of the endpoints, and of the tools that an agent is offered."""
+    info = httpx.get(f"{address}/gradio_api/info").json()["named_endpoints"]
+    tools = {tool["name"]: tool for tool in httpx.get(f"{address}/gradio_api/mcp/schema").json()}
+    return {"endpoints": info, "tools": tools}
+
+
+def test_the_api_is_as_version_1_was_published(here: tuple):
+    """A change that breaks no program is written down with UPDATE=1; any other one is a new VERSION in space/api.py."""
+    found = schema(here[0])
+    if os.environ.get("UPDATE"):
+        SNAPSHOT.write_text(json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    assert found == json.loads(SNAPSHOT.read_text())
+    assert list(found["endpoints"]) == ["/generate", "/compare", "/sweep", "/repaint", "/status"]
+    for info in found["endpoints"].values():
+        assert info["description"]
+        assert all(p["python_type"]["type"] != "Any" for p in [*info["parameters"], *info["returns"]])
+        assert {p["parameter_name"] for p in info["parameters"] if not p["parameter_has_default"]} <= {
+            "prompt",
+            "image",
+        }
+
+
+def test_a_program_without_gradio_gets_pictures_as_they_are_done(here: tuple):
+    address = here[0]
+    asked = httpx.post(f"{address}/gradio_api/call/v2/compare", json={"prompt": "a curl", "seed": 8, **SMALL}).json()
+    with httpx.stream("GET", f"{address}/gradio_api/call/compare/{asked['event_id']}", timeout=60) as answer:
+        events = [line.partition(": ")[2] for line in answer.iter_lines() if line.startswith(("event", "data"))]
+    named = [(event, json.loads(data)) for event, data in zip(events[::2], events[1::2], strict=True)]
+    assert [event for event, _ in named][-1] == "complete"
+    base, adapted, recipe = named[-1][1]
+    assert recipe["strength"] == 1
+    assert httpx.get(base["url"]).content.startswith(b"\x89PNG")
+    halves = [data for event, data in named if event == "generating" and data[0] and not data[1]]
+    assert halves and halves[0][2]["strength"] == 0
+
+
+def test_an_agent_finds_documented_tools_and_paints_with_them(here: tuple):
+    async def ask() -> tuple[dict[str, Any], Any, Any]:
+        async with (
+            streamablehttp_client(f"{here[0]}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            painted = await session.call_tool("generate", {"prompt": "an agent's orchard", "seed": 4, **SMALL})
+            refused = await session.call_tool("generate", {"prompt": "", **SMALL})
+            return tools, painted, refused
+
+    tools, painted, refused = asyncio.run(ask())
+    assert set(tools) == {"generate", "compare", "sweep", "repaint", "status"}
+    for tool in tools.values():
+        assert len(tool.description) > 40
+    properties = tools["generate"].inputSchema["properties"]
+    assert {name: properties[name]["type"] for name in ("prompt", "strength", "seed")} == {
+        "prompt": "string", "strength": "number", "seed": "integer",
+    }  # fmt: skip
+    assert all(property["description"] for property in properties.values())
+    kinds = [content.type for content in painted.content]
+    assert "image" in kinds and not painted.isError
+    assert "an agent's orchard" in str(painted.content)
+    assert refused.isError
+    assert "Say in the prompt what to paint" in refused.content[0].text
+
+
+# ---- Time
+
+
+def test_an_exact_repeat_is_answered_while_others_paint(here: tuple, client: Client):
+    asked = {"prompt": "a mill pond", "seed": 21, **SMALL, "api_name": "/compare"}
+    first = client.predict(**asked)
+    other = Client(here[0], verbose=False)
+    long = other.submit(prompt="a long afternoon", **LONG, api_name="/generate")
+    wait_for(lambda: long.outputs())
+    start = time.monotonic()
+    again = client.predict(**asked)
+    seconds = time.monotonic() - start
+    still_painting = not long.done()
+    long.cancel()
+    assert still_painting, "the repeat waited for its turn"
+    assert [Path(path).read_bytes() for path in again[:2]] == [Path(path).read_bytes() for path in first[:2]]
+    assert again[2] == first[2]
+    assert seconds < 2  # the client's own downloads on a busy machine; benchmarks/space.py measures it
+
+
+def test_a_cancelled_painting_makes_room_within_a_step(here: tuple, client: Client):
+    long = Client(here[0], verbose=False).submit(prompt="a longer afternoon", **LONG, api_name="/generate")
+    wait_for(lambda: long.outputs())
+    long.cancel()
+    start = time.monotonic()
+    client.predict(prompt="a short one", seed=1, **SMALL, api_name="/generate")
+    assert time.monotonic() - start < 4
+    assert (
+        here[2].memory.get(here[2].recipes(Sampling(prompt="a longer afternoon", **LONG), [1.0], None, None)[0]) is None
+    )
+
+
+def test_a_closed_painting_ends_and_leaves_the_painter_as_it_was(tiny_painter: Painter):
+    studio, sampling = Studio(tiny_painter), Sampling(prompt="a gate", **SMALL)
+    before = threading.active_count()
+    with closing(studio.compare(Sampling(prompt="a gate", **LONG), 1.0)) as progress:
+        next(progress)
+        next(progress)
+    [picture] = pictures_of(studio.sweep(sampling, [0.5]))
+    assert np.array_equal(pixels(picture.path), pixels(paint.paint(tiny_painter, sampling, 0.5)))
+    wait_for(lambda: threading.active_count() <= before)
+
+
+def test_a_moved_slider_paints_only_the_adapted_picture(tiny_painter: Painter):
+    studio, sampling = Studio(tiny_painter), Sampling(prompt="a slider", **SMALL)
+    first = [event for event in studio.compare(sampling, 1.0) if isinstance(event, Step)]
+    moved = [event for event in studio.compare(sampling, 0.5) if isinstance(event, Step)]
+    assert (len(first), len(moved)) == (4, 2)
+    assert {step.picture for step in moved} == {2}
+    assert {step.pictures for step in moved} == {2}
+    assert list(studio.compare(sampling, 0.5)) == studio.remembered(sampling, [0.0, 0.5])
+
+
+def test_a_picture_whose_file_is_gone_is_painted_again(tiny_painter: Painter):
+    studio, sampling = Studio(tiny_painter), Sampling(prompt="a lost one", **SMALL)
+    [picture] = pictures_of(studio.sweep(sampling, [1.0]))
+    Path(picture.path).unlink()
+    assert studio.remembered(sampling, [1.0]) is None
+    [again] = pictures_of(studio.sweep(sampling, [1.0]))
+    assert Path(again.path).exists()
+
+
+def test_only_the_last_pictures_are_remembered(tiny_painter: Painter):
+    memory, recipe = studio.Memory(2), paint.recipe_of(tiny_painter, Sampling(prompt="x"), 1.0)
+    pictures = {seed: studio.Picture(__file__, {"seed": seed}) for seed in range(3)}
+    recipes = {s: paint.recipe_of(tiny_painter, Sampling(prompt="x", seed=s), 1.0) for s in pictures}
+    memory.put(recipes[0], pictures[0])
+    memory.put(recipes[1], pictures[1])
+    assert memory.get(recipes[0]) == pictures[0]
+    memory.put(recipes[2], pictures[2])
+    assert [memory.get(recipes[seed]) for seed in range(3)] == [pictures[0], None, pictures[2]]
+    assert recipe.to_json()
+
+
+def test_the_previews_approach_the_picture(tiny_painter: Painter):
+    studio = Studio(tiny_painter)
+    *steps, picture = studio.sweep(Sampling(prompt="a preview", steps=6, width=64, height=96), [1.0])
+    previews = [step.preview for step in steps]
+    assert previews[0] is None
+    assert all(preview.size == (171, 256) for preview in previews[1:])
+    small = [np.asarray(preview.resize((8, 12)), float) for preview in previews[1:]]
+    changes = [np.abs(small[-1] - one).mean() for one in small]
+    assert changes == sorted(changes, reverse=True) and changes[0] > 0
+
+
+# ---- Failures
+
+
+class SecondIsWithheld(Guard):
+    """Lets the first picture pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def check_picture(self, image: Image.Image, what: str = "") -> None:
+        self.seen += 1
+        if self.seen == 2:
+            raise PainterError("The second half is missing.")
+
+
+def test_when_the_second_half_fails_the_first_has_arrived(tiny_painter: Painter):
+    with served(Studio(tiny_painter, SecondIsWithheld())) as (address, _):
+        job = Client(address, verbose=False).submit(prompt="half a pair", **SMALL, api_name="/compare")
+        with pytest.raises(AppError, match="The second half is missing"):
+            job.result()
+        base, adapted, recipe = job.outputs()[-1]
+    assert Path(base).exists() and adapted is None
+    assert recipe["strength"] == 0
+
+
+def test_a_failure_of_the_machine_says_what_to_do_and_hides_the_prompt(
+    tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("cannot paint 'my secret garden'")
+
+    studio, sampling = Studio(tiny_painter), Sampling(prompt="my secret garden", **SMALL)
+    with monkeypatch.context() as patch, pytest.raises(gr.Error) as refusal:
+        patch.setattr(paint, "render", fail)
+        list(studio.sweep(sampling, [1.0]))
+    assert "try again" in str(refusal.value)
+    assert "RuntimeError" in caplog.text and "secret" not in caplog.text
+    assert len(pictures_of(studio.sweep(sampling, [1.0]))) == 1
+
+
+def test_no_address_of_a_visitors_is_fetched(client: Client):
+    asked: list[str] = []
+
+    class Trap(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: Any) -> None:
+            """Silent."""
+
+    trap = ThreadingHTTPServer(("127.0.0.1", 0), Trap)
+    threading.Thread(target=trap.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{trap.server_port}/secret.png"
+    image = {"path": address, "url": address, "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(AppError, match="not fetched from the web"):
+        client.predict(image=image, prompt="a train", **SMALL, api_name="/repaint")
+    trap.shutdown()
+    trap.server_close()
+    assert not asked
+
+
+# ---- Uploads
+
+
+def broken_uploads(folder: Path) -> Iterator[Path]:
+    good = Image.effect_noise((60, 60), 50).convert("RGB")
+    for kind in ("png", "jpeg", "gif", "webp", "tiff", "bmp"):
+        path = folder / f"cut.{kind}"
+        good.save(path)
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 3])
+        yield path
+    (folder / "page.png").write_text("<html>no picture</html>")
+    yield folder / "page.png"
+    (folder / "empty.jpg").write_bytes(b"")
+    yield folder / "empty.jpg"
+
+
+def test_a_broken_upload_is_refused_in_a_sentence_and_the_next_good_one_works(
+    client: Client, photograph: str, tmp_path: Path
+):
+    for path in broken_uploads(tmp_path):
+        with pytest.raises(AppError, match="cannot be read as a picture"):
+            client.predict(image=handle_file(path), prompt="a train", **SMALL, api_name="/repaint")
+    good = client.predict(image=handle_file(photograph), prompt="a train", **SMALL, api_name="/repaint")
+    assert Image.open(good[0]).size == (64, 64)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(client: Client, tmp_path: Path):
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    assert (tmp_path / "bomb.png").stat().st_size < 100_000
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(AppError, match="cannot be read as a picture|at most 40 megapixels"):
+        client.predict(image=handle_file(tmp_path / "bomb.png"), prompt="a train", **SMALL, api_name="/repaint")
+    assert psutil.Process().memory_info().rss - before < 100 * 2**20
+
+
+def test_a_turned_and_a_cmyk_photograph_are_painted_upright_and_in_their_colours(
+    client: Client, tiny_painter: Painter, tmp_path: Path
+):
+    upright = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 96, 3), "uint8"))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it turned clockwise by 90 degrees
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    upright.convert("CMYK").save(tmp_path / "press.tiff")
+    sampling = Sampling(prompt="a train", **SMALL)
+    for name, seen in (("turned.png", upright), ("press.tiff", upright.convert("CMYK").convert("RGB"))):
+        picture, _ = client.predict(image=handle_file(tmp_path / name), prompt="a train", **SMALL, api_name="/repaint")
+        assert np.array_equal(pixels(picture), pixels(paint.repaint(tiny_painter, sampling, 1.0, seen, 0.6)))
+
+
+def test_uploads_and_pictures_are_deleted_after_their_time(here: tuple, client: Client, photograph: str):
+    address, page, studio = here
+    [uploaded] = httpx.post(f"{address}/gradio_api/upload", files={"files": Path(photograph).read_bytes()}).json()
+    client.predict(prompt="to be deleted", **SMALL, api_name="/generate")
+    [picture] = studio.remembered(Sampling(prompt="to be deleted", **SMALL), [1.0])
+    delete_files_created_by_app(page, 3000)
+    assert Path(uploaded).exists() and Path(picture.path).exists()
+    delete_files_created_by_app(page, None)
+    assert not Path(uploaded).exists() and not Path(picture.path).exists()
+    assert client.predict(prompt="to be deleted", **SMALL, api_name="/generate")
+
+
+# ---- Whatever they ask
+
+WRONG: dict[str, list[Any]] = {
+    "prompt": ["", " ", None, 7, [], {}, "x" * 2001, True],
+    "strength": [None, "1", "NaN", 1e308, -1e308, 2.01, -1.01, [], {}, True, float("nan"), float("inf"), 10**400],
+    "seed": [None, -1, 2**31, 1.5, "1", [], True, 10**400, float("nan"), float("-inf")],
+    "steps": [None, 0, -5, 101, 10**9, 2.5, "many", False, float("nan")],
+    "guidance": [None, -0.1, 20.1, "high", [], float("inf"), 10**400, True],
+    "width": [None, 0, 63, 65, 100, -64, 4096, 64.5, "wide", float("nan")],
+    "height": [None, 0, 63, 65, 100, -64, 4096, 64.5, [64], 10**400],
+}
+
+
+def wrong_calls(count: int) -> Iterator[dict[str, Any]]:
+    """Good settings with one to four of them spoilt."""
+    draw = random.Random(7)
+    for _ in range(count):
+        spoilt = draw.sample(sorted(WRONG), draw.randint(1, 4))
+        yield {"prompt": "a train", "strength": 1.0, "seed": 0, "guidance": 3.5, **SMALL} | {
+            name: draw.choice(WRONG[name]) for name in spoilt
+        }
+
+
+def test_two_thousand_bad_calls_are_each_refused_in_a_sentence_and_the_next_good_one_works(tiny_painter: Painter):
+    desk = Studio(tiny_painter)
+    for call in wrong_calls(2000):
+        call = dict(call)
+        strength = call.pop("strength")
+        with pytest.raises(gr.Error) as refusal:
+            list(desk.paint(studio.sampling_of(**call), [studio.real(strength)]))
+        sentence = str(refusal.value.message)
+        assert sentence[0].isupper() and sentence.endswith("."), sentence
+        assert len(sentence) < 1200 and "Traceback" not in sentence and "unexpectedly" not in sentence, sentence
+    assert len(pictures_of(desk.sweep(Sampling(prompt="a train", **SMALL), [1.0]))) == 1
+
+
+def test_bad_calls_over_http_are_refused_alike(here: tuple, client: Client):
+    address = here[0]
+
+    def refusal(call: dict[str, Any]) -> str:
+        asked = httpx.post(
+            f"{address}/gradio_api/call/v2/generate",
+            content=json.dumps(call),  # with NaN and Infinity, as Python's json and JavaScript's careless cousins send
+            headers={"Content-Type": "application/json"},
+        )
+        if asked.status_code >= 400:
+            return "Not JSON."
+        with httpx.stream(
+            "GET", f"{address}/gradio_api/call/generate/{asked.json()['event_id']}", timeout=60
+        ) as answer:
+            return "\n".join(answer.iter_lines())
+
+    with ThreadPoolExecutor(8) as pool:
+        for said in pool.map(refusal, wrong_calls(150)):
+            assert "event: complete" not in said, said
+            assert "Traceback" not in said
+    assert client.predict(prompt="a train", seed=99, **SMALL, api_name="/generate")
+
+
+# ---- Many at once
+
+
+def test_thirty_two_visitors_get_their_own_pictures_in_the_order_in_which_they_came(here: tuple, tiny_painter: Painter):
+    address = here[0]
+    clients = [Client(address, verbose=False) for _ in range(4)]  # each speaks for eight
+    finished: list[int] = []
+    jobs = []
+    for visitor in range(32):
+        job = clients[visitor % 4].submit(
+            prompt=f"visitor {visitor}", seed=1000 + visitor, **SMALL, api_name="/generate",
+            result_callbacks=lambda *_, visitor=visitor: finished.append(visitor),
+        )  # fmt: skip
+        jobs.append(job)
+        wait_for(lambda job=job: job.status().code.name != "STARTING")
+    for visitor, job in enumerate(jobs):
+        picture, recipe = job.result(timeout=120)
+        sampling = Sampling(prompt=f"visitor {visitor}", seed=1000 + visitor, **SMALL)
+        assert recipe["sampling"]["prompt"] == sampling.prompt
+        assert np.array_equal(pixels(picture), pixels(paint.paint(tiny_painter, sampling, 1.0)))
+    late = [abs(place - visitor) for place, visitor in enumerate(finished)]
+    assert len(finished) == 32 and max(late) <= 4, finished  # callbacks of different clients overtake each other a bit
+
+
+def test_memory_stays_flat(tiny_painter: Painter):
+    desk, process = Studio(tiny_painter), psutil.Process()
+
+    def paint_many(seeds: range) -> int:
+        for seed in seeds:
+            pictures_of(desk.sweep(Sampling(prompt="again", seed=seed, steps=1, width=64, height=64), [1.0]))
+        return process.memory_info().rss
+
+    warm = paint_many(range(60))
+    assert paint_many(range(60, 300)) - warm < 24 * 2**20
+
+
+def wait_for(condition: Any, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
