@@ -14,9 +14,10 @@ import psutil
 import torch
 from diffusers import FluxPipeline
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from impressionism import names
+from impressionism.adapters import find_adapter, read_adapter
 from impressionism.hub import PIPELINE_FILES, PainterError, check_name, commit_of, digest_of, folder_of, label
 from impressionism.quantize import MODES, load_transformer
 from impressionism.records import Provenance
@@ -207,57 +208,31 @@ def small_t5(folder: Path, dtype: torch.dtype, device: str) -> torch.nn.Module:
 # ---- The adapter
 
 
-def find_adapter(source: str, revision: str | None) -> Path:
-    """The adapter's one file: safetensors, because a pickle can run code."""
-    path = Path(source)
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            raise PainterError(f"{path.name} is not a .safetensors file; pickles can run code and are never opened.")
-        return path
-    if source == names.ADAPTER and revision is None:  # the published file, whatever else is there
-        folder = folder_of(source, None, [names.ADAPTER_FILE])
-        return only_adapter(folder, source, (names.ADAPTER_FILE,))
-    usual = (names.WEIGHTS_FILE, names.ADAPTER_FILE)
-    folder = folder_of(source, revision, list(usual))
-    if not path.is_dir() and not any((folder / name).exists() for name in usual):
-        folder = folder_of(source, revision, ["*.safetensors"])
-    return only_adapter(folder, source, usual)
-
-
-def only_adapter(folder: Path, source: str, usual: tuple[str, ...]) -> Path:
-    for name in usual:
-        if (folder / name).exists():
-            return folder / name
-    found = sorted(folder.glob("*.safetensors"))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise PainterError(f"{source} has several adapters: {', '.join(file.name for file in found)}; name one file.")
-    others = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
-    raise PainterError(f"{source} holds no .safetensors adapter; it has {others}.")
-
-
 def load_adapter(flux: FluxPipeline, file: Path) -> None:
-    """Puts the adapter on the transformer, or refuses it in a sentence."""
-    try:
-        with safe_open(file, framework="pt") as stored:
-            keys = list(stored.keys())
-    except SafetensorError as error:
-        raise PainterError(f"{file.name} is not a safetensors file, whatever its name says.") from error
-    if any("dora_scale" in key or "lora_magnitude" in key for key in keys):  # diffusers would drop these
-        raise PainterError(f"{file.name} is a DoRA, whose update has no strength; train a plain LoRA.")
-    weights, alphas, metadata = read_adapter(file)
-    check_adapter(weights, flux, file.name)
-    weights = {key: tensor.to(flux.transformer.dtype) for key, tensor in weights.items()}
+    """Puts the adapter on the transformer, whichever tool wrote it, or refuses it in a sentence."""
+    linears = {
+        name.removesuffix(".base_layer"): layer
+        for name, layer in flux.transformer.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    }
+    updates = read_adapter(file, linears)
+    weights = {
+        f"transformer.{path}.lora_{side}.weight": matrix.to(flux.transformer.dtype)
+        for path, update in updates.items()
+        for side, matrix in (("A", update.down), ("B", update.up))
+    }
     try:
         flux.load_lora_into_transformer(
-            weights, alphas, flux.transformer, ADAPTER_NAME, metadata, _pipeline=flux, low_cpu_mem_usage=True
+            weights, None, flux.transformer, ADAPTER_NAME, None, _pipeline=flux, low_cpu_mem_usage=True
         )
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise PainterError(f"{file.name} cannot be put on this model: {first_line(error)}") from error
-    layers = [layer for layer in lora_layers(flux) if not layer.lora_A[ADAPTER_NAME].weight.is_meta]
-    if 2 * len(layers) != len(weights):
-        raise PainterError(f"{file.name} has {len(weights) // 2} layers, but {len(layers)} found their place.")
+    layers = {name: layer for name, layer in flux.transformer.named_modules() if isinstance(layer, LoraLayer)}
+    if lost := updates.keys() ^ layers.keys():
+        raise PainterError(f"{file.name} changes {len(updates)} layers, but {min(lost)} did not get its own.")
+    for path, update in updates.items():  # a layer's own: PEFT takes patterns of names, which may fit several
+        layers[path].lora_alpha[ADAPTER_NAME] = update.scale * len(update.down)
+        layers[path].set_scale(ADAPTER_NAME, 1.0)
     flux.transformer.requires_grad_(False)
 
 
@@ -265,64 +240,6 @@ def lora_layers(flux: FluxPipeline) -> list[LoraLayer]:
     """The transformer's layers that carry the painter's adapter."""
     layers = (module for module in flux.transformer.modules() if isinstance(module, LoraLayer))
     return [layer for layer in layers if ADAPTER_NAME in layer.lora_A]
-
-
-def read_adapter(file: Path) -> tuple[dict[str, torch.Tensor], dict | None, dict | None]:
-    """Tensors under diffusers' names, and how they are scaled: alpha tensors, or metadata, or neither."""
-    try:
-        weights, alphas, metadata = FluxPipeline.lora_state_dict(
-            str(file.parent),
-            weight_name=file.name,
-            use_safetensors=True,
-            local_files_only=True,
-            return_alphas=True,
-            return_lora_metadata=True,
-        )
-    except (KeyError, ValueError) as error:
-        raise PainterError(
-            f"{file.name} names its tensors in a way that diffusers cannot read ({first_line(error)}); "
-            f"save it with FluxPipeline.save_lora_weights."
-        ) from error
-    # Some tools write both; alpha tensors speak for their own layer. Of the metadata only what decides the
-    # scale: other fields may be unknown to this PEFT, and some would initialise the base anew.
-    wanted = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
-    config = {key: value for key, value in (metadata or {}).items() if key.removeprefix("transformer.") in wanted}
-    targets = sorted({key.split(".lora_")[0].removeprefix("transformer.") for key in weights})
-    if alphas or not config:
-        return weights, {key: float(alpha) for key, alpha in (alphas or {}).items()} or None, None
-    return weights, None, {**config, "transformer.target_modules": targets}
-
-
-def check_adapter(weights: dict[str, torch.Tensor], flux: FluxPipeline, name: str) -> None:
-    """Every tensor must have its place in the transformer; diffusers would pass over the others."""
-    if not weights:
-        raise PainterError(f"{name} holds no LoRA tensors.")
-    layers = dict(flux.transformer.named_modules())
-    ranks: dict[str, dict[str, int]] = {}
-    for key, tensor in weights.items():
-        if key.startswith("text_encoder"):
-            raise PainterError(f"{name} also changes the text encoder, which strength could not undo; train without.")
-        match = re.fullmatch(r"transformer\.(.+)\.lora_(A|B)\.weight", key)
-        if not match:
-            raise PainterError(f"{name} holds {key}, which is no LoRA tensor of FLUX's transformer.")
-        path, side = match.groups()
-        if not isinstance(layer := layers.get(path), torch.nn.Linear):
-            raise PainterError(f"{name} was trained for another model: this one has no linear layer {path}.")
-        expected = layer.in_features if side == "A" else layer.out_features
-        found = tensor.shape[1 if side == "A" else 0]
-        if tensor.ndim != 2 or found != expected:
-            raise PainterError(
-                f"{name} was trained for another model: at {path} lora_{side} has {found} features "
-                f"where this model has {expected}."
-            )
-        if not torch.isfinite(tensor).all():
-            raise PainterError(f"{name} holds numbers that are not finite, at {path}: its training diverged.")
-        ranks.setdefault(path, {})[side] = tensor.shape[0 if side == "A" else 1]
-    for path, rank in ranks.items():
-        if len(rank) == 1:
-            raise PainterError(f"{name} is incomplete: {path} has only one of lora_A and lora_B.")
-        if rank["A"] != rank["B"]:
-            raise PainterError(f"{name} is damaged: at {path} lora_A has rank {rank['A']}, lora_B {rank['B']}.")
 
 
 # ---- Saying what it is
