@@ -1,0 +1,169 @@
+"""The repository → a Space on ZeroGPU: created, configured, uploaded, awaited, and asked once over its API.
+
+    python -m space.deploy USER/NAME [--adapter OWNER/NAME] [--adapter-revision REVISION] [--private] [--dry-run]
+
+Log in with a token that may write. The Space gets a token of its own, from SPACE_HF_TOKEN, that may only read and has
+accepted FLUX.1-dev's licence. The same command again sends only what has changed; a new adapter restarts the Space.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from impressionism import names
+from impressionism.hub import PainterError
+
+ROOT = Path(__file__).parents[1]
+NEEDED = ("README.md", "LICENSE", "requirements.txt", "impressionism", "space")
+HARDWARE = "zero-a10g"  # what the Hub calls ZeroGPU, whichever card that is today
+TOKEN = "SPACE_HF_TOKEN"
+PINNED = "IMPRESSIONISM_ADAPTER_PINNED"
+
+
+class Plan(NamedTuple):
+    """All that a deployment changes."""
+
+    repo: str
+    private: bool
+    hardware: str
+    files: list[str]
+    """Relative to the repository's root."""
+    variables: dict[str, str]
+    secrets: dict[str, str]
+
+    def announce(self) -> None:
+        size = sum((ROOT / file).stat().st_size for file in self.files) / 1e6
+        visibility = "private" if self.private else "public"
+        print(
+            f"Space {self.repo}, {visibility} if it is new, on {self.hardware}: {len(self.files)} files, {size:.1f} MB"
+        )
+        for file in self.files:
+            print(f"  {(ROOT / file).stat().st_size / 1e3:>9,.1f} kB  {file}")
+        for name, value in self.variables.items():
+            print(f"  variable {name} = {value}")
+        for name in self.secrets:
+            print(f"  secret {name}, from {TOKEN}")
+
+
+def needed_files() -> list[str]:
+    """What the Space runs: no training, no tests, nothing that Python or an editor left."""
+    paths = [
+        path for name in NEEDED for path in ([ROOT / name] if (ROOT / name).is_file() else (ROOT / name).rglob("*"))
+    ]
+    kept = (path.relative_to(ROOT) for path in paths if path.is_file())
+    return sorted(str(path) for path in kept if not any(part.startswith((".", "__pycache__")) for part in path.parts))
+
+
+def plan(api: Any, repo: str, adapter: str, revision: str | None, private: bool, hardware: str) -> Plan:
+    """What to do, with every revision pinned to a commit; refuses what the Hub would refuse later."""
+    if len(repo.split("/")) != 2:
+        raise PainterError(f"{repo} names no Space; say USER/NAME.")
+    token = os.environ.get(TOKEN, "")
+    if token and api.whoami(token=token)["auth"]["accessToken"].get("role") == "write":
+        raise PainterError(f"The token in {TOKEN} may write, and a Space should not; make one that may only read.")
+    there = api.repo_exists(repo, repo_type="space")
+    if not (token or there):
+        raise PainterError(f"A new Space needs a token to read FLUX.1-dev with: set {TOKEN}.")
+    commit = api.model_info(adapter, revision=revision).sha
+    before = {name: it.value for name, it in api.get_space_variables(repo).items()} if there else {}
+    working = [before.get(names.ENVIRONMENT[name]) for name in ("adapter", "adapter_revision")]
+    variables = {
+        names.ENVIRONMENT["base"]: names.BASE,
+        names.ENVIRONMENT["base_revision"]: api.model_info(names.BASE).sha,
+        names.ENVIRONMENT["adapter"]: adapter,
+        names.ENVIRONMENT["adapter_revision"]: commit,
+        PINNED: f"{working[0]}@{working[1]}" if all(working) else f"{adapter}@{commit}",
+    }
+    return Plan(repo, private, hardware, needed_files(), variables, {"HF_TOKEN": token} if token else {})
+
+
+def carry_out(api: Any, plan: Plan) -> None:
+    """Creates the Space if it is new, sets what it needs before it is built, then sends the files."""
+    api.create_repo(
+        plan.repo, repo_type="space", space_sdk="gradio", space_hardware=plan.hardware, private=plan.private,
+        exist_ok=True,
+    )  # fmt: skip
+    there = {name: it.value for name, it in api.get_space_variables(plan.repo).items()}
+    for name, value in plan.variables.items():
+        if there.get(name) != value:
+            api.add_space_variable(plan.repo, name, value)
+    for name, value in plan.secrets.items():
+        api.add_space_secret(plan.repo, name, value)
+    runtime = api.get_space_runtime(plan.repo)
+    if plan.hardware not in (runtime.hardware, runtime.requested_hardware):
+        api.request_space_hardware(plan.repo, plan.hardware)
+    commit = api.upload_folder(
+        repo_id=plan.repo, repo_type="space", folder_path=ROOT, allow_patterns=plan.files, delete_patterns=["*"],
+        commit_message="What the Space runs",
+    )  # fmt: skip
+    print(f"Sent: {commit.commit_url}")
+
+
+def await_it(api: Any, repo: str, seconds: float, poll: float) -> None:
+    """Until it runs, or says why it does not."""
+    print("Waiting for the Space to be built and to load FLUX.1-dev …", flush=True)
+    logs = f"read them with `hf spaces logs {repo} --build`"
+    try:
+        runtime = api.wait_for_space(repo, timeout=seconds, poll_interval=poll)
+    except TimeoutError:
+        raise PainterError(f"{repo} does not run after {seconds / 60:.0f} minutes; its logs say why, {logs}.") from None
+    if runtime.stage != "RUNNING":
+        said = runtime.raw.get("errorMessage") or "no reason was given"
+        raise PainterError(f"{repo} stopped at {runtime.stage} ({said}); its logs say more, {logs}.")
+
+
+def ask_it(api: Any, plan: Plan) -> None:
+    """One call that costs no GPU, and a look whether the adapter is the one that was sent."""
+    from gradio_client import Client
+    from huggingface_hub import get_token
+
+    space = api.space_info(plan.repo)
+    token = api.token or get_token() if space.private else False  # a public page gets no token of anybody's
+    status = Client(space.host, token=token, verbose=False).predict(api_name="/status")  # type: ignore[arg-type]
+    print(status["about"])
+    live = status["provenance"].get("adapter_revision")
+    if live != plan.variables[names.ENVIRONMENT["adapter_revision"]]:
+        raise PainterError(f"{plan.repo} runs, but with the adapter's revision {live}; what it says is above.")
+
+
+def main() -> None:
+    chosen = options()
+    from huggingface_hub import HfApi, errors
+
+    api = HfApi()
+    try:
+        todo = plan(api, chosen.repo, chosen.adapter, chosen.adapter_revision, chosen.private, chosen.hardware)
+        todo.announce()
+        if chosen.dry_run:
+            print("Nothing was sent (--dry-run).")
+            return
+        carry_out(api, todo)
+        await_it(api, chosen.repo, 60 * chosen.minutes, chosen.poll)
+        ask_it(api, todo)
+    except PainterError as problem:
+        sys.exit(str(problem))
+    except (errors.HfHubHTTPError, errors.HTTPError, errors.LocalTokenNotFoundError) as problem:
+        first = str(problem).strip().splitlines()[0]
+        sys.exit(f"The Hub refused ({first}): log in with a token that may write there, then run the command again.")
+    print(f"It runs: https://huggingface.co/spaces/{chosen.repo}")
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m space.deploy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("repo", metavar="USER/NAME")
+    parser.add_argument("--adapter", default=names.ADAPTER, help="on the Hub; the published one by default")
+    parser.add_argument("--adapter-revision", help="branch, tag or commit; the newest by default; pinned to its commit")
+    parser.add_argument("--hardware", default=HARDWARE)
+    parser.add_argument("--private", action="store_true", help="if the Space is new")
+    parser.add_argument("--minutes", type=float, default=60, help="how long to wait until it runs")
+    parser.add_argument("--poll", type=float, default=10, help="seconds between two looks")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Which painter the Space opens with, and what happens when its adapter cannot be had.
+
+The owner switches to another adapter with IMPRESSIONISM_ADAPTER and IMPRESSIONISM_ADAPTER_REVISION. Where that one
+cannot be had, IMPRESSIONISM_ADAPTER_PINNED, the last that worked (owner/name@commit), paints on, and the page and
+/status say so. Visitors cannot name an adapter.
+"""
+
+import dataclasses
+import os
+import re
+
+from impressionism import names
+from impressionism.pipeline import Painter, PainterError, choose_adapter, choose_base, choose_device, load_pipeline
+
+PINNED = "IMPRESSIONISM_ADAPTER_PINNED"  # set by space/deploy.py
+
+
+def open_painter(model: str = "auto", adapter: str = "auto", quantize: str = "auto", device: str = "auto") -> Painter:
+    """As load_pipeline; a bad adapter among the variables leaves the pinned one painting, and `about` says so."""
+    wanted = names.from_environment("adapter") if model == adapter == "auto" else None
+    if not wanted:
+        return load_pipeline(model, adapter, quantize, device)
+    try:
+        check_pin(wanted)
+        return load_pipeline(model, adapter, quantize, device)
+    except PainterError as problem:
+        source, _, revision = pinned(device).partition("@")
+        painter = load_pipeline(model, source, quantize, device, adapter_revision=revision or None)
+        instead = f"{painter.provenance.adapter or 'no adapter'} {painter.provenance.adapter_revision or ''}".strip()
+        note = f"The adapter that was asked for cannot be used, so {instead} paints on: {problem}"
+        return dataclasses.replace(painter, about=f"{painter.about} {note}")
+
+
+def check_pin(wanted: str) -> None:
+    """On the Hub, a public Space loads only what is named by a commit: a branch can change under it."""
+    revision = names.from_environment("adapter_revision") or ""
+    if os.environ.get("SPACE_ID") and "/" in wanted and not re.fullmatch(r"[0-9a-f]{40}", revision):
+        variable = names.ENVIRONMENT["adapter_revision"]
+        raise PainterError(f"{wanted} is not pinned: set {variable} to the commit, 40 hex digits.")
+
+
+def pinned(device: str) -> str:
+    """The adapter that is known to work: the pinned one, or what belongs to the base."""
+    if source := os.environ.get(PINNED):
+        return source
+    base, _, _ = choose_base("auto", None, choose_device(device))
+    return choose_adapter("auto", None, base, base_asked=True)[0] or "none"

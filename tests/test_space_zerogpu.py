@@ -1,0 +1,219 @@
+"""The Space under ZeroGPU's own code, with a scheduler on this machine; and what it asks of ZeroGPU."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from zerogpu_here import ANSWERS, Scheduler, space_on
+
+from impressionism import paint
+from impressionism.pipeline import Painter
+from impressionism.records import Sampling
+from space import errors, zerogpu
+from space.studio import Studio
+
+SMALL = {"steps": 2, "width": 64, "height": 64}
+LONG = {"steps": 100, "width": 512, "height": 512}
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[Scheduler]:
+    with Scheduler() as scheduler:
+        yield scheduler
+
+
+@pytest.fixture(scope="module")
+def space(
+    scheduler: Scheduler, tiny_flux: Path, tiny_adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    with space_on(scheduler, tiny_flux, tiny_adapter, tmp_path_factory.mktemp("home")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(space: str) -> Client:
+    """A visitor who is signed in, as ZeroGPU sees it."""
+    return Client(space, headers={"X-IP-Token": "header.e30.signature"}, verbose=False)
+
+
+def test_what_a_worker_paints_is_what_the_painter_paints(client: Client, tiny_painter: Painter, scheduler: Scheduler):
+    sampling = Sampling(prompt="a forked worker", seed=3, **SMALL)
+    for strength in (0.7, 0.0, 1.0):  # the worker is used again: nothing of the last visitor's may be left in it
+        picture, _ = client.predict(prompt=sampling.prompt, strength=strength, seed=3, **SMALL, api_name="/generate")
+        assert np.array_equal(
+            np.asarray(Image.open(picture)), np.asarray(paint.paint(tiny_painter, sampling, strength))
+        )
+    assert len(scheduler.workers()) == 1
+    assert len(scheduler.asked("release")) == 3
+
+
+def test_an_exact_repeat_asks_for_no_gpu(client: Client, scheduler: Scheduler):
+    for _ in range(2):
+        client.predict(prompt="the same", **SMALL, api_name="/compare")
+    before = len(scheduler.asked("schedule"))
+    client.predict(prompt="the same", **SMALL, api_name="/compare")
+    client.predict(prompt="the same", strength=0, **SMALL, api_name="/generate")
+    assert len(scheduler.asked("schedule")) == before
+
+
+def test_what_cannot_be_painted_asks_for_no_gpu(client: Client, scheduler: Scheduler):
+    before = len(scheduler.asked("schedule"))
+    with pytest.raises(AppError, match="Steps must be"):
+        client.predict(prompt="too much", steps=999, api_name="/generate")
+    assert len(scheduler.asked("schedule")) == before
+
+
+def test_the_gpu_is_asked_for_as_long_as_the_painting_may_take(client: Client, scheduler: Scheduler):
+    client.predict(prompt="how long", **SMALL, api_name="/generate")
+    asked = scheduler.asked("schedule")[-1]
+    assert asked["gpuSize"] == "large"
+    assert zerogpu.COLD <= int(asked["durationSeconds"]) <= 2 * zerogpu.COLD
+
+
+def test_cancel_gives_the_gpu_back_and_the_worker_goes_on(client: Client, scheduler: Scheduler):
+    client.predict(prompt="warm up", **SMALL, api_name="/generate")
+    workers, released = scheduler.workers(), len(scheduler.asked("release"))
+    job = client.submit(prompt="a long afternoon", **LONG, api_name="/generate")
+    wait_for(lambda: job.outputs())
+    job.cancel()
+    wait_for(lambda: len(scheduler.asked("release")) > released, seconds=5)
+    client.predict(prompt="after the cancel", **SMALL, api_name="/generate")
+    assert scheduler.workers() == workers
+
+
+def test_a_worker_that_dies_is_a_clear_error_and_the_next_call_works(client: Client, scheduler: Scheduler):
+    client.predict(prompt="alive", **SMALL, api_name="/generate")
+    job = client.submit(prompt="dies on the way", **LONG, api_name="/generate")
+    wait_for(lambda: job.outputs())
+    os.kill(scheduler.workers()[-1], signal.SIGKILL)
+    with pytest.raises(AppError, match="GPU's time ran out, or its process died"):
+        job.result(timeout=30)
+    assert client.predict(prompt="dies on the way", **SMALL, api_name="/generate")
+
+
+SAYS = {
+    "illegal duration": "Waiting does not help",
+    "quota": r"11 s are left; more comes in 1:01:40",
+    "runs": "runs for today are used up",
+    "pending": "Other paintings of yours",
+    "queue timeout": "All GPUs are lent out",
+    "no GPU": "All GPUs are lent out",
+    "expired": "The page was open for so long",
+    "broken": "try again",
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_every_refusal_of_zerogpu_comes_with_advice(client: Client, scheduler: Scheduler, answer: str):
+    scheduler.next.append(answer)
+    with pytest.raises(AppError, match=SAYS[answer]) as refusal:
+        client.predict(prompt=f"refused: {answer}", **SMALL, api_name="/generate")
+    assert "http" not in str(refusal.value)
+    assert client.predict(prompt=f"refused: {answer}", **SMALL, api_name="/generate")
+
+
+def test_a_visitor_whom_zerogpu_does_not_know_is_told_to_sign_in(space: str, scheduler: Scheduler):
+    stranger = Client(space, verbose=False)
+    for answer in ("quota", "queue timeout"):
+        scheduler.next.append(answer)
+        with pytest.raises(AppError, match="sign in to Hugging Face"):
+            stranger.predict(prompt=f"a stranger, {answer}", **SMALL, api_name="/generate")
+
+
+def test_other_errors_are_left_as_they_are():
+    problem = gr.Error("Say in the prompt what to paint.", title="Not painted")
+    assert errors.advice(problem) is problem
+    assert "twice" in errors.advice(gr.Error("RuntimeError", title="ZeroGPU worker error")).message
+
+
+# ---- What is asked of it
+
+
+def test_more_pictures_steps_and_pixels_take_longer():
+    pace, usual = zerogpu.Pace(), {"steps": 28, "width": 1024, "height": 1024, "pictures": 1}
+    one = pace.seconds(**usual)
+    for name in usual:
+        assert one < pace.seconds(**usual | {name: 2 * usual[name]}) < 2 * one
+    assert zerogpu.reserved(one) == round(1.5 * one)
+
+
+def test_seconds_follow_what_was_measured():
+    pace, usual = zerogpu.Pace(), {"steps": 10, "width": 1024, "height": 1024}
+    for seconds in (20, 31, 20):
+        pace.learn(seconds, **usual)
+    assert pace.seconds(**usual, pictures=2) == zerogpu.COLD + 2 * 31
+    for _ in range(zerogpu.MEASURED):
+        pace.learn(5, **usual)
+    assert pace.seconds(**usual, pictures=1) == zerogpu.COLD + 5
+
+
+def test_the_visitor_sees_what_will_be_reserved(tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch):
+    studio, sampling = Studio(tiny_painter), Sampling(prompt="how much", **SMALL)
+    assert studio.seconds(sampling, [0.0, 1.0]) is None
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    assert studio.seconds(sampling, [0.0, 1.0]) == zerogpu.reserved(studio._seconds(sampling, [0.0, 1.0], None, None))
+    list(studio.compare(sampling, 1.0))
+    assert studio.seconds(sampling, [0.0, 1.0]) == 0
+    assert studio.seconds(Sampling(prompt="", **SMALL), [1.0]) is None
+
+
+def test_the_rule_is_that_of_the_installed_spaces():
+    configs = json.loads(files("spaces.zero").joinpath("configs.json").read_text())
+    [current] = [config for config in configs if "RTX PRO 6000" in config["model"]]
+    assert (current["duration_factor"], current["xlarge_threshold"]) == (zerogpu.FACTOR, zerogpu.LARGE)
+
+
+class Parts:
+    """FLUX.1-dev's parts at their full size, without their numbers."""
+
+    def __init__(self) -> None:
+        t5 = T5Config(
+            vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64,
+            feed_forward_proj="gated-gelu",
+        )  # fmt: skip
+        clip = CLIPTextConfig(
+            vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
+        )
+        with torch.device("meta"):
+            transformer = FluxTransformer2DModel(guidance_embeds=True)
+            vae = AutoencoderKL(
+                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=16,
+            )  # fmt: skip
+            self.components = {
+                "transformer": transformer, "text_encoder_2": T5EncoderModel(t5), "text_encoder": CLIPTextModel(clip),
+                "vae": vae, "tokenizer": None,
+            }  # fmt: skip
+        for part in self.components.values():
+            if part is not None:
+                part.to(torch.bfloat16)
+
+
+def test_flux_and_a_large_adapter_fit_into_the_half_card_that_is_lent():
+    parts = Parts()
+    layers = [module for module in parts.components["transformer"].modules() if isinstance(module, torch.nn.Linear)]
+    adapter = sum(2 * 128 * (layer.in_features + layer.out_features) for layer in layers)  # bfloat16, rank 128
+    placed = zerogpu.placed(parts)
+    assert placed == pytest.approx(31.4 * 2**30, rel=0.01)
+    assert placed + adapter < zerogpu.LARGE
+    assert 2 * placed > zerogpu.LARGE  # a second copy would not
+
+
+def wait_for(condition, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
