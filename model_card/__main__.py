@@ -15,12 +15,12 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "render": [
         ("run", {"type": Path, "metavar": "RUN", "help": "a run's folder, as runs/NAME"}),
         ("--repo", {"metavar": "USER/NAME", "help": "where on the Hub it will be; the card's commands name it"}),
-        ("--space", {"metavar": "USER/NAME", "help": "a Space that paints with it (default: the page on your machine)"}),
-        ("--base", {"metavar": "ID", "help": "the base model's Hub id, or miniature, where the run names a folder only"}),
+        ("--space", {"metavar": "USER/NAME", "help": "a Space that paints with it (default: your own page)"}),
+        ("--base", {"metavar": "ID", "help": "the base's Hub id, or miniature, where the run names a folder"}),
     ],
     "check": [
         ("folder", {"type": Path, "metavar": "FOLDER", "help": "an adapter's folder, as runs/NAME/adapter"}),
-        ("--base", {"metavar": "FOLDER", "help": "its base model on this machine: the card's snippet is then run on it"}),
+        ("--base", {"metavar": "FOLDER", "help": "its base model on this machine, to run the card's snippet on"}),
     ],
 }  # fmt: skip
 
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model_card", description="An adapter's card: written, and checked.")
+    parser = argparse.ArgumentParser(prog="python -m model_card", description="The card of an adapter.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)

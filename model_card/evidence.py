@@ -11,7 +11,7 @@ import yaml
 
 from impressionism import names
 from impressionism.hub import PainterError, digest_of
-from impressionism.records import Exhibit, Pair, Run, Scores
+from impressionism.records import Comparison, Exhibit, Pair, Run, Scores
 
 NEEDED = {  # record → the command that writes it
     "recipe.yaml": "training fit RECIPE.yaml",
@@ -36,8 +36,8 @@ class Evidence:
     exhibits: list[Exhibit]
     pairs: list[Pair]
     scores: Scores
-    votes: dict[str, Any] | None
-    """ab.json; none: no people were asked."""
+    votes: Comparison | None
+    """None: no people were asked."""
     emissions: dict[str, str] | None
     """The last row of emissions.csv, where codecarbon measured the training."""
 
@@ -74,7 +74,7 @@ def read(folder: Path) -> Evidence:
         exhibits=lines(folder / "gallery" / "gallery.jsonl", Exhibit.from_json),
         pairs=lines(folder / "gallery" / "showcase" / "showcase.jsonl", Pair.from_json),
         scores=parsed(folder / "scores.json", Scores.from_json),
-        votes=parsed(folder / "ab.json", json.loads) if (folder / "ab.json").exists() else None,
+        votes=parsed(folder / "ab.json", Comparison.from_json) if (folder / "ab.json").exists() else None,
         emissions=list(csv.DictReader(emissions.read_text().splitlines()))[-1] if emissions.exists() else None,
     )
     if problems := contradictions(evidence):
@@ -97,15 +97,16 @@ def contradictions(evidence: Evidence) -> list[str]:
     """Records that speak of something else than this run's adapter, as it lies there now."""
     run, scores = evidence.run, evidence.scores
     weights = evidence.adapter / names.WEIGHTS_FILE
-    digest, again = digest_of(weights), f"`python -m evaluation gallery {evidence.folder}`, then `score`, again"
+    digest, again = digest_of(weights), f"`python -m evaluation gallery {evidence.folder}` again, and `score`"
     painted = {exhibit.recipe.provenance.adapter_revision for exhibit in evidence.exhibits}
     absent = [exhibit.file for exhibit in evidence.exhibits if not evidence.picture(exhibit).exists()]
     return [
         *([f"scores.json is of the run {scores.run}, not of {run.name}"] if scores.run != run.name else []),
-        *([f"the gallery was painted with other weights than {weights.name}: run {again}"] if painted - {digest} else []),
+        *([f"the gallery was painted with other weights than {weights.name}: run {again}"]
+          if painted - {digest} else []),
         *([f"scores.json measured other weights than {weights.name}: run {again}"]
           if scores.provenance.adapter_revision != digest else []),
         *([f"the gallery has no {absent[0]}: run {again}"] if absent else []),
-        *(["ab.json counts made-up votes (synthetic), which no card may show; remove it"]
-          if (evidence.votes or {}).get("synthetic") else []),
+        *(["ab.json counts a rehearsal's votes (synthetic), which no card may show: remove it"]
+          if evidence.votes and evidence.votes.synthetic else []),
     ]  # fmt: skip

@@ -16,7 +16,7 @@ LARGEST_HEADER = 100_000_000  # bytes, as the format says
 
 
 def read_header(file: Path) -> tuple[dict[str, Any], int]:
-    """The header, with its `__metadata__`, and where the tensors begin; raises PainterError for what is no such file."""
+    """The header, with its `__metadata__`, and where the tensors begin; PainterError for what is no such file."""
     size, header = file.stat().st_size, None
     with file.open("rb") as stream:
         start = stream.read(8)

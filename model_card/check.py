@@ -1,0 +1,349 @@
+"""What is wrong with an adapter's folder, told before the Hub or its users find out; needs no network.
+
+    python -m model_card check runs/NAME/adapter
+
+It takes any adapter's folder, not only one of ours: the Hub's rules for the front matter, the licence, the pictures,
+what a reader must find in the text, a snippet that runs, and a file whose strength means the same in every tool.
+"""
+
+import contextlib
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from impressionism import names
+from impressionism.hub import PainterError
+from impressionism.records import Run, Scores
+from model_card import snippet, weights
+from model_card.presets import FLUX
+
+LARGEST = 2_000_000  # bytes of a picture
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+PLACEHOLDER = re.compile(r"\bTODO\b|\[More Information Needed\]|\bFIXME\b|<your[ -]|lorem ipsum", re.IGNORECASE)
+STEPS = re.compile(
+    r"(\d[\d,]*)\s+(?:training|train|optimi[sz]er) steps|trained (?:for|over) (\d[\d,]*) steps|"
+    r"(?:\b|_)steps\W{1,5}(\d[\d,]{2,})",
+    re.IGNORECASE,
+)
+PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)|<img\b([^>]*)>")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A README.md, taken apart."""
+
+    folder: Path
+    head: dict[str, Any]
+    """The front matter."""
+    text: str
+    """What follows it."""
+
+    @property
+    def bases(self) -> list[str]:
+        return as_list(self.head.get("base_model"))
+
+    @property
+    def tags(self) -> list[Any]:
+        return as_list(self.head.get("tags"))
+
+    @property
+    def is_flux_dev(self) -> bool:
+        return any(str(base).lower().startswith("black-forest-labs/flux.1-") and "schnell" not in str(base).lower()
+                   for base in self.bases)  # fmt: skip
+
+    @property
+    def is_miniature(self) -> bool:
+        return not self.bases and "miniature" in self.tags
+
+    @property
+    def widget(self) -> list[dict[str, Any]]:
+        """Its entries, as far as they have the right form."""
+        return [entry for entry in as_list(self.head.get("widget")) if isinstance(entry, dict)]
+
+
+def check(folder: Path, *, base: str | None = None) -> bool:
+    """Print every fault in a sentence; whether there is none."""
+    found = faults(folder, base)
+    for fault in found:
+        print(f"- {fault}", file=sys.stderr)
+    print(f"{folder}: {f'{len(found)} faults' if found else 'nothing is wrong'}.", file=sys.stderr)
+    return not found
+
+
+def faults(folder: Path, base: str | None = None) -> list[str]:
+    """All that is wrong, a sentence each."""
+    if not folder.is_dir():
+        raise PainterError(f"There is no folder {folder}; name an adapter's, such as runs/NAME/adapter.")
+    if not (folder / "README.md").exists():
+        return ["There is no README.md: write it with `python -m model_card render RUN`."]
+    try:
+        card = read(folder)
+    except (PainterError, UnicodeDecodeError) as error:
+        return [str(error)]
+    here = names.MINIATURE if base == "miniature" or (base is None and card.is_miniature) else base and Path(base)
+    told = [fault for rule in RULES for fault in rule(card)]
+    return [*told, *weights.faults(folder, here or None), *snippet.faults(folder, card.text, here or None)]
+
+
+def read(folder: Path) -> Card:
+    """The card's two parts, split as the Hub splits them."""
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    content = (folder / "README.md").read_text(encoding="utf-8")
+    match = REGEX_YAML_BLOCK.search(content)
+    if not match:
+        raise PainterError("README.md has no front matter: it begins with ---, YAML, ---.")
+    try:
+        head = yaml.safe_load(match[2]) or {}
+    except yaml.YAMLError as error:
+        raise PainterError(f"The front matter is no YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(head, dict):
+        raise PainterError("The front matter should hold keys with values.")
+    return Card(folder, head, content[match.end() :])
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def when(*cases: tuple[object, str]) -> list[str]:
+    """The sentences whose condition holds."""
+    return [sentence for condition, sentence in cases if condition]
+
+
+# ---- The front matter
+
+
+def kinds(card: Card) -> list[str]:
+    """Keys that decide how the Hub shows and loads it."""
+    head, tags = card.head, card.tags
+    return when(
+        (head.get("pipeline_tag") != "text-to-image", "pipeline_tag should be text-to-image, or nobody finds it."),
+        (head.get("library_name") != "diffusers", "library_name should be diffusers."),
+        ("lora" not in tags, "tags should hold lora: else the Hub's snippet does not load it as an adapter."),
+        (not all(isinstance(tag, str) for tag in tags), "tags should be words."),
+        (len({str(tag) for tag in tags}) < len(tags), "A tag stands there twice."),
+    )
+
+
+def bases(card: Card) -> list[str]:
+    head = card.head
+    if card.is_miniature:
+        return []
+    return when(
+        ("base_model" not in head, "base_model is missing: the Hub cannot say what the adapter belongs to."),
+        (
+            "base_model" in head and not (isinstance(head["base_model"], str) and HUB_ID.fullmatch(head["base_model"])),
+            f"base_model should be one Hub id, not {head.get('base_model')!r}: the Hub's snippet takes it as it is.",
+        ),
+        (head.get("base_model_relation") != "adapter", "base_model_relation should be adapter."),
+    )
+
+
+def datasets(card: Card) -> list[str]:
+    listed = card.head.get("datasets")
+    wrong = [entry for entry in as_list(listed) if not isinstance(entry, str)]
+    linked = set(re.findall(r"huggingface\.co/datasets/([\w.-]+/[\w.-]+)", card.text))
+    return when(
+        ("datasets" in card.head and not isinstance(listed, list), "datasets should be a list of Hub ids."),
+        (wrong, "datasets should hold Hub ids, and nothing empty."),
+        (
+            linked and not as_list(listed),
+            f"The text links the dataset {min(linked, default='')}, datasets does not.",
+        ),
+    )
+
+
+def widgets(card: Card) -> list[str]:
+    """Pictures with the prompts that made them; the Hub takes its snippet's prompt from the first."""
+    listed, trigger = card.head.get("widget"), card.head.get("instance_prompt")
+    if not isinstance(listed, list) or not listed:
+        return ['"widget" must be an array of prompts with their pictures; the gallery is made of it.']
+    complete = [entry for entry in card.widget if isinstance(entry.get("text"), str) and url_of(entry)]
+    first = str(card.widget[0].get("text", "")) if card.widget else ""
+    known = {"negative_prompt", "guidance_scale", "num_inference_steps"}
+    strange = {key for entry in card.widget for key in entry.get("parameters") or {}} - known
+    return when(
+        (len(complete) < len(listed), "Each entry of widget needs a text and output.url."),
+        (trigger and str(trigger).lower() not in first.lower(),
+         f"The first prompt of widget lacks the trigger {trigger!r}, so the Hub's snippet would paint without it."),
+        (strange, f"The Hub knows no widget parameter {min(strange, default='')}; tell it in the text."),
+        (card.is_flux_dev and not trigger, "instance_prompt is missing: nobody can know the trigger."),
+    )  # fmt: skip
+
+
+def url_of(entry: dict[str, Any]) -> str:
+    output = entry.get("output")
+    return str(output.get("url", "")) if isinstance(output, dict) else ""
+
+
+def index_of_results(card: Card) -> list[str]:
+    """model-index: the Hub's rules, and the same values as the records beside the folder."""
+    from huggingface_hub.repocard_data import model_index_to_eval_results
+
+    if "model-index" not in card.head:
+        silent = not re.search(r"not measured|not evaluated", card.text, re.IGNORECASE)
+        return when((silent, "There are no results: fill model-index, or say in the text that nothing was measured."))
+    try:
+        _, results = model_index_to_eval_results(card.head["model-index"])
+    except (KeyError, TypeError, AttributeError) as error:
+        return [f"model-index cannot be read: it lacks {error}."]
+    odd = [one.metric_name or one.metric_type for one in results if not isinstance(one.metric_value, int | float)]
+    strange = [one for one in results if not isinstance(one.dataset_config, str | None)]
+    return [
+        *when((odd, f"model-index: {odd[0] if odd else ''} has no number."),
+              (strange, "model-index: dataset.config must be a string.")),
+        *stale(card, results),
+    ]  # fmt: skip
+
+
+def stale(card: Card, results: Iterable[Any]) -> list[str]:
+    """Results that the records do not have, or have otherwise."""
+    record = card.folder.parent / "scores.json"
+    if not record.exists():
+        return []
+    known = {row.name: row.adapter.value for row in Scores.from_json(record.read_text()).metrics if row.adapter}
+    told = [
+        f"model-index says {one.metric_type} is {one.metric_value}, and scores.json "
+        f"{known.get(one.metric_type, 'nothing')}: render the card again."
+        for one in results
+        if not one.metric_type.startswith("human-")
+        and abs(known.get(one.metric_type, float("inf")) - one.metric_value) > 1e-3
+    ]
+    return told[:1]
+
+
+def carbon(card: Card) -> list[str]:
+    told = card.head.get("co2_eq_emissions")
+    grams = told.get("emissions") if isinstance(told, dict) else told
+    if grams is None:
+        silent = not re.search(r"CO2|CO₂|carbon", card.text)
+        return when((silent, "co2_eq_emissions is missing: measure it, or say in the text that it was not measured."))
+    return when(
+        (not isinstance(grams, int | float), "co2_eq_emissions.emissions should be grams, as a number."),
+        (isinstance(told, dict) and not told.get("source"), "co2_eq_emissions should name its source."),
+    )
+
+
+# ---- The licence
+
+
+def licence(card: Card) -> list[str]:
+    """The trio where the Hub does not know the licence, and what FLUX.1 [dev]'s asks of whoever hands it on."""
+    head, files = card.head, {file.name for file in card.folder.iterdir()}
+    told, link = head.get("license"), str(head.get("license_link", ""))
+    named = bool(head.get("license_name"))
+    is_file = not link.startswith(("http://", "https://"))
+    return [
+        *when(
+            (not told, "license is missing: without one nobody may use it."),
+            (told == "other" and not named, "license: other needs license_name."),
+            (told == "other" and not link, "license: other needs license_link, a file here or an address."),
+            (told == "other" and link and is_file and not (card.folder / link).is_file(),
+             f"license_link names {link}, which is not here."),
+        ),
+        *(flux_licence(card) if card.is_flux_dev else []),
+        *when((not card.is_flux_dev and told and not files & {"LICENSE", "LICENSE.md", "LICENSE.txt"},
+               "There is no LICENSE.md with the licence's text.")),
+    ]  # fmt: skip
+
+
+def flux_licence(card: Card) -> list[str]:
+    """Sections 3a to 3c of the FLUX.1 [dev] Non-Commercial License."""
+    head = card.head
+    text = read_any(card.folder, "LICENSE.md", "LICENSE")
+    notice = read_any(card.folder, "NOTICE", "NOTICE.md", "NOTICE.txt")
+    quoted = " ".join(FLUX.attribution.split())
+    wrong = f"{head.get('license')} / {head.get('license_name')}"
+    right = head.get("license") == "other" and head.get("license_name") == FLUX.license["license_name"]
+    return when(
+        (not right, f"An adapter of FLUX.1 [dev] is under its licence, not {wrong}: license other, license_name "
+                    f"{FLUX.license['license_name']}."),
+        ("Non-Commercial License" not in text, "LICENSE.md should hold the FLUX.1 [dev] licence (section 3a)."),
+        (quoted not in " ".join(notice.split()), "NOTICE should hold the Attribution Notice verbatim (section 3b)."),
+        (not re.search(r"\bmodified\b", notice), "NOTICE should say that the model was modified (section 3c)."),
+    )  # fmt: skip
+
+
+def read_any(folder: Path, *files: str) -> str:
+    found = next((folder / name for name in files if (folder / name).is_file()), None)
+    return found.read_text(encoding="utf-8", errors="replace") if found else ""
+
+
+# ---- The pictures
+
+
+def pictures(card: Card) -> list[str]:
+    told, shown = [], []
+    for alt, url, tag in PICTURE.findall(card.text):
+        url = url or (re.search(r"src=[\"']?([^\"'\s>]+)", tag) or ["", ""])[1]
+        shown.append(url)
+        if not (alt or re.search(r"alt=[\"'][^\"']+", tag)):
+            told.append(f"The picture {url} has no alternative text.")
+    local = [url for url in dict.fromkeys([*shown, *map(url_of, card.widget)]) if url and "://" not in url]
+    return [*told, *(fault for url in local for fault in picture(card.folder, url))]
+
+
+def picture(folder: Path, url: str) -> list[str]:
+    file = folder / url
+    if not file.is_file() or not file.resolve().is_relative_to(folder.resolve()):
+        return [f"The picture {url} is not here."]
+    if file.stat().st_size > LARGEST:
+        return [f"The picture {url} is {file.stat().st_size / 1e6:.1f} MB: make it smaller than {LARGEST / 1e6:g} MB."]
+    with contextlib.suppress(OSError, SyntaxError, Image.DecompressionBombError), Image.open(file) as image:
+        image.load()
+        return []
+    return [f"The picture {url} cannot be read."]
+
+
+# ---- What a reader must find
+
+
+def text(card: Card) -> list[str]:
+    galleries = len(re.findall(r"<Gallery\s*/>", card.text))
+    headings = " ".join(re.findall(r"^#+ (.+)$", card.text, re.MULTILINE)).lower()
+    trigger = card.head.get("instance_prompt")
+    left = PLACEHOLDER.search(card.text)
+    return when(
+        (left, f"A placeholder was left: {left[0] if left else ''}."),
+        (
+            galleries != 1,
+            f"<Gallery /> should stand there once, not {galleries} times: it shows the widget.",
+        ),
+        (trigger and str(trigger) not in card.text, f"The text does not say the trigger, {trigger!r}."),
+        (not re.search(r"\bseeds?\b", card.text), "No seed is told: nobody can paint the pictures again."),
+        (not re.search(r"\bstrength\b|\bscale\b|\bweight of\b", card.text), "No strength is recommended."),
+        (not re.search(r"limit|bias|fail|worst", headings), "No heading tells of limits or failures."),
+        (not re.search(r"licen[sc]e", headings), "No heading tells of the licence."),
+    )
+
+
+def steps(card: Card) -> list[str]:
+    """One number of training steps, that of run.json where it is at hand."""
+    found = [next(filter(None, groups)) for groups in STEPS.findall(card.text)]
+    told = {int(re.sub(r"\D", "", number)) for number in found}
+    record = next((file for file in (card.folder / "run.json", card.folder.parent / "run.json") if file.exists()), None)
+    real = Run.from_json(record.read_text(encoding="utf-8")).steps if record else None
+    listed = ", ".join(map(str, sorted(told)))
+    return when(
+        (len(told) > 1, f"It says that training took {listed} steps: which?"),
+        (len(told) == 1 and real and real not in told, f"It says {listed} training steps; run.json says {real}."),
+    )
+
+
+def parts(card: Card) -> list[str]:
+    """Files that a card of ours promises."""
+    promised = set(re.findall(r"`([\w.-]+\.safetensors)`", card.text))
+    return [f"The text names {name}, which is not here." for name in sorted(promised)
+            if not (card.folder / name).exists()]  # fmt: skip
+
+
+RULES: tuple[Callable[[Card], list[str]], ...] = (
+    kinds, bases, datasets, widgets, index_of_results, carbon, licence, pictures, text, steps, parts,
+)  # fmt: skip

@@ -1,0 +1,77 @@
+"""How the card writes numbers and text: the filters of its template."""
+
+import functools
+import json
+import math
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+from impressionism.records import Estimate, Exhibit
+from model_card import pictures
+
+
+def short(value: float) -> str:
+    return f"{value:g}"
+
+
+def interval(estimate: Estimate | None) -> str:
+    """With the decimals that the interval's width allows."""
+    if estimate is None:
+        return "–"
+    width = estimate.high - estimate.low
+    decimals = min(4, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 2
+    value, low, high = (minus(f"{one:.{decimals}f}") for one in (estimate.value, estimate.low, estimate.high))
+    return f"{value} ({low} to {high})"
+
+
+def minus(text: str) -> str:
+    """With a minus sign, and no minus at all before zero."""
+    return text.lstrip("-") if not any(digit in text for digit in "123456789") else text.replace("-", "−")
+
+
+def change(estimate: Estimate | None) -> str:
+    """A difference with its sign; bold where its interval leaves out zero."""
+    if estimate is None:
+        return "–"
+    text = f"{'+' if estimate.value > 0 else ''}{interval(estimate)}"
+    return f"**{text}**" if estimate.low > 0 or estimate.high < 0 else text
+
+
+def percent(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "–"
+    value, low, high = (minus(f"{one * 100:.0f}") for one in (estimate.value, estimate.low, estimate.high))
+    return f"{value} % ({low} to {high})"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def cell(text: Any) -> str:
+    """For a table's cell, where a bar or a tag would break it."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def image(exhibit: Exhibit | None, alt: str) -> str:
+    if exhibit is None:
+        return "–"
+    told = f"{alt}: {cell(exhibit.recipe.sampling.prompt)}".replace("[", "(").replace("]", ")")
+    return f"![{told}]({pictures.name_of(exhibit)})"
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "short": short, "interval": interval, "change": change, "percent": percent, "p_value": p_value,
+    "duration": duration, "cell": cell, "image": image, "file": pictures.name_of,
+    "signed": lambda x: minus(f"{x:+.2f}"),
+    "python": functools.partial(json.dumps, ensure_ascii=False), "shell": shlex.quote,
+}  # fmt: skip

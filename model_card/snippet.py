@@ -1,0 +1,146 @@
+"""The card's Python blocks: they parse, they use FLUX's pipeline, and they run where the base model is at hand.
+
+A card may come from anywhere, so a block runs only if it uses nothing but a few names of torch and diffusers.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+BLOCK = re.compile(r"^```(?:python|py)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+LOADERS = ("from_pretrained", "load_lora_weights")
+OF_TORCH = {"Generator", "bfloat16", "float32", "cuda", "is_available", "inference_mode", "no_grad", "device"}
+BUILTINS = {"print", "range", "enumerate", "zip", "len"}
+PATIENCE = 600  # seconds
+
+
+def faults(folder: Path, text: str, base: Path | None) -> list[str]:
+    """What is wrong with the snippets; with a base on this machine they run."""
+    blocks = BLOCK.findall(text)
+    trees, told = [], []
+    for number, block in enumerate(blocks, 1):
+        try:
+            trees.append(ast.parse(block))
+        except SyntaxError as error:
+            told.append(f"The Python block {number} is no Python: {error.msg} in line {error.lineno}.")
+    loading = [tree for tree in trees if "from_pretrained" in calls(tree)]
+    if not loading and not told:
+        told.append("No Python block shows how to load it with diffusers.")
+    told += [fault for tree in loading for fault in misuse(tree, folder)]
+    if base and not told:
+        told += [fault for tree in trees if runnable(tree) for fault in run(tree, folder, base)]
+    return told
+
+
+def calls(tree: ast.AST) -> set[str]:
+    """Names of the methods and functions that are called."""
+    found = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return {func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "") for func in found}
+
+
+def attributes(tree: ast.AST) -> set[str]:
+    return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+
+def imported(tree: ast.AST, module: str) -> set[str]:
+    return {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == module
+        for alias in node.names
+    }
+
+
+def misuse(tree: ast.AST, folder: Path) -> list[str]:
+    """What a reader would stumble over, without running it."""
+    import diffusers
+
+    classes, used = imported(tree, "diffusers"), attributes(tree)
+    unknown = sorted(name for name in classes if not hasattr(diffusers, name))
+    others = sorted(
+        name for name in classes if name.endswith("Pipeline") and not re.match(r"Flux|DiffusionPipeline", name)
+    )
+    files = {
+        keyword.value.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "weight_name" and isinstance(keyword.value, ast.Constant)
+    }
+    cases = [
+        (unknown, f"The snippet imports {', '.join(unknown)}, which diffusers does not have."),
+        (others, f"The snippet uses {', '.join(others)}, which is no pipeline of FLUX."),
+        ("unet" in used or "load_attn_procs" in used, "The snippet reaches for a unet; FLUX has a transformer."),
+        (
+            "load_lora_weights" not in used,
+            "The snippet loads the base model and never the adapter (load_lora_weights).",
+        ),
+        (
+            "float16" in used or "half" in calls(tree),
+            "The snippet computes in float16, where FLUX overflows: bfloat16.",
+        ),
+        *(
+            (not (folder / str(name)).exists(), f"The snippet loads {name}, which is not here.")
+            for name in sorted(files)
+        ),
+    ]
+    return [sentence for condition, sentence in cases if condition]
+
+
+# ---- Running it
+
+
+def runnable(tree: ast.AST) -> bool:
+    """Whether the block uses torch and diffusers only, and of torch and Python what paints and nothing else."""
+    modules = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or "."])
+    }
+    of_torch = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch"
+    }
+    free = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    bound |= imported(tree, "diffusers") | {"torch"}
+    hidden = {attribute for attribute in attributes(tree) if attribute.startswith("_")}
+    return modules <= {"torch", "diffusers"} and of_torch <= OF_TORCH and free - bound <= BUILTINS and not hidden
+
+
+def run(tree: ast.Module, folder: Path, base: Path) -> list[str]:
+    """Run it with this base and this adapter in place of those it names, in an empty folder."""
+    code = ast.unparse(ast.fix_missing_locations(Placed(folder.resolve(), base.resolve()).visit(tree)))
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+    with tempfile.TemporaryDirectory() as empty:
+        try:
+            done = subprocess.run([sys.executable, "-c", code], cwd=empty, env=environment, capture_output=True,
+                                  text=True, timeout=PATIENCE)  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return [f"The snippet was not done after {PATIENCE} seconds."]
+        painted = list(Path(empty).iterdir())
+    if done.returncode:
+        return [f"The snippet fails: {done.stderr.strip().splitlines()[-1]}."]
+    if "save" in attributes(tree) and not painted:
+        return ["The snippet ran and saved no picture."]
+    return []
+
+
+class Placed(ast.NodeTransformer):
+    """The folders on this machine in place of the ids that a snippet loads from."""
+
+    def __init__(self, adapter: Path, base: Path):
+        self.folders = dict(zip(LOADERS, (base, adapter), strict=True))
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        folder = self.folders.get(node.func.attr) if isinstance(node.func, ast.Attribute) else None
+        if folder and node.args:
+            node.args[0] = ast.Constant(str(folder))
+        return node

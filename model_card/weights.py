@@ -1,0 +1,132 @@
+"""An adapter's files: they load, they are the same adapter, and a strength means the same in every tool.
+
+diffusers reads alpha from its own metadata or from tensors, ComfyUI, Forge and kohya from tensors only, and without any
+alpha a strength of 1 is the update as it stands. So they agree where alpha equals the rank, or is written as tensors.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from impressionism import names
+from impressionism.hub import PainterError
+from model_card import modelspec
+
+if TYPE_CHECKING:
+    from impressionism.adapters import Update  # PyTorch takes seconds
+
+CLOSE = 0.02  # relative difference of two updates: bfloat16 rounds each factor by 0.004
+PROBES = 4
+
+
+def faults(folder: Path, base: Path | None) -> list[str]:
+    """Of all its .safetensors; read as layers of the base at hand, or of FLUX.1 [dev]."""
+    files = sorted(folder.glob("*.safetensors"))
+    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth") for file in folder.glob(pattern))
+    told = [f"{name} is a pickle, which can run code: save it as .safetensors." for name in pickles]
+    if not files:
+        return [*told, f"There is no adapter: save it as {names.WEIGHTS_FILE}."]
+    if len(files) > 1 and not (folder / names.WEIGHTS_FILE).exists():
+        told.append(
+            f"There are several files and none is called {names.WEIGHTS_FILE}: load_lora_weights cannot choose."
+        )
+    linears, updates = linears_of(base), {}
+    for file in files:
+        told += told_of(file)
+        try:
+            updates[file.name] = read(file, linears)
+        except PainterError as error:
+            told.append(str(error))
+    first, *others = updates.items()
+    return told + [fault for other in others for fault in differ(first, other)] if updates else told
+
+
+def linears_of(base: Path | None) -> dict[str, Any]:
+    """The transformer's linear layers, without a weight in memory."""
+    import torch
+    from diffusers import FluxTransformer2DModel
+
+    with torch.device("meta"):
+        if base:
+            model = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(base / "transformer"))
+        else:
+            model = FluxTransformer2DModel(guidance_embeds=True)  # its defaults are FLUX.1's sizes
+    return {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+
+
+def read(file: Path, linears: dict[str, Any]) -> dict[str, "Update"]:
+    from impressionism.adapters import read_adapter
+
+    return read_adapter(file, linears)
+
+
+def told_of(file: Path) -> list[str]:
+    """What the file says of itself: alpha, and the ModelSpec's keys."""
+    try:
+        header, _ = modelspec.read_header(file)
+    except PainterError:
+        return []  # reading its tensors says why
+    metadata = header.get("__metadata__", {})
+    return [*alphas(file.name, header, metadata), *labels(file, metadata)]
+
+
+def alphas(name: str, header: dict[str, Any], metadata: dict[str, str]) -> list[str]:
+    """Where alpha is written, and whether all tools read the same."""
+    tensors = any(key.endswith("alpha") for key in header)
+    if "lora_adapter_metadata" not in metadata:
+        return [] if tensors else [f"{name} says no alpha: tools guess a strength; write lora_adapter_metadata."]
+    if tensors:
+        return [f"{name} says alpha twice, in tensors and in metadata: diffusers refuses that; keep one."]
+    try:
+        config = {key.removeprefix("transformer."): value
+                  for key, value in json.loads(metadata["lora_adapter_metadata"]).items()}  # fmt: skip
+    except (ValueError, AttributeError):
+        return [f"{name}: lora_adapter_metadata is no JSON object."]
+    return scales(name, header, config)
+
+
+def scales(name: str, header: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    ranks = {entry["shape"][0] for key, entry in header.items() if key.endswith("lora_A.weight")}
+    known = {rank, *(config.get("rank_pattern") or {}).values()}
+    unsafe = (
+        alpha != rank or config.get("use_rslora") or config.get("alpha_pattern", {}) != config.get("rank_pattern", {})
+    )
+    cases = [
+        (not isinstance(rank, int) or alpha is None, f"{name}: its metadata lacks r or lora_alpha."),
+        (ranks - known, f"{name}: its metadata says rank {rank}, its tensors have {sorted(ranks)}."),
+        (unsafe, f"{name}: alpha {alpha} at rank {rank} is in diffusers' metadata only, so that a strength means "
+                 "something else in ComfyUI and Forge: fold it into the weights."),
+    ]  # fmt: skip
+    return [sentence for condition, sentence in cases if condition][:1]
+
+
+def labels(file: Path, metadata: dict[str, str]) -> list[str]:
+    missing = [key for key in modelspec.MUST if f"modelspec.{key}" not in metadata]
+    told = metadata.get("modelspec.hash_sha256")
+    if missing:
+        return [f"{file.name} lacks the ModelSpec's {', '.join(missing)}: tools cannot say what it is."]
+    if told and told != modelspec.hash_of(file):
+        return [f"{file.name}: modelspec.hash_sha256 is of other tensors than it holds."]
+    return []
+
+
+def differ(first: tuple[str, dict[str, "Update"]], other: tuple[str, dict[str, "Update"]]) -> list[str]:
+    """Two files of one folder should be one adapter under different names."""
+    (name, updates), (other_name, others) = first, other
+    missing = {path for path, update in updates.items() if update.up.any()} ^ {
+        path for path, update in others.items() if update.up.any()
+    }
+    if missing:
+        return [f"{name} and {other_name} are different adapters: only one of them changes {min(missing)}."]
+    far = [path for path in updates.keys() & others.keys() if distance(updates[path], others[path]) > CLOSE]
+    return [f"{name} and {other_name} are different adapters: at {min(far)} they add something else."] if far else []
+
+
+def distance(one: "Update", other: "Update") -> float:
+    """Of what they add to random inputs, relative to its size."""
+    import torch
+
+    x = torch.randn(one.down.shape[1], PROBES, generator=torch.Generator().manual_seed(0))
+    first, second = (update.scale * (update.up.float() @ (update.down.float() @ x)) for update in (one, other))
+    return float((first - second).norm() / first.norm().clamp(min=1e-12))
