@@ -21,6 +21,7 @@ from impressionism import names
 from impressionism.hub import PainterError
 from impressionism.records import Run, Scores
 from model_card import snippet, weights
+from model_card.faults import when
 from model_card.presets import FLUX
 
 LARGEST = 2_000_000  # bytes of a picture
@@ -110,11 +111,6 @@ def read(folder: Path) -> Card:
 
 def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def when(*cases: tuple[object, str]) -> list[str]:
-    """The sentences whose condition holds."""
-    return [sentence for condition, sentence in cases if condition]
 
 
 # ---- The front matter

@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from model_card.faults import when
+
 BLOCK = re.compile(r"^```(?:python|py)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LOADERS = ("from_pretrained", "load_lora_weights")
 OF_TORCH = {"Generator", "bfloat16", "float32", "cuda", "is_available", "inference_mode", "no_grad", "device"}
@@ -32,7 +34,7 @@ def faults(folder: Path, text: str, base: Path | None) -> list[str]:
         told.append("No Python block shows how to load it with diffusers.")
     told += [fault for tree in loading for fault in misuse(tree, folder)]
     if base and not told:
-        told += [fault for tree in trees if runnable(tree) for fault in run(tree, folder, base)]
+        told += run([tree for tree in trees if runnable(tree)], folder, base)
     return told
 
 
@@ -61,34 +63,23 @@ def misuse(tree: ast.AST, folder: Path) -> list[str]:
 
     classes, used = imported(tree, "diffusers"), attributes(tree)
     unknown = sorted(name for name in classes if not hasattr(diffusers, name))
-    others = sorted(
-        name for name in classes if name.endswith("Pipeline") and not re.match(r"Flux|DiffusionPipeline", name)
-    )
-    files = {
-        keyword.value.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        for keyword in node.keywords
-        if keyword.arg == "weight_name" and isinstance(keyword.value, ast.Constant)
-    }
-    cases = [
+    others = sorted(name for name in classes if re.fullmatch(r"(?!Flux|Diffusion)\w+Pipeline", name))
+    absent = sorted(name for name in weight_names(tree) if not (folder / name).exists())
+    return when(
         (unknown, f"The snippet imports {', '.join(unknown)}, which diffusers does not have."),
         (others, f"The snippet uses {', '.join(others)}, which is no pipeline of FLUX."),
-        ("unet" in used or "load_attn_procs" in used, "The snippet reaches for a unet; FLUX has a transformer."),
-        (
-            "load_lora_weights" not in used,
-            "The snippet loads the base model and never the adapter (load_lora_weights).",
-        ),
-        (
-            "float16" in used or "half" in calls(tree),
-            "The snippet computes in float16, where FLUX overflows: bfloat16.",
-        ),
-        *(
-            (not (folder / str(name)).exists(), f"The snippet loads {name}, which is not here.")
-            for name in sorted(files)
-        ),
-    ]
-    return [sentence for condition, sentence in cases if condition]
+        (used & {"unet", "load_attn_procs"}, "The snippet reaches for a unet; FLUX has a transformer."),
+        ("load_lora_weights" not in used, "The snippet never loads the adapter (load_lora_weights)."),
+        (used & {"float16", "half"}, "The snippet computes in float16, where FLUX overflows; use bfloat16."),
+        (absent, f"The snippet loads {', '.join(absent)}, which is not here."),
+    )
+
+
+def weight_names(tree: ast.AST) -> set[str]:
+    """The files that it asks load_lora_weights for."""
+    keywords = [keyword for node in ast.walk(tree) if isinstance(node, ast.Call) for keyword in node.keywords]
+    named = [keyword.value for keyword in keywords if keyword.arg == "weight_name"]
+    return {str(value.value) for value in named if isinstance(value, ast.Constant)}
 
 
 # ---- Running it
@@ -114,9 +105,9 @@ def runnable(tree: ast.AST) -> bool:
     return modules <= {"torch", "diffusers"} and of_torch <= OF_TORCH and free - bound <= BUILTINS and not hidden
 
 
-def run(tree: ast.Module, folder: Path, base: Path) -> list[str]:
-    """Run it with this base and this adapter in place of those it names, in an empty folder."""
-    code = ast.unparse(ast.fix_missing_locations(Placed(folder.resolve(), base.resolve()).visit(tree)))
+def run(trees: list[ast.Module], folder: Path, base: Path) -> list[str]:
+    """Run them one after another, with this base and this adapter in place of those they name, in an empty folder."""
+    code = "\n".join(placed(tree, folder, base) for tree in trees)
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     with tempfile.TemporaryDirectory() as empty:
         try:
@@ -127,9 +118,14 @@ def run(tree: ast.Module, folder: Path, base: Path) -> list[str]:
         painted = list(Path(empty).iterdir())
     if done.returncode:
         return [f"The snippet fails: {done.stderr.strip().splitlines()[-1]}."]
-    if "save" in attributes(tree) and not painted:
+    if not painted and any("save" in attributes(tree) for tree in trees):
         return ["The snippet ran and saved no picture."]
     return []
+
+
+def placed(tree: ast.Module, folder: Path, base: Path) -> str:
+    """The block's code with the folders on this machine."""
+    return ast.unparse(ast.fix_missing_locations(Placed(folder.resolve(), base.resolve()).visit(tree)))
 
 
 class Placed(ast.NodeTransformer):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from impressionism import names
 from impressionism.hub import PainterError
 from model_card import modelspec
+from model_card.faults import when
 
 if TYPE_CHECKING:
     from impressionism.adapters import Update  # PyTorch takes seconds
@@ -27,9 +28,7 @@ def faults(folder: Path, base: Path | None) -> list[str]:
     if not files:
         return [*told, f"There is no adapter: save it as {names.WEIGHTS_FILE}."]
     if len(files) > 1 and not (folder / names.WEIGHTS_FILE).exists():
-        told.append(
-            f"There are several files and none is called {names.WEIGHTS_FILE}: load_lora_weights cannot choose."
-        )
+        told.append(f"Of several files none is called {names.WEIGHTS_FILE}: load_lora_weights cannot choose.")
     linears, updates = linears_of(base), {}
     for file in files:
         told += told_of(file)
@@ -48,7 +47,8 @@ def linears_of(base: Path | None) -> dict[str, Any]:
 
     with torch.device("meta"):
         if base:
-            model = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(base / "transformer"))
+            config: Any = FluxTransformer2DModel.load_config(base / "transformer")
+            model: Any = FluxTransformer2DModel.from_config(config)
         else:
             model = FluxTransformer2DModel(guidance_embeds=True)  # its defaults are FLUX.1's sizes
     return {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
@@ -89,16 +89,14 @@ def scales(name: str, header: dict[str, Any], config: dict[str, Any]) -> list[st
     rank, alpha = config.get("r"), config.get("lora_alpha")
     ranks = {entry["shape"][0] for key, entry in header.items() if key.endswith("lora_A.weight")}
     known = {rank, *(config.get("rank_pattern") or {}).values()}
-    unsafe = (
-        alpha != rank or config.get("use_rslora") or config.get("alpha_pattern", {}) != config.get("rank_pattern", {})
-    )
-    cases = [
+    patterns = [config.get(f"{what}_pattern") or {} for what in ("alpha", "rank")]
+    unsafe = alpha != rank or config.get("use_rslora") or patterns[0] != patterns[1]
+    return when(
         (not isinstance(rank, int) or alpha is None, f"{name}: its metadata lacks r or lora_alpha."),
         (ranks - known, f"{name}: its metadata says rank {rank}, its tensors have {sorted(ranks)}."),
         (unsafe, f"{name}: alpha {alpha} at rank {rank} is in diffusers' metadata only, so that a strength means "
                  "something else in ComfyUI and Forge: fold it into the weights."),
-    ]  # fmt: skip
-    return [sentence for condition, sentence in cases if condition][:1]
+    )[:1]  # fmt: skip
 
 
 def labels(file: Path, metadata: dict[str, str]) -> list[str]:
