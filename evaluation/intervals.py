@@ -4,6 +4,7 @@ Pictures and votes of one prompt are alike, so they are averaged before anything
 them for independent would be too narrow (Miller, arXiv 2411.00640).
 """
 
+import functools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
@@ -87,7 +88,7 @@ def paired_p(adapter: Values, base: Values | None = None, *, draws: int = 10_000
     With one argument, the values are the differences.
     """
     difference = by_prompt(adapter) if base is None else np.subtract(*aligned(adapter, base))
-    if not difference.any():
+    if len(difference) < 2 or not difference.any():
         return 1.0
     test = stats.permutation_test(
         (difference,),
@@ -153,6 +154,7 @@ def power(votes: int, rate: float, alpha: float = 0.05) -> float:
     return float(stats.binom.pmf(wins, votes, rate)[tails <= alpha / 2].sum())
 
 
+@functools.cache
 def votes_needed(rate: float, *, wanted: float = 0.8, alpha: float = 0.05) -> int:
     """The number of independent decisive votes from which on a true win rate is seen this often."""
     if not 0.5 < rate < 1:

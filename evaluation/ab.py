@@ -1,0 +1,352 @@
+"""A blind comparison by people: the page where they vote, and the report.
+
+python -m evaluation ab runs/NAME             the page; the study is fixed when it first opens
+python -m evaluation ab runs/NAME --report    ab.json, from the votes so far
+
+The study (study.py) and the votes (votes.py) are in RUN/votes, with --repo in a private dataset on the Hub as well;
+the pictures stay where they are. Pages show pixels alone: re-encoded alike, inlined, so that no name can tell.
+"""
+
+import base64
+import dataclasses
+import functools
+import html
+import io
+import os
+import secrets
+import threading
+import uuid
+from collections import Counter
+from pathlib import Path
+from typing import Any, get_args
+
+from PIL import Image
+
+from evaluation import tally, votes
+from evaluation.study import QUESTIONS, Side, Study, Trial, digest, plan, pseudonym, schedule
+from impressionism.hub import PainterError, readable_errors
+from impressionism.paint import open_image
+from impressionism.records import Question
+
+PATTERNS = ["study.json", "*.jsonl"]  # what goes to the dataset
+LARGEST = 1024  # pixels a side
+MINUTES = 5.0  # between commits to the dataset
+SCRIPT, STYLE = (Path(__file__).with_suffix(suffix) for suffix in (".js", ".css"))
+ANSWERS = get_args(votes.Answer)
+EVENTS: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+
+def ab(
+    run: Path,
+    *,
+    report: bool = False,
+    folder: Path | None = None,
+    repo: str | None = None,
+    paintings: Path | None = None,
+    photographs: Path | None = None,
+    strength: float | None = None,
+    planned: int = 200,
+    synthetic: bool = False,
+    host: str | None = None,
+    port: int | None = None,
+) -> None:
+    """Opens the page, or writes ab.json."""
+    folder = folder or run / "votes"
+    if repo:
+        fetch(repo, folder)
+    if report:
+        write_report(run, folder)
+        return
+    if bool(paintings) != bool(photographs):
+        raise PainterError("A catch trial needs both folders: --paintings and --photographs.")
+    study = settled(run, folder, strength=strength, votes=planned, paintings=paintings, photographs=photographs)
+    room = Room(run, folder, study, paintings, photographs, synthetic=synthetic)
+    print(announcement(study), flush=True)
+    if repo:
+        room.lock = publish(repo, folder).lock  # nothing is committed while a vote is being written
+    launch(build(room), host, port)
+
+
+def write_report(run: Path, folder: Path) -> None:
+    """ab.json, whole or not at all."""
+    study = Study.read(known(folder / "study.json"))
+    comparison = tally.tally(study, votes.read(folder, study.sha256))
+    partial = run / "ab.json.partial"
+    partial.write_text(comparison.to_json() + "\n", encoding="utf-8")
+    partial.replace(run / "ab.json")
+    print(tally.table(comparison))
+    print(run / "ab.json")
+
+
+def known(file: Path) -> Path:
+    if not file.exists():
+        raise PainterError(f"There is no study {file}: open the page first, with the same RUN and --folder.")
+    return file
+
+
+def announcement(study: Study) -> str:
+    pairs = Counter(duel.against or "catch" for duel in study.duels)
+    without = (
+        "" if pairs["catch"] else "\nNo catch trials: give --paintings and --photographs to a new study to have them."
+    )
+    told = ", ".join(f"{count} {name}" for name, count in pairs.items())
+    return f"{study.planned} votes are planned. Pairs: {told}.{without}\n{tally.power_lines(tally.power_table())}"
+
+
+# ---- The study, its secret and its dataset
+
+
+def settled(run: Path, folder: Path, **how: Any) -> Study:
+    """The study as it was fixed, or a new one; its pictures must be the ones that it was fixed with."""
+    file = folder / "study.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / "study.partial"
+        partial.write_text(plan(run, **how).to_json(), encoding="utf-8")
+        partial.replace(file)
+    return Study.read(file)
+
+
+def secret_of(run: Path) -> bytes:
+    """IMPRESSIONISM_AB_SECRET, which a Space keeps through restarts, or a file beside the run that never travels."""
+    if told := os.environ.get("IMPRESSIONISM_AB_SECRET"):
+        return told.encode()
+    file = run / ".ab-secret"
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_hex(32), encoding="ascii")
+    return file.read_bytes()
+
+
+def fetch(repo: str, folder: Path) -> None:
+    """The study and the votes that earlier processes left in the dataset, if there is one."""
+    from huggingface_hub import HfApi
+
+    with readable_errors(repo, None):
+        api = HfApi()
+        if api.repo_exists(repo, repo_type="dataset"):
+            api.snapshot_download(repo, repo_type="dataset", local_dir=folder, allow_patterns=PATTERNS)
+
+
+def publish(repo: str, folder: Path, minutes: float = MINUTES) -> Any:
+    """Commits new votes to a private dataset from now on, and when the program ends."""
+    from huggingface_hub import CommitScheduler
+
+    with readable_errors(repo, None):
+        return CommitScheduler(
+            repo_id=repo, repo_type="dataset", folder_path=folder, every=minutes, private=True, allow_patterns=PATTERNS
+        )
+
+
+# ---- Visitors
+
+
+@dataclasses.dataclass
+class Session:
+    """One visitor's way through their trials."""
+
+    id: str
+    rater: str
+    trials: list[Trial]
+    place: int = 0
+    asked: int = 0
+    """Number of the question about this trial."""
+    wins: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    @property
+    def trial(self) -> Trial:
+        return self.trials[self.place]
+
+    @property
+    def question(self) -> Question:
+        return self.trial.questions[self.asked]
+
+    @property
+    def step(self) -> str:
+        return f"{self.place}.{self.asked}"
+
+    @property
+    def done(self) -> bool:
+        return self.place >= len(self.trials)
+
+    def go_on(self) -> None:
+        self.asked += 1
+        if self.asked == len(self.trial.questions):
+            self.place, self.asked = self.place + 1, 0
+
+
+class Room:
+    """What the page needs of the study: its pictures, its votes so far, and where new ones go."""
+
+    def __init__(
+        self,
+        run: Path,
+        folder: Path,
+        study: Study,
+        paintings: Path | None,
+        photographs: Path | None,
+        *,
+        synthetic: bool,
+    ) -> None:
+        self.study = study
+        self.synthetic = synthetic
+        self.secret = secret_of(run)
+        self.gallery = run / "gallery"
+        self.others = {"painting": paintings, "photograph": photographs}
+        self.votes = votes.read(folder, study.sha256)
+        self.file = votes.new_file(folder)
+        self.lock: Any = threading.Lock()
+        self.check()
+
+    def check(self) -> None:
+        """The pictures are still those that the study was fixed with, and rehearsals stay apart."""
+        if any(vote.synthetic != self.synthetic for vote in self.votes):
+            kind = "synthetic" if not self.synthetic else "real"
+            raise PainterError(f"{self.file.parent} has {kind} votes; give these a --folder of their own.")
+        for side in (side for duel in self.study.duels for side in duel.sides):
+            if digest(self.picture(side)) != side.sha256:
+                raise PainterError(f"{side.file} is not as it was; give a new study a --folder of its own.")
+
+    def picture(self, side: Side) -> Path:
+        folder = self.others.get(side.arm, self.gallery)
+        if folder is None:
+            raise PainterError("This study has catch trials: give --paintings and --photographs again.")
+        return folder / side.file
+
+    def begin(self, visitor: str, seen: set[str]) -> Session | None:
+        """A visitor's trials; none when the study has all the votes that were planned."""
+        if tally.towards_plan(self.study, self.votes) >= self.study.planned:
+            return None
+        rater, session = pseudonym(self.secret, visitor), uuid.uuid4().hex
+        given = Counter(vote.duel for vote in self.votes)
+        return Session(session, rater, schedule(self.study, self.secret, rater, session, seen=seen, votes=given))
+
+    def take(self, session: Session, answer: votes.Answer, milliseconds: int, width: int, density: float) -> None:
+        """Writes the vote, then goes on."""
+        trial = session.trial
+        vote = votes.Vote(
+            id=uuid.uuid4().hex,
+            time=votes.now(),
+            study_sha256=self.study.sha256,
+            rater=session.rater,
+            session=session.id,
+            duel=trial.duel.id,
+            kind=trial.kind,
+            question=session.question,
+            left=trial.left.arm,
+            right=trial.right.arm,
+            answer=answer,
+            milliseconds=milliseconds,
+            width=width,
+            density=density,
+            synthetic=self.synthetic,
+        )
+        with self.lock:
+            self.votes.append(votes.append(self.file, vote))
+        if vote.kind == "main" and vote.question == "style":
+            session.wins[vote.winner] += 1
+        session.go_on()
+
+
+# ---- What they see
+
+
+@functools.lru_cache(maxsize=64)
+def inline(picture: Path) -> str:
+    """The pixels alone, all pictures encoded alike."""
+    image = open_image(picture).convert("RGB")
+    image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    Image.frombytes("RGB", image.size, image.tobytes()).save(stream, "WEBP", quality=92)  # bare of EXIF and text
+    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def welcome(study: Study) -> str:
+    pairs = study.primary + study.secondary + study.repeats + study.catch * any(not one.against for one in study.duels)
+    return f"""<div class="ballot" data-step="begin"><h1>Two pictures, one question at a time</h1>
+<p>You will see about {pairs} pairs and answer up to three short questions about each. It takes some six minutes.
+Look first, then choose a picture by a click or by a key.</p>
+<p><kbd>←</kbd> left &ensp; <kbd>→</kbd> right &ensp; <kbd>↑</kbd> no difference &ensp; <kbd>↓</kbd> neither</p>
+<p class="quiet">Kept are your answers, the time each took, the size of your window, and a random number that your
+browser remembers, so that no pair comes twice. No name and no address. Who painted what is told at the end.</p>
+<button class="begin" data-answer="go on">Begin</button></div>"""
+
+
+def asking(session: Session) -> str:
+    described = f"“{html.escape(session.trial.duel.text)}”" if session.question == "description" else ""
+    return f"""<div class="ballot asking" data-step="{session.step}" role="status">
+<p class="quiet">Pair {session.place + 1} of {len(session.trials)}</p>
+<div class="track"><span style="width: {session.place / len(session.trials):.0%}"></span></div>
+<h2>{QUESTIONS[session.question]}</h2><p class="described">{described}</p></div>"""
+
+
+def showing(room: Room, trial: Trial) -> str:
+    left, right = (inline(room.picture(side)) for side in (trial.left, trial.right))
+    return f"""<div class="ballot"><div class="pair">
+<button data-answer="left" aria-label="the first picture"><img src="{left}" alt=""><kbd>←</kbd></button>
+<button data-answer="right" aria-label="the second picture"><img src="{right}" alt=""><kbd>→</kbd></button></div>
+<div class="others"><button data-answer="tie">No difference <kbd>↑</kbd></button>
+<button data-answer="neither">Neither <kbd>↓</kbd></button></div></div>"""
+
+
+def ending(session: Session | None) -> str:
+    if session is None:
+        told = "This study has all the votes that it asked for."
+    elif not session.trials:
+        told = "You have seen every pair there is."
+    else:
+        adapter, base = session.wins["adapter"], session.wins["base"] + session.wins["base-styled"]
+        told = (
+            "Each pair was one prompt painted from the same noise: by FLUX alone, and by FLUX with an Impressionist "
+            f"adapter. You found the adapter’s picture more Impressionist {adapter} times, the other {base} times."
+        )
+    return f'<div class="ballot" data-step="end"><h1>Thank you</h1><p>{told}</p></div>'
+
+
+def build(room: Room) -> Any:
+    """The page. Its two parts change apart, so that pictures are sent once for all questions about them."""
+    import gradio as gr
+
+    def answer(event: gr.EventData, session: Session | None, memory: Any) -> tuple[Any, ...]:
+        given: dict[str, Any] = event._data
+        if session is None and given.get("step") == "begin":
+            memory = memory_of(memory)
+            session = room.begin(memory["visitor"], set(memory["seen"]))
+        elif session is None or session.done or given.get("step") != session.step or given.get("answer") not in ANSWERS:
+            return (gr.skip(),) * 4  # a step that was taken already
+        else:
+            memory = memory_of(memory)
+            memory["seen"] = sorted({*memory["seen"], session.trial.duel.id})
+            room.take(session, given["answer"], *sizes(given))
+        if session is None or session.done:
+            return ending(session), "", session, memory
+        return asking(session), gr.skip() if session.asked else showing(room, session.trial), session, memory
+
+    with gr.Blocks(title="Two pictures", analytics_enabled=False) as page:
+        session = gr.State()
+        memory = gr.BrowserState(storage_key="impressionism-ab", secret=room.study.sha256[:16])  # readable to all
+        question = gr.HTML(welcome(room.study), js_on_load=SCRIPT.read_text(encoding="utf-8"), elem_id="question")
+        pictures = gr.HTML("", js_on_load=None, elem_id="pictures")
+        question.submit(answer, [session, memory], [question, pictures, session, memory], **EVENTS)
+    return page
+
+
+def memory_of(memory: Any) -> dict[str, Any]:
+    """What the browser remembers of this visitor, or the beginning of it."""
+    known = isinstance(memory, dict) and isinstance(memory.get("visitor"), str) and isinstance(memory.get("seen"), list)
+    return memory if known else {"visitor": uuid.uuid4().hex, "seen": []}
+
+
+def sizes(given: dict[str, Any]) -> tuple[int, int, float]:
+    """Milliseconds, width and density, whatever the browser said."""
+    values = [given.get(name) for name in ("milliseconds", "width", "density")]
+    time, width, density = (value if isinstance(value, int | float) and 0 <= value < 1e7 else 0 for value in values)
+    return int(time), int(width), float(density)
+
+
+def launch(page: Any, host: str | None = None, port: int | None = None, **more: Any) -> str:
+    """Serves the page and returns its address."""
+    _, address, _ = page.launch(
+        server_name=host, server_port=port, css_paths=STYLE, footer_links=[], ssr_mode=False, _frontend=False, **more
+    )
+    return address

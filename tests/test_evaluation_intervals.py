@@ -1,0 +1,194 @@
+"""Known answers of every interval and test, and how often the intervals hold what they promise."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evaluation import intervals
+from impressionism.hub import PainterError
+
+
+def covered(draw, truth: float, times: int = 300) -> float:
+    """How often the interval of what `draw(generator)` gives has the truth in it."""
+    generator = np.random.default_rng(0)
+    found = [intervals.bootstrap(draw(generator), draws=600, seed=time) for time in range(times)]
+    return float(np.mean([one.low <= truth <= one.high for one in found]))
+
+
+@pytest.mark.parametrize("prompts", [8, 20, 60])
+def test_the_bootstrap_covers_what_it_promises(prompts):
+    share = covered(lambda generator: generator.normal(2, 1, prompts), 2)
+    assert 0.92 <= share <= 0.98
+
+
+def test_prompts_are_drawn_not_their_pictures():
+    """Ten votes on each of 20 prompts that differ much: the interval holds drawn by prompt, not drawn by vote."""
+
+    def votes(generator: np.random.Generator) -> dict[str, np.ndarray]:
+        rates = stats.logistic.cdf(generator.normal(0, 1.5, 20))
+        return {str(prompt): generator.random(10) < rate for prompt, rate in enumerate(rates)}
+
+    assert covered(votes, 0.5) >= 0.91
+    assert covered(lambda generator: np.concatenate(list(votes(generator).values())).astype(float), 0.5) <= 0.8
+
+
+def test_several_pictures_of_a_prompt_weigh_as_one():
+    estimate = intervals.bootstrap({"boat": [0.0, 0.0, 0.0, 0.0], "lilies": [1.0]})
+    assert estimate.value == 0.5
+    assert estimate.n == 2
+
+
+def test_the_interval_of_a_mean_is_about_students():
+    values = np.random.default_rng(3).normal(size=15)
+    mine, theirs = intervals.bootstrap(values), stats.ttest_1samp(values, 0).confidence_interval()
+    assert mine.low == pytest.approx(theirs.low, abs=0.08)
+    assert mine.high == pytest.approx(theirs.high, abs=0.08)
+
+
+def test_values_that_are_all_the_same_have_an_interval_without_width():
+    estimate = intervals.bootstrap([0.25] * 7)
+    assert (estimate.value, estimate.low, estimate.high) == (0.25, 0.25, 0.25)
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_statistic_its_own():
+    values = np.arange(20.0) ** 2
+    assert intervals.bootstrap(values, seed=5) == intervals.bootstrap(values, seed=5)
+    assert intervals.bootstrap(values, seed=5) != intervals.bootstrap(values, seed=6)
+    assert intervals.bootstrap(values, statistic=np.median).value == np.median(values)
+
+
+@pytest.mark.parametrize("values", [[1.0], {"boat": [1.0, 2.0]}, []])
+def test_one_prompt_has_no_interval(values):
+    with pytest.raises(PainterError, match="at least two prompts"):
+        intervals.bootstrap(values)
+
+
+def test_a_missing_number_is_not_averaged_away():
+    with pytest.raises(PainterError, match="missing"):
+        intervals.bootstrap([1.0, float("nan"), 2.0])
+
+
+# ---- The gap
+
+
+def gap(shift: float, seed: int = 0, real: float = 2.0, draws: int = 2000):
+    generator = np.random.default_rng(seed)
+    base = generator.normal(0, 1, 40)
+    adapter, paintings = base + shift + generator.normal(0, 0.2, 40), generator.normal(real, 0.5, 60)
+    return intervals.gap_closed(base, adapter, paintings, draws=draws)
+
+
+@pytest.mark.parametrize(("shift", "closed"), [(0.0, 0), (1.0, 0.5), (2.0, 1), (3.0, 1.5), (-1.0, -0.5)])
+def test_the_gap_closed_is_the_share_of_the_way_to_real_paintings(shift, closed):
+    estimate = gap(shift)
+    assert estimate
+    assert estimate.low <= closed <= estimate.high
+    assert estimate.value == pytest.approx(closed, abs=0.2)
+    assert estimate.n == 40
+
+
+def test_the_gaps_interval_covers_what_it_promises():
+    found = [gap(1.0, seed, draws=400) for seed in range(150)]
+    assert 0.91 <= np.mean([one is not None and one.low <= 0.5 <= one.high for one in found]) <= 0.99
+
+
+def test_where_there_is_no_gap_none_is_closed():
+    assert gap(1.0, real=0.0) is None
+
+
+def test_base_and_adapter_are_paired_by_prompt_whatever_their_order():
+    base = {"boat": [0.0], "lilies": [5.0], "poplars": [9.0]}
+    adapter = {"poplars": [10.0], "boat": [1.0], "lilies": [6.0]}
+    estimate = intervals.gap_closed(base, adapter, [100.0, 101.0, 102.0])
+    assert estimate
+    assert estimate.value == pytest.approx(1 / (101 - 14 / 3))
+    assert intervals.effect_size(adapter, base) == np.inf
+    with pytest.raises(PainterError, match="lilies"):
+        intervals.gap_closed({"boat": [0.0]}, {"lilies": [1.0]}, [1.0, 2.0])
+
+
+# ---- Tests
+
+
+def test_the_sign_flip_test_counts_all_flips_of_few_prompts():
+    assert intervals.paired_p([1.0, 2.0, 3.0, 4.0, 5.0]) == 2 / 32  # only all plus and all minus are as extreme
+    assert intervals.paired_p([1.0, -1.0, 2.0, -2.0]) == 1
+    assert intervals.paired_p([0.0] * 9) == 1
+
+
+def test_the_sign_flip_test_is_seldom_wrong_where_nothing_differs():
+    generator = np.random.default_rng(1)
+    ps = [intervals.paired_p(generator.normal(size=30), draws=400) for _ in range(400)]
+    assert 0.02 <= np.mean(np.array(ps) < 0.05) <= 0.08
+
+
+def test_swapping_adapter_and_base_changes_the_effects_sign_and_not_the_p():
+    base, adapter = np.random.default_rng(2).normal(size=(2, 12))
+    assert intervals.paired_p(adapter, base) == intervals.paired_p(base, adapter)
+    assert intervals.effect_size(adapter, base) == -intervals.effect_size(base, adapter)
+    assert intervals.effect_size([1.0, 2.0, 3.0], [0.0, 0.0, 0.0]) == 2
+
+
+def test_holms_correction_as_in_the_textbook():
+    assert intervals.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert intervals.holm([0.6, 0.9]) == [1, 1]
+    assert intervals.holm([]) == []
+
+
+def test_wilsons_interval_and_the_exact_test_as_in_the_textbook():
+    estimate = intervals.proportion(8, 10)
+    assert (estimate.low, estimate.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert intervals.binomial_p(8, 10) == pytest.approx(0.109375)
+    with pytest.raises(PainterError, match="nothing"):
+        intervals.proportion(0, 0)
+
+
+# ---- Agreement and sample size
+
+
+def test_krippendorffs_alpha_of_his_own_example():
+    """Two observers and ten units of two names: 0.095, in Computing Krippendorff's Alpha-Reliability (2011), A."""
+    first, second = [0, 1, 0, 0, 0, 0, 0, 0, 1, 0], [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]
+    assert intervals.krippendorff(list(zip(first, second, strict=True))) == pytest.approx(0.095, abs=5e-4)
+
+
+def test_krippendorffs_alpha_with_more_raters_and_gaps():
+    """His example C: four observers, twelve units, five names, values missing: 0.743."""
+    rows = [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, None, None, None],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, None, 3],
+        [None, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, None],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, None],
+    ]
+    units = [[row[unit] for row in rows if row[unit] is not None] for unit in range(12)]
+    assert intervals.krippendorff(units) == pytest.approx(0.743, abs=5e-4)
+
+
+def test_agreement_is_one_zero_or_unknown():
+    assert intervals.krippendorff([["a", "a"], ["b", "b", "b"]]) == 1
+    assert intervals.krippendorff([["a"], ["b"]]) is None
+    assert intervals.krippendorff([["a", "a"], ["a", "a"]]) is None
+    coins = np.random.default_rng(0).integers(2, size=(3000, 2)).tolist()
+    assert intervals.krippendorff(coins) == pytest.approx(0, abs=0.05)
+
+
+def test_the_votes_needed_reach_the_power_asked_for_and_keep_it():
+    for rate, about in ((0.6, 194), (0.7, 47), (0.8, 20)):  # the normal approximation's
+        votes = intervals.votes_needed(rate)
+        assert about <= votes <= 1.25 * about
+        assert min(intervals.power(votes + more, rate) for more in range(60)) >= 0.8
+        assert intervals.power(votes - 1, rate) < 0.8
+    assert intervals.votes_needed(0.7) == 54
+    with pytest.raises(PainterError):
+        intervals.votes_needed(0.5)
+
+
+def test_the_power_is_what_simulated_studies_find():
+    wins = np.random.default_rng(0).binomial(54, 0.7, 3000)
+    significant = [count for count in range(55) if intervals.binomial_p(count, 54) < 0.05]
+    assert intervals.power(54, 0.7) == pytest.approx(np.isin(wins, significant).mean(), abs=0.03)
+
+
+def test_votes_on_one_prompt_count_for_less():
+    assert intervals.design_effect(1) == 1
+    assert intervals.design_effect(5) == pytest.approx(2.2)
