@@ -28,7 +28,7 @@ THRESHOLD = 0.85  # as in Black Forest Labs' own demo for FLUX.1; paintings of n
 
 EXPLICIT = re.compile(
     r"\b(porn\w*|hentai|nsfw|xxx+|blow ?jobs?|hand ?jobs?|cum ?shots?|cumming|masturbat\w*|fellat\w*|cunniling\w*|"
-    r"gang ?bang\w*|bukkake|creampies?|dildos?|orgasm\w*|fuck\w*|penis(es)?|vaginas?|vulvas?|pussy|pussies|genitals?|"
+    r"gang ?bang\w*|bukkake|creampies?|dildos?|orgasm\w*|fuck\w*|penis(es)?|vaginas?|vulvas?|pussy(?! ?(cat|willow))|pussies|genitals?|"
     r"genitalia|anal sex|oral sex|sex acts?|sex scenes?|(having|have|has) sex|sexual (intercourse|acts?|abuse)|"
     r"sexually explicit|spread(ing)? (her|his|their) legs|raped|raping|bestiality|zoophil\w*|incest\w*|lolicon?s?|"
     r"shotacons?|up ?skirts?|deep ?nudes?|nudif(y|ied)|undress (her|him|them)|"

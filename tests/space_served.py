@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
+from gradio_client import Client
 
 from space.api import add_endpoints
 from space.studio import Studio
@@ -21,3 +22,8 @@ def served(studio: Studio, **options: Any) -> Iterator[tuple[str, gr.Blocks]]:
         yield address.rstrip("/"), page
     finally:
         page.close(verbose=False)
+
+
+def visitor(address: str, **options: Any) -> Client:
+    """A program; on a busy machine it has more patience than gradio_client's five seconds."""
+    return Client(address, verbose=False, httpx_kwargs={"timeout": 60}, **options)

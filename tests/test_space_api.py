@@ -24,7 +24,7 @@ from gradio_client.exceptions import AppError
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 from PIL import Image
-from space_served import served
+from space_served import served, visitor
 
 from impressionism import paint
 from impressionism.pipeline import Painter, PainterError
@@ -48,7 +48,7 @@ def here(tiny_painter: Painter) -> Iterator[tuple[str, gr.Blocks, Studio]]:
 
 @pytest.fixture(scope="module")
 def client(here: tuple, tmp_path_factory: pytest.TempPathFactory) -> Client:
-    return Client(here[0], download_files=tmp_path_factory.mktemp("received"), verbose=False)
+    return visitor(here[0], download_files=tmp_path_factory.mktemp("received"))
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,7 @@ def test_a_program_without_gradio_gets_pictures_as_they_are_done(here: tuple):
         events = [line.partition(": ")[2] for line in answer.iter_lines() if line.startswith(("event", "data"))]
     named = [(event, json.loads(data)) for event, data in zip(events[::2], events[1::2], strict=True)]
     assert [event for event, _ in named][-1] == "complete"
-    base, adapted, recipe = named[-1][1]
+    base, _, recipe = named[-1][1]
     assert recipe["strength"] == 1
     assert httpx.get(base["url"]).content.startswith(b"\x89PNG")
     halves = [data for event, data in named if event == "generating" and data[0] and not data[1]]
@@ -272,7 +272,7 @@ def test_an_agent_finds_documented_tools_and_paints_with_them(here: tuple):
 def test_an_exact_repeat_is_answered_while_others_paint(here: tuple, client: Client):
     asked = {"prompt": "a mill pond", "seed": 21, **SMALL, "api_name": "/compare"}
     first = client.predict(**asked)
-    other = Client(here[0], verbose=False)
+    other = visitor(here[0])
     long = other.submit(prompt="a long afternoon", **LONG, api_name="/generate")
     wait_for(lambda: long.outputs())
     start = time.monotonic()
@@ -287,7 +287,7 @@ def test_an_exact_repeat_is_answered_while_others_paint(here: tuple, client: Cli
 
 
 def test_a_cancelled_painting_makes_room_within_a_step(here: tuple, client: Client):
-    long = Client(here[0], verbose=False).submit(prompt="a longer afternoon", **LONG, api_name="/generate")
+    long = visitor(here[0]).submit(prompt="a longer afternoon", **LONG, api_name="/generate")
     wait_for(lambda: long.outputs())
     long.cancel()
     start = time.monotonic()
@@ -342,7 +342,7 @@ def test_only_the_last_pictures_are_remembered(tiny_painter: Painter):
 
 def test_the_previews_approach_the_picture(tiny_painter: Painter):
     studio = Studio(tiny_painter)
-    *steps, picture = studio.sweep(Sampling(prompt="a preview", steps=6, width=64, height=96), [1.0])
+    *steps, _ = studio.sweep(Sampling(prompt="a preview", steps=6, width=64, height=96), [1.0])
     previews = [step.preview for step in steps]
     assert previews[0] is None
     assert all(preview.size == (171, 256) for preview in previews[1:])
@@ -369,7 +369,7 @@ class SecondIsWithheld(Guard):
 
 def test_when_the_second_half_fails_the_first_has_arrived(tiny_painter: Painter):
     with served(Studio(tiny_painter, SecondIsWithheld())) as (address, _):
-        job = Client(address, verbose=False).submit(prompt="half a pair", **SMALL, api_name="/compare")
+        job = visitor(address).submit(prompt="half a pair", **SMALL, api_name="/compare")
         with pytest.raises(AppError, match="The second half is missing"):
             job.result()
         base, adapted, recipe = job.outputs()[-1]
@@ -445,7 +445,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(client: Client, tm
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
     assert (tmp_path / "bomb.png").stat().st_size < 100_000
     before = psutil.Process().memory_info().rss
-    with pytest.raises(AppError, match="cannot be read as a picture|at most 40 megapixels"):
+    with pytest.raises(AppError, match=r"cannot be read as a picture|at most 40 megapixels"):
         client.predict(image=handle_file(tmp_path / "bomb.png"), prompt="a train", **SMALL, api_name="/repaint")
     assert psutil.Process().memory_info().rss - before < 100 * 2**20
 
@@ -540,22 +540,22 @@ def test_bad_calls_over_http_are_refused_alike(here: tuple, client: Client):
 
 def test_thirty_two_visitors_get_their_own_pictures_in_the_order_in_which_they_came(here: tuple, tiny_painter: Painter):
     address = here[0]
-    clients = [Client(address, verbose=False) for _ in range(4)]  # each speaks for eight
+    clients = [visitor(address) for _ in range(4)]  # each speaks for eight
     finished: list[int] = []
     jobs = []
-    for visitor in range(32):
-        job = clients[visitor % 4].submit(
-            prompt=f"visitor {visitor}", seed=1000 + visitor, **SMALL, api_name="/generate",
-            result_callbacks=lambda *_, visitor=visitor: finished.append(visitor),
+    for number in range(32):
+        job = clients[number % 4].submit(
+            prompt=f"visitor {number}", seed=1000 + number, **SMALL, api_name="/generate",
+            result_callbacks=lambda *_, number=number: finished.append(number),
         )  # fmt: skip
         jobs.append(job)
         wait_for(lambda job=job: job.status().code.name != "STARTING")
-    for visitor, job in enumerate(jobs):
+    for number, job in enumerate(jobs):
         picture, recipe = job.result(timeout=120)
-        sampling = Sampling(prompt=f"visitor {visitor}", seed=1000 + visitor, **SMALL)
+        sampling = Sampling(prompt=f"visitor {number}", seed=1000 + number, **SMALL)
         assert recipe["sampling"]["prompt"] == sampling.prompt
         assert np.array_equal(pixels(picture), pixels(paint.paint(tiny_painter, sampling, 1.0)))
-    late = [abs(place - visitor) for place, visitor in enumerate(finished)]
+    late = [abs(place - number) for place, number in enumerate(finished)]
     assert len(finished) == 32 and max(late) <= 4, finished  # callbacks of different clients overtake each other a bit
 
 

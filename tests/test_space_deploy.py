@@ -7,9 +7,8 @@ from pathlib import Path
 
 import hub_spaces
 import pytest
-from gradio_client import Client
 from hub import READER, WRITER, Hub
-from space_served import served
+from space_served import served, visitor
 from tiny import make_tiny_adapter
 
 from impressionism import names, paint
@@ -199,7 +198,7 @@ def test_a_bad_adapter_leaves_the_pinned_one_painting_and_status_says_so(
     }  # fmt: skip
     live = Live(monkeypatch, values | wrong)
     with served(Studio(live.painter)) as (address, _):
-        client = Client(address, verbose=False)
+        client = visitor(address)
         status = client.predict(api_name="/status")
         _, recipe = client.predict(prompt="still painting", **SMALL, api_name="/generate")
     assert says in status["about"] and f"{commit} paints on" in status["about"]

@@ -16,6 +16,7 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
+from space_served import visitor
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 from zerogpu_here import ANSWERS, Scheduler, space_on
 
@@ -46,7 +47,7 @@ def space(
 @pytest.fixture(scope="module")
 def client(space: str) -> Client:
     """A visitor who is signed in, as ZeroGPU sees it."""
-    return Client(space, headers={"X-IP-Token": "header.e30.signature"}, verbose=False)
+    return visitor(space, headers={"X-IP-Token": "header.e30.signature"})
 
 
 def test_what_a_worker_paints_is_what_the_painter_paints(client: Client, tiny_painter: Painter, scheduler: Scheduler):
@@ -126,7 +127,7 @@ def test_every_refusal_of_zerogpu_comes_with_advice(client: Client, scheduler: S
 
 
 def test_a_visitor_whom_zerogpu_does_not_know_is_told_to_sign_in(space: str, scheduler: Scheduler):
-    stranger = Client(space, verbose=False)
+    stranger = visitor(space)
     for answer in ("quota", "queue timeout"):
         scheduler.next.append(answer)
         with pytest.raises(AppError, match="sign in to Hugging Face"):

@@ -1,0 +1,235 @@
+"""What the page adds to painting: `python -m benchmarks.space` (about six minutes on two CPU cores) serves the miniature
+in a process of its own, asks it over HTTP as any program does, and writes space.json.
+
+(a) The app's time over the bare pipeline call's: ≤ 3 %.
+(b) A moved slider, which paints only the adapted picture: ≤ 55 % of a first comparison.
+(c) A sweep of six strengths: ≤ 5.2 single pictures.
+(d) An exact repeat: ≤ 100 ms.
+(e) How often the idle page is served in a second.
+(f) Memory over 300 pictures.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+import psutil
+import torch
+from tqdm import tqdm
+
+from benchmarks.miniature import write_into_readme
+from impressionism.paint import common, defaults, encode, noise, set_strength
+from impressionism.pipeline import Painter, load_pipeline
+from impressionism.records import Sampling
+
+HERE = Path(__file__).parent
+MARK = "<!-- written by benchmarks/space.py -->"
+PROMPTS = ("a haystack in a field at sunset", "a sailing boat on the sea at dawn", "a cottage in the snow")
+SIX = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
+
+
+class Space:
+    """The page in a process of its own, seen over HTTP."""
+
+    def __init__(self, port: int, process: psutil.Process) -> None:
+        self.address, self.process = f"http://127.0.0.1:{port}", process
+        self.http = httpx.Client(timeout=300)
+
+    def ask(self, endpoint: str, **asked: Any) -> float:
+        """Seconds from the request to the last picture's address."""
+        start = time.perf_counter()
+        call = self.http.post(f"{self.address}/gradio_api/call/v2/{endpoint}", json=asked).json()
+        with self.http.stream("GET", f"{self.address}/gradio_api/call/{endpoint}/{call['event_id']}") as answer:
+            events = [line for line in answer.iter_lines() if line.startswith("event: ")]
+        seconds = time.perf_counter() - start
+        assert events[-1] == "event: complete", events[-1]
+        return seconds
+
+    def memory(self) -> int:
+        """Resident bytes."""
+        return self.process.memory_info().rss
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Space]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "space", "--model", "miniature", "--port", str(port)]
+    process = subprocess.Popen(command, cwd=HERE.parent, stdout=subprocess.DEVNULL)
+    space = Space(port, psutil.Process(process.pid))
+    try:
+        for _ in range(1200):
+            with contextlib.suppress(httpx.TransportError):
+                if space.http.get(f"{space.address}/config").status_code == 200:
+                    break
+            time.sleep(0.1)
+        yield space
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def fresh(start: int = 0) -> Iterator[dict[str, Any]]:
+    """Prompts and seeds that were not painted before."""
+    seed = start
+    while True:
+        yield {"prompt": PROMPTS[seed % len(PROMPTS)], "seed": seed}
+        seed += 1
+
+
+def bare(painter: Painter, asked: dict[str, Any]) -> float:
+    """Seconds of one call of diffusers' pipeline, the prompt's encoding and the decoding included."""
+    start = time.perf_counter()
+    sampling: Sampling = dataclasses.replace(defaults(painter, ""), **asked)
+    set_strength(painter.flux, 1.0)
+    painter.flux(
+        **common(painter.flux, sampling, encode(painter, sampling.prompt)), latents=noise(painter.flux, sampling)
+    )
+    return time.perf_counter() - start
+
+
+def overhead(painter: Painter, space: Space, pairs: int) -> dict:
+    """(a), in turns, so that a busy moment meets both."""
+    todo = fresh()
+    bare(painter, next(todo)), space.ask("generate", **next(todo))
+    rows = []
+    for _ in tqdm(range(pairs), desc="app and pipeline"):
+        asked = next(todo)
+        rows.append((bare(painter, asked), space.ask("generate", **asked)))
+    pipeline, app = (median(column) for column in zip(*rows, strict=True))
+    more = median(app / pipeline - 1 for pipeline, app in rows)
+    return {
+        "pairs": pairs, "pipeline_seconds": pipeline, "app_seconds": app, "more": more, "reached": more <= 0.03
+    }  # fmt: skip
+
+
+def slider(space: Space, rounds: int) -> dict:
+    """(b)"""
+    todo, rows = fresh(1000), []
+    for _ in tqdm(range(rounds), desc="slider"):
+        asked = next(todo)
+        rows.append((space.ask("compare", **asked), space.ask("compare", strength=0.6, **asked)))
+    share = median(moved / first for first, moved in rows)
+    first, moved = (median(column) for column in zip(*rows, strict=True))
+    return {"rounds": rounds, "first_seconds": first, "moved_seconds": moved, "share": share, "reached": share <= 0.55}
+
+
+def sweeps(space: Space, rounds: int) -> dict:
+    """(c)"""
+    todo, rows = fresh(2000), []
+    for _ in tqdm(range(rounds), desc="sweeps"):
+        rows.append((space.ask("generate", **next(todo)), space.ask("sweep", strengths=SIX, **next(todo))))
+    ratio = median(six / one for one, six in rows)
+    return {
+        "rounds": rounds, "single_seconds": median(row[0] for row in rows), "sweep_seconds": median(r[1] for r in rows),
+        "singles": ratio, "reached": ratio <= 5.2,
+    }  # fmt: skip
+
+
+def repeats(space: Space, rounds: int) -> dict:
+    """(d)"""
+    space.ask("compare", **(asked := next(fresh(3000))))
+    times = sorted(space.ask("compare", **asked) for _ in range(rounds))
+    return {
+        "rounds": rounds, "median_ms": 1e3 * median(times), "slowest_ms": 1e3 * times[-1],
+        "reached": median(times) <= 0.1,
+    }  # fmt: skip
+
+
+def idle(space: Space, seconds: float, visitors: int) -> dict:
+    """(e), the page itself, as the server makes it."""
+
+    def visit(_: int) -> int:
+        with httpx.Client(timeout=30) as http:
+            served, end = 0, time.perf_counter() + seconds
+            while time.perf_counter() < end:
+                http.get(space.address).raise_for_status()
+                served += 1
+        return served
+
+    with ThreadPoolExecutor(visitors) as pool:
+        served = sum(pool.map(visit, range(visitors)))
+    return {"visitors": visitors, "pages_per_second": served / seconds}
+
+
+def memory(space: Space, pictures: int) -> dict:
+    """(f); the first fifty fill what is kept for later."""
+    todo, marks = fresh(4000), []
+    for _ in tqdm(range(pictures), desc="memory"):
+        space.ask("generate", steps=1, width=64, height=64, **next(todo))
+        marks.append(space.memory())
+    grown = (marks[-1] - marks[49]) / 2**20
+    return {"pictures": pictures, "MiB": marks[-1] / 2**20, "grown_MiB_after_50": grown, "reached": grown <= 32}
+
+
+def table(result: dict) -> str:
+    """The figures as the README shows them."""
+    a, b, c, d, e, f = (result[key] for key in sorted(result) if key[1] == "_")
+    rows = [
+        ("the app's time over the bare pipeline call's", f"{a['more']:+.1%}", "≤ 3 %", a),
+        ("a moved slider, of a first comparison", f"{b['share']:.1%}", "≤ 55 %", b),
+        ("a sweep of six, in single pictures", f"{c['singles']:.2f}", "≤ 5.2", c),
+        ("an exact repeat", f"{d['median_ms']:.0f} ms", "≤ 100 ms", d),
+        (f"the idle page, {e['visitors']} visitors", f"{e['pages_per_second']:.0f} a second", "", {"reached": True}),
+        (f"memory grown over {f['pictures']} pictures", f"{f['grown_MiB_after_50']:.0f} MiB", "≤ 32 MiB", f),
+    ]
+    head = ["| The Space, with the miniature on two CPU cores | measured | asked |", "|---|---|---|"]
+    lines = [
+        f"| {claim} | {measured} | {asked}{'' if row['reached'] else ' **not reached**'} |"
+        for claim, measured, asked, row in rows
+    ]
+    return "\n".join([*head, *lines])
+
+
+def measured(painter: Painter, space: Space, chosen: argparse.Namespace) -> dict:
+    steps: dict[str, Callable[[], dict]] = {
+        "a_overhead": lambda: overhead(painter, space, chosen.pairs),
+        "b_slider": lambda: slider(space, chosen.rounds),
+        "c_sweep": lambda: sweeps(space, chosen.rounds),
+        "d_repeat": lambda: repeats(space, 30),
+        "e_idle": lambda: idle(space, 4, 4),
+        "f_memory": lambda: memory(space, chosen.pictures),
+    }
+    return {name: step() for name, step in steps.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.space", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pictures", type=int, default=300)
+    parser.add_argument("--out", type=Path, default=HERE / "space.json")
+    chosen = parser.parse_args()
+    painter = load_pipeline("miniature", device="cpu")
+    with serving() as space:
+        result = measured(painter, space, chosen)
+    result |= {
+        "provenance": dataclasses.asdict(painter.provenance),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}",
+        "versions": {name: metadata.version(name) for name in ("torch", "diffusers", "gradio", "spaces")},
+    }
+    chosen.out.write_text(json.dumps(result, indent=1) + "\n")
+    readme = HERE.parent / "README.md"
+    if chosen.out == HERE / "space.json" and MARK in readme.read_text():
+        write_into_readme(table(result), mark=MARK)
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()
