@@ -326,7 +326,7 @@ def main() -> None:
     if arguments.stage:
         print(json.dumps(STAGES[arguments.stage](folder)))
         return
-    result = json.loads(RESULT.read_text()) if RESULT.exists() else {"stages": {}}
+    result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {"stages": {}}
     result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     result["versions"] = {name: metadata.version(name) for name in ("torch", "diffusers", "bitsandbytes")}
     for stage in arguments.stages:

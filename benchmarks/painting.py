@@ -1,0 +1,254 @@
+"""What the painter costs beside the bare pipeline, and what the adapter and the slider cost.
+
+    python -m benchmarks.painting
+
+(about 6 minutes on two CPU cores) writes painting.json. Every ratio is of things timed in turn, the median of several.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel
+from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+from torch._dynamo.utils import counters
+
+from impressionism.compiled import compile_blocks
+from impressionism.paint import common, compare, encode, noise, paint, set_strength, sweep
+from impressionism.pipeline import ADAPTER_NAME, Painter, load_pipeline, lora_layers
+from impressionism.records import Sampling
+
+HERE = Path(__file__).parent
+RESULT = HERE / "painting.json"
+WIDTH, HEADS = 3072, 24  # of FLUX.1-dev's blocks
+TOKENS = (256, 128)  # of a picture of 256 pixels, of a caption
+LINEAR = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
+          "net.0.proj", "net.2", "proj_mlp", "proj_out"]  # fmt: skip
+COMMANDS = [["impressionism"], ["space"]] + [
+    [room, *more]
+    for room, commands in {
+        "training": ("curate", "caption", "plan", "cache", "fit", "tune", "push"),
+        "evaluation": ("gallery", "score", "ab", "dashboard", "statistics"),
+        "model_card": ("render", "check"),
+    }.items()
+    for more in ([], *([command] for command in commands))
+]
+ASKED = {  # what the ratio may be at most, or the seconds
+    "painter": (1.02, "a picture by the painter, beside the bare pipeline"),
+    "comparison": (1.9, "a comparison, beside one picture"),
+    "batch": (1.9, "… both in one batch, with a strength each: the way not taken, not the same bits"),
+    "adapter": (1.08, "FLUX.1-dev's blocks at full width with a rank-16 adapter, beside none"),
+}
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def in_turn(repeats: int, **works: Callable[[], Any]) -> dict[str, list[float]]:
+    """Seconds of each, alternating, after one round that does not count."""
+    for work in works.values():
+        work()
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats):
+        for name in list(works) if turn % 2 else reversed(works):
+            found[name].append(seconds(works[name]))
+    return found
+
+
+def ratio(times: dict[str, list[float]], name: str, beside: str) -> float:
+    """The median of the turns' own ratios: a slow spell of the machine takes both."""
+    return statistics.median(one / other for one, other in zip(times[name], times[beside], strict=True))
+
+
+# ---- The painter
+
+
+def pictures(painter: Painter, sampling: Sampling, repeats: int) -> dict:
+    flux: Any = painter.flux
+    words = encode(painter, sampling.prompt)
+
+    def bare() -> None:
+        flux(sampling.prompt, num_inference_steps=sampling.steps, guidance_scale=sampling.guidance,
+             width=sampling.width, height=sampling.height, max_sequence_length=words[0].shape[1],
+             generator=torch.Generator().manual_seed(sampling.seed))  # fmt: skip
+
+    set_strength(flux, 1.0)
+    times = in_turn(
+        repeats,
+        bare=bare,
+        painter=lambda: paint(painter, sampling),
+        comparison=lambda: compare(painter, sampling),
+        batch=lambda: batch_of_two(painter, sampling),
+        six=lambda: list(sweep(painter, sampling, [0, 0.3, 0.6, 0.9, 1.2, 1.5])),
+    )
+    ratios = {name: ratio(times, name, "painter") for name in ("comparison", "batch", "six")}
+    return {"seconds": times, "ratios": {"painter": ratio(times, "painter", "bare")} | ratios}
+
+
+def batch_of_two(painter: Painter, sampling: Sampling) -> None:
+    """Base and adapted in one pass: the scale is a column, 0 for the first and 1 for the second."""
+    flux: Any = painter.flux
+    words = encode(painter, sampling.prompt)
+    layers = lora_layers(flux)
+    set_strength(flux, 1.0)
+    held = [layer.scaling[ADAPTER_NAME] for layer in layers]
+    for layer, scale in zip(layers, held, strict=True):
+        layer.scaling[ADAPTER_NAME] = BothStrengths(scale)
+    twice = tuple(part.repeat(2, *[1] * (part.dim() - 1)) for part in words)
+    flux(**common(flux, sampling, twice), latents=noise(flux, sampling).repeat(2, 1, 1))
+    for layer, scale in zip(layers, held, strict=True):
+        layer.scaling[ADAPTER_NAME] = scale
+
+
+class BothStrengths:
+    """Multiplies the first half of a batch by nothing and the second by the adapter's scale."""
+
+    def __init__(self, scale: float):
+        self.scale = scale
+
+    def __rmul__(self, update: torch.Tensor) -> torch.Tensor:
+        return update * torch.tensor([0.0, self.scale]).view(-1, *[1] * (update.dim() - 1))
+
+
+# ---- The adapter, at FLUX.1-dev's width
+
+
+def blocks() -> nn.ModuleList:
+    torch.manual_seed(0)
+    head = WIDTH // HEADS
+    made = [kind(WIDTH, HEADS, head) for kind in (FluxTransformerBlock, FluxSingleTransformerBlock)]
+    return nn.ModuleList(made).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def adapter(repeats: int) -> dict:
+    """A block of each kind with an adapter on every linear layer but the modulation's, and without."""
+    image, text = TOKENS
+    streams = torch.randn(1, image, WIDTH), torch.randn(1, text, WIDTH)
+    temb = torch.randn(1, WIDTH)
+    rotary = (torch.ones(image + text, WIDTH // HEADS), torch.zeros(image + text, WIDTH // HEADS))
+    plain = blocks()
+    dressed = inject_adapter_in_model(LoraConfig(r=16, target_modules=LINEAR), blocks())
+
+    def run(both: Any) -> None:
+        for block in both:
+            block(*streams, temb, rotary)
+
+    times = in_turn(repeats, adapter=lambda: run(dressed), none=lambda: run(plain))
+    return {"seconds": times, "ratio": ratio(times, "adapter", "none")}
+
+
+# ---- The slider
+
+
+def slider(repeats: int) -> dict:
+    """Milliseconds for a new strength on as many layers as the published adapter changes, 494."""
+    transformer: Any = FluxTransformer2DModel(
+        num_attention_heads=1, attention_head_dim=16, axes_dims_rope=(4, 6, 6), joint_attention_dim=16,
+        pooled_projection_dim=16, num_layers=19, num_single_layers=38,
+    )  # fmt: skip
+    every = [*LINEAR, "norm1.linear", "norm1_context.linear", "norm.linear"]
+    names = [f".*transformer_blocks.*{name.replace('.', chr(92) + '.')}" for name in every]
+    transformer.add_adapter(LoraConfig(r=1, target_modules="|".join(names)), adapter_name=ADAPTER_NAME)
+    flux: Any = type("Flux", (), {"transformer": transformer})
+    times = [seconds(lambda s=turn: set_strength(flux, s / repeats)) for turn in range(repeats)]
+    return {"layers": len(lora_layers(flux)), "milliseconds": statistics.median(times) * 1000}
+
+
+def recompilations(painter: Painter, sampling: Sampling) -> int:
+    """Graphs made by five new strengths once the blocks are compiled."""
+    compile_blocks(painter.flux, backend="eager")
+    paint(painter, sampling)
+    before = counters["stats"]["unique_graphs"]
+    for strength in (0.5, 0.0, 1.3, -0.5, 1.0):
+        paint(painter, sampling, strength)
+    return counters["stats"]["unique_graphs"] - before
+
+
+# ---- Starting
+
+
+def starts() -> dict:
+    """Seconds to the answer of --help; of the page, to its first answer."""
+    helps = {}
+    for command in COMMANDS:
+        asked = [sys.executable, "-m", *command, "--help"]
+        helps[" ".join(command)] = min(
+            seconds(lambda asked=asked: subprocess.run(asked, check=True, capture_output=True)) for _ in range(2)
+        )
+    return {"help": helps, "space": seconds(page_answers)}
+
+
+def page_answers() -> None:
+    page = subprocess.Popen([sys.executable, "-u", "-m", "space", "--model", "miniature"], stdout=subprocess.PIPE,
+                            stderr=subprocess.DEVNULL, text=True)  # fmt: skip
+    assert page.stdout is not None
+    for line in page.stdout:
+        if "http://" in line:
+            break
+    page.terminate()
+    page.wait()
+
+
+# ---- The record
+
+
+def table(result: dict) -> str:
+    lines = ["| Painting, on the miniature | measured | asked |", "|---|---|---|"]
+
+    def row(what: str, measured: str, most: str, reached: bool) -> None:
+        lines.append(f"| {what} | {measured} | {most}{'' if reached else ' **not reached**'} |")
+
+    for name, (most, what) in ASKED.items():
+        found = result["adapter"]["ratio"] if name == "adapter" else result["pictures"]["ratios"][name]
+        row(what, f"{found:.3f} ×", f"≤ {most} ×", found <= most)
+    moved = result["slider"]
+    row(f"a new strength on {moved['layers']} layers", f"{moved['milliseconds']:.2f} ms", "≤ 5 ms",
+        moved["milliseconds"] <= 5)  # fmt: skip
+    row("graphs compiled by five new strengths", f"{result['recompilations']}", "0", result["recompilations"] == 0)
+    slowest = max(result["starts"]["help"], key=result["starts"]["help"].get)
+    took = result["starts"]["help"][slowest]
+    row(f"`--help`, the slowest of {len(result['starts']['help'])} commands ({slowest})", f"{took:.2f} s", "≤ 1 s",
+        took <= 1)  # fmt: skip
+    lines.append(f"| `python -m space` until it answers | {result['starts']['space']:.1f} s | |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.painting", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    painter = load_pipeline("miniature", device="cpu")
+    sampling = Sampling(prompt="a sailing boat on the sea at dawn", steps=arguments.steps, width=192, height=192)
+    result = {
+        "starts": starts(),
+        "pictures": pictures(painter, sampling, arguments.repeats),
+        "adapter": adapter(3 * arguments.repeats),
+        "slider": slider(50),
+        "recompilations": recompilations(painter, sampling),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}",
+        "versions": {name: metadata.version(name) for name in ("torch", "diffusers", "peft")},
+    }
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()
