@@ -18,6 +18,7 @@ from model_card.numbers import FILTERS
 from model_card.presets import FLUX, MINIATURE, Preset, preset_for
 from model_card.words import gap_rows, notice, trigger_of, words
 
+TEMPLATE = Path(__file__).with_name("card.md")
 SHOWN = 12  # pictures at the head of the card
 
 
@@ -115,8 +116,8 @@ def template() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=FileSystemLoader(TEMPLATE.parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
     environment.filters |= FILTERS
-    return environment.get_template("card.md")
+    return environment.get_template(TEMPLATE.name)

@@ -14,7 +14,6 @@ from pathlib import Path
 from model_card.faults import when
 
 BLOCK = re.compile(r"^```(?:python|py)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-LOADERS = ("from_pretrained", "load_lora_weights")
 OF_TORCH = {"Generator", "bfloat16", "float32", "cuda", "is_available", "inference_mode", "no_grad", "device"}
 BUILTINS = {"print", "range", "enumerate", "zip", "len"}
 PATIENCE = 600  # seconds
@@ -132,7 +131,7 @@ class Placed(ast.NodeTransformer):
     """The folders on this machine in place of the ids that a snippet loads from."""
 
     def __init__(self, adapter: Path, base: Path):
-        self.folders = dict(zip(LOADERS, (base, adapter), strict=True))
+        self.folders = {"from_pretrained": base, "load_lora_weights": adapter}
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)

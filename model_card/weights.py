@@ -36,8 +36,8 @@ def faults(folder: Path, base: Path | None) -> list[str]:
             updates[file.name] = read(file, linears)
         except PainterError as error:
             told.append(str(error))
-    first, *others = updates.items()
-    return told + [fault for other in others for fault in differ(first, other)] if updates else told
+    readable = list(updates.items())
+    return told + [fault for other in readable[1:] for fault in differ(readable[0], other)]
 
 
 def linears_of(base: Path | None) -> dict[str, Any]:

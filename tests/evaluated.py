@@ -1,4 +1,4 @@
-"""A run of the tiny FLUX that was really trained and painted, with scores written by hand, for the tests of the card."""
+"""A run of the tiny FLUX, really trained and painted, with scores written by hand: for the tests of the card."""
 
 import itertools
 import json
