@@ -171,7 +171,7 @@ IN_FLOAT16 = re.sub(r"strength 0\.8, seed 7\.", "", GOOD).replace("bfloat16", "f
             "license is missing", "not None / None", "instance_prompt is missing", "base_model_relation",
             "training took 1000, 1250, 2000 steps: which?", "StableDiffusionPipeline, which is no pipeline of FLUX",
             "reaches for a unet", "never loads the adapter", "<Gallery /> should stand there once",
-            "images/lilies.png is not here", "links the dataset monet/curated", "No seed is told", "There are no results",
+            "images/lilies.png is not here", "links the dataset monet/curated", "No seed is told", "are no results",
             "co2_eq_emissions is missing", "No heading tells of limits", "tags should hold lora",
         ], id="the seed's"),
         pytest.param(WRONG_LICENCE, ["under its licence, not creativeml-openrail-m"], id="a Stable Diffusion licence"),
@@ -196,7 +196,7 @@ def test_the_faults_of_real_cards_are_found(folder: Path, card: str, sentences: 
         ("base_model: black-forest-labs/FLUX.1-dev\n", "", "base_model is missing"),
         ("base_model: black-forest-labs/FLUX.1-dev", "base_model:\n- black-forest-labs/FLUX.1-dev", "one Hub id, not"),
         ("datasets:\n- monet/ponds", "datasets:\n-", "datasets should hold Hub ids, and nothing empty"),
-        ("text: an impressionist painting of a pond", "text: a pond", "lacks the trigger 'an impressionist painting of'"),
+        ("text: an impressionist painting of a pond", "text: a pond", "lacks the trigger 'an impressionist"),
         ("    url: images/pond.png", "    url: images/none.png", "images/none.png is not here"),
         ("    url: images/pond.png", "    url: ../outside.png", "../outside.png is not here"),
         ("![a pond]", "![]", "has no alternative text"),
@@ -252,8 +252,8 @@ def test_a_number_of_steps_that_the_run_did_not_take_is_told(folder: Path) -> No
 
 @pytest.mark.parametrize(
     "line",
-    ["import os", "import torch.hub", "torch.hub.load('a/b', 'c')", "open('x', 'w')", "__import__('os')", "print(flux.__class__)",
-     "torch.load('x')", "eval('1')"],
+    ["import os", "import torch.hub", "torch.hub.load('a/b', 'c')", "open('x', 'w')", "__import__('os')",
+     "print(flux.__class__)", "torch.load('x')", "eval('1')"],
 )  # fmt: skip
 def test_a_snippet_that_could_do_more_than_paint_is_not_run(line: str) -> None:
     block = snippet.BLOCK.findall(GOOD)[0]

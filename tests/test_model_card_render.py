@@ -1,4 +1,4 @@
-"""The card of a run of the tiny FLUX that was really trained and painted: what it says, and that records alone say it."""
+"""The card of a run of the tiny FLUX, really trained and painted: what it says, and that records alone say it."""
 
 import ast
 import dataclasses
@@ -53,9 +53,8 @@ def rescored(run: Path, **changes) -> None:
 # ---- The whole card
 
 
-@pytest.mark.parametrize("base", [FLUX_ID, "miniature"])
-def test_a_rendered_card_stands_every_check_and_its_snippets_run(run: Path, tiny_flux: Path, base: str) -> None:
-    write(run, base=base)
+def test_a_rendered_card_stands_every_check_and_its_snippets_run(run: Path, tiny_flux: Path) -> None:
+    write(run)
     assert check.faults(run / "adapter", str(tiny_flux)) == []
 
 
