@@ -1,0 +1,52 @@
+// Two pictures, one over the other. A range input lies over them as the handle: mouse, finger and arrow keys move it.
+const find = (selector) => element.querySelector(selector);
+const pair = find(".pair"), canvas = find(".canvas"), handle = find(".handle"), difference = find(".difference");
+
+function hang(name, image) {
+  const img = find(`img.${name}`), a = find(`a.${name}`);
+  img.hidden = !image;
+  img.alt = image?.alt ?? "";
+  if (image && img.getAttribute("src") !== image.url) img.src = image.url;
+  a.hidden = !image?.caption;
+  a.textContent = image?.caption ?? "";
+  a.href = image?.url ?? "";
+  a.download = image?.name ?? "";
+}
+
+function show() {
+  const { items = [], words, done = 0, steps = 1, preview } = props.value ?? {};
+  const [base, adapted] = items.map(({ caption, images: [{ file, alt }] }) => ({
+    caption, alt, url: file.url, name: file.path.split("/").pop(),
+  }));
+  const rough = preview && { url: preview, alt: "A rough preview of the picture that is being painted" };
+  hang("base", base ?? rough);
+  hang("adapted", adapted ?? (base && rough));
+  const two = Boolean(base && adapted);
+  pair.classList.toggle("two", two);
+  pair.classList.toggle("rough", Boolean(rough));
+  pair.classList.toggle("empty", !base && !rough);
+  handle.hidden = !two;
+  find("figcaption").hidden = !base;
+  find(".looks").hidden = !two;
+  find(".now").hidden = !words;
+  find("[role=status]").textContent = words ?? "";
+  find("progress").max = steps;
+  find("progress").value = done;
+}
+
+// The canvas takes the shape of the picture; a preview is smaller, and has the same shape.
+find("img.base").addEventListener("load", ({ target }) => {
+  canvas.style.setProperty("--ratio", target.naturalWidth / target.naturalHeight);
+});
+const cut = () => canvas.style.setProperty("--cut", `${handle.value}%`);
+handle.addEventListener("input", cut);
+difference.addEventListener("click", () => {
+  difference.setAttribute("aria-pressed", pair.classList.toggle("differing"));
+});
+find(".full").addEventListener("click", () => (document.fullscreenElement ? document.exitFullscreen() : pair.requestFullscreen()));
+document.addEventListener("fullscreenchange", () => {
+  find(".full").textContent = document.fullscreenElement === pair ? "Leave full screen" : "Full screen";
+});
+watch("value", show);
+show();
+cut();

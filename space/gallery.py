@@ -1,0 +1,44 @@
+"""The showcase: pairs that `python -m evaluation gallery` painted and chose, committed with the Space."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from impressionism.records import Pair, Recipe
+from space.pictures import Item, View, alt, hang, item
+from space.recipes import link
+
+SHOWCASE = Path(__file__).parent / "showcase"
+PLACES = {"best": "the largest gain", "worst": "the smallest gain", "between": "in the middle"}
+
+
+def pairs_in(folder: Path) -> list[Pair]:
+    """In the order of the file; none where there is no showcase."""
+    index = folder / "showcase.jsonl"
+    return [Pair.from_json(line) for line in index.read_text().splitlines()] if index.exists() else []
+
+
+def by_genre(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """Genres in the order in which they first appear, in each the largest gain first."""
+    genres = dict.fromkeys(pair.genre for pair in pairs)
+    ranked = sorted(pairs, key=lambda pair: -pair.gain)
+    return {genre: [pair for pair in ranked if pair.genre == genre] for genre in genres}
+
+
+def on_wall(folder: Path, pair: Pair) -> Item:
+    """Both pictures in one place."""
+    base, adapted = sides(pair)
+    images = (str(folder / pair.base), alt(base)), (str(folder / pair.adapted), alt(adapted))
+    return item(f"{pair.recipe.sampling.prompt} ({PLACES[pair.chosen]}, {pair.gain:+.2f})", *images)
+
+
+def on_easel(folder: Path, pair: Pair) -> View:
+    """The pair as the easel shows what was painted just now."""
+    base, adapted = sides(pair)
+    items = [hang(str(folder / pair.base), base), hang(str(folder / pair.adapted), adapted)]
+    return {"items": items, "link": link([adapted])}
+
+
+def sides(pair: Pair) -> tuple[Recipe, Recipe]:
+    """The recipes of the base model's picture and of the adapted one."""
+    return dataclasses.replace(pair.recipe, strength=0.0), pair.recipe

@@ -1,0 +1,145 @@
+"""From a click to finished pictures: looked up, queued, shown step by step, cancelled; the same for every tab."""
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gradio as gr
+from gradio.components import Component
+from PIL import Image
+
+from impressionism import paint
+from impressionism.records import Sampling
+from space.errors import plain_words
+from space.pictures import Item, View, view_of
+from space.settings import LIGHT
+from space.studio import Picture, Step, Studio
+
+# One picture is painted at a time, whoever asks.
+PAINTING: dict[str, Any] = {"concurrency_id": "painting", "concurrency_limit": 1}
+# Answers at once; not LIGHT, because Gradio notices a changed State only in what went through its queue.
+AT_ONCE: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
+
+COPY = """async ({link}) => {
+  const url = location.origin + location.pathname + link;
+  try { await navigator.clipboard.writeText(url); return "Copied"; } catch { prompt("The link:", url); }
+  return "Copy link";
+}"""
+COPIED = "() => new Promise((done) => setTimeout(() => done('Copy link'), 2000))"
+SAVE = """(recipe) => {
+  const file = new Blob([JSON.stringify(recipe, null, 2)], {type: "application/json"});
+  Object.assign(document.createElement("a"), {href: URL.createObjectURL(file), download: "recipe.json"}).click();
+}"""
+
+
+class Job(NamedTuple):
+    """What a click asks for."""
+
+    sampling: Sampling
+    strengths: Sequence[float]
+    source: Image.Image | None = None
+    change: float | None = None
+    beside: Sequence[Item] = ()
+    """What hangs in front of the pictures: the photograph that is painted over."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The parts of a tab that painting moves."""
+
+    start: gr.Button
+    cancel: gr.Button
+    board: gr.HTML
+    recipe: gr.JSON
+
+
+def add_start(label: str, **more: Any) -> tuple[gr.Button, gr.Button]:
+    """One of the two is seen at a time."""
+    start = gr.Button(label, variant="primary", scale=0, min_width=150, elem_classes="start", **more)
+    return start, gr.Button("Cancel", scale=0, min_width=150, visible=False, elem_classes="start")
+
+
+def add_recipe(board: gr.HTML, first: dict[str, Any] | None = None) -> gr.JSON:
+    """The recipe of what hangs on the board, and the ways to take it along."""
+    with gr.Row(elem_classes="take"):
+        copy = gr.Button("Copy link", size="sm", min_width=100, scale=0)
+        save = gr.Button("Save recipe", size="sm", min_width=110, scale=0)
+    with gr.Accordion("Recipe", open=False):
+        recipe = gr.JSON(first, show_label=False)
+    copy.click(None, board, copy, js=COPY).then(None, None, copy, js=COPIED)
+    save.click(None, recipe, None, js=SAVE)
+    return recipe
+
+
+def add_quota(studio: Studio, inputs: Sequence[Component], job_of: Callable[..., Job]) -> None:
+    """What ZeroGPU will reserve, said before the click; elsewhere nothing is reserved, and nothing said."""
+    if studio.seconds(paint.defaults(studio.painter, "any"), [1.0]) is None:
+        return
+
+    def said(*values: Any) -> str:
+        seconds = studio.seconds(*job_of(*values)[:4])
+        if seconds is None:
+            return ""
+        return f"Reserves {seconds} s of your ZeroGPU quota." if seconds else "Painted before: costs nothing."
+
+    line = gr.Markdown(elem_classes="quota")
+    gr.on(None, said, list(inputs), line, **LIGHT)
+
+
+def on_click(
+    studio: Studio,
+    bench: Bench,
+    inputs: Sequence[Component],
+    job_of: Callable[..., Job],
+    finished: dict[Component, Callable[[list[Picture]], Any]] | None = None,
+) -> None:
+    """Paints job_of(inputs) when `start` is clicked.
+
+    What was painted before is shown at once. For the rest, the click changes the ticket, and the ticket's change
+    waits in the queue: an event cannot decide about its own queue.
+    """
+    ticket = gr.State("")
+    finished = finished or {}
+    working = {bench.start: gr.update(visible=False), bench.cancel: gr.update(visible=True)}
+    resting = {bench.start: gr.update(visible=True), bench.cancel: gr.update(visible=False)}
+
+    def shown(job: Job, pictures: list[Picture], step: Step | None) -> dict[Component, Any]:
+        recipes = [picture.recipe for picture in pictures]
+        board = view_of(pictures, job.strengths, step, job.beside)
+        updates: dict[Component, Any] = {bench.board: board, bench.recipe: recipes[-1] if recipes else None}
+        if len(pictures) == len(job.strengths):
+            updates |= {component: made_of(pictures) for component, made_of in finished.items()}
+        return updates
+
+    def begin(*values: Any) -> dict[Component, Any]:
+        with plain_words():
+            job = job_of(*values)
+            pictures = studio.remembered(*job[:4])
+        if pictures:
+            return shown(job, pictures, None)
+        return {ticket: secrets.token_hex(8), **working}
+
+    def work(*values: Any) -> Iterator[dict[Component, Any]]:
+        with plain_words():
+            job, pictures = job_of(*values), []
+        with closing(studio.paint(*job[:4])) as progress:  # pyright: ignore[reportArgumentType]  (a generator)
+            for event in progress:
+                if isinstance(event, Picture):
+                    pictures.append(event)
+                yield shown(job, pictures, event if isinstance(event, Step) else None)
+
+    def rest(view: View | None) -> dict[Component, Any]:
+        """Finished, failed or cancelled: what is done stays, what was begun goes."""
+        done = {name: (view or {}).get(name) for name in ("items", "link")}
+        return {bench.board: done if done["items"] else None, **resting}
+
+    outputs = [bench.board, bench.recipe, *finished]
+    buttons = [bench.start, bench.cancel]
+    bench.start.click(begin, inputs, [*outputs, *buttons, ticket], **AT_ONCE)
+    painting = ticket.change(
+        work, inputs, outputs, show_progress="full", show_progress_on=bench.board, api_visibility="private", **PAINTING
+    )
+    painting.then(rest, bench.board, [bench.board, *buttons], **LIGHT)
+    bench.cancel.click(rest, bench.board, [bench.board, *buttons], cancels=painting, **LIGHT)

@@ -1,0 +1,88 @@
+"""Finished pictures on the page: the PNG itself, with an alternative text from its recipe.
+
+Gradio's own picture components have neither alternative texts nor a handle for the keyboard.  What a visitor wrote
+travels to the browser as JSON and is set there as text; it is never part of HTML, nor of a template.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from impressionism.records import Recipe
+from space.recipes import link
+from space.studio import Picture, Step
+
+FRONT = Path(__file__).parent / "front"
+
+Item = dict[str, Any]
+"""One place on a board: a caption and its images, each a file with its alternative text."""
+
+View = dict[str, Any]
+"""What a Pair or a Wall shows, as JSON: items (each with images and a caption), link, and while painting: words,
+done, steps, preview."""
+
+
+def pair(value: View | None = None, **more: Any) -> gr.HTML:
+    """The first two pictures, one over the other, with a handle between them; or what differs."""
+    return board("pair", value, **more)
+
+
+def wall(value: View | None = None, **more: Any) -> gr.HTML:
+    """Pictures side by side; with choose=True its `select` event brings the index of the one that was clicked."""
+    return board("wall", value, **more)
+
+
+def board(name: str, value: View | None, **more: Any) -> gr.HTML:
+    """No subclass of gr.HTML: Gradio would write a .pyi beside this file."""
+    html, js = ((FRONT / f"{name}.{kind}").read_text() for kind in ("html", "js"))
+    return gr.HTML(value, html_template=html, js_on_load=js, apply_default_css=False, **more)
+
+
+def view_of(
+    pictures: Sequence[Picture], strengths: Sequence[float], step: Step | None = None, beside: Sequence[Item] = ()
+) -> View:
+    """The pictures that are finished, after what hangs beside them, and how far the next one is."""
+    recipes = [Recipe.from_dict(picture.recipe) for picture in pictures]
+    painted = [hang(picture.path, recipe) for picture, recipe in zip(pictures, recipes, strict=True)]
+    now = progress(step, strengths[step.picture - 1]) if step else {}
+    return {"items": [*beside, *painted], "link": link(recipes), **now}
+
+
+def progress(step: Step, strength: float) -> View:
+    words = f"{who(strength)}: picture {step.picture} of {step.pictures}"
+    return {"words": words, "done": step.done, "steps": step.steps, "preview": inline(step.preview)}
+
+
+def hang(path: str, recipe: Recipe) -> Item:
+    return item(who(recipe.strength), (path, alt(recipe)))
+
+
+def item(caption: str, *images: tuple[str, str]) -> Item:
+    """Images are (path, alternative text)."""
+    files = [{"file": gr.FileData(path=path).model_dump(), "alt": alt} for path, alt in images]
+    return {"caption": caption, "images": files}
+
+
+def who(strength: float) -> str:
+    return f"Impressionist, strength {strength:g}" if strength else "Base model"
+
+
+def alt(recipe: Recipe) -> str:
+    """What a person who does not see the picture should know of it."""
+    hand = f"with the Impressionist adapter at strength {recipe.strength:g}" if recipe.strength else "by the base model"
+    over = ", over a photograph" if recipe.source else ""
+    return f"“{recipe.sampling.prompt}”, painted {hand}{over}; seed {recipe.sampling.seed}."
+
+
+def inline(preview: Image.Image | None) -> str | None:
+    """A small picture as a data URL: it lives for a step, and needs no file."""
+    if preview is None:
+        return None
+    file = io.BytesIO()
+    preview.convert("RGB").save(file, "WEBP", quality=60)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,33 @@
+"""About: what the model is, its licence and limits, which weights are live, and what happens to what people write."""
+
+from typing import Any
+
+import gradio as gr
+
+from space.studio import Studio
+from space.words import NOTICE, PRIVACY, Words
+
+
+def add_about(studio: Studio, words: Words) -> None:
+    with gr.Column(elem_id="about"):
+        gr.Markdown("## What this model knows\n" + words.knows)
+        gr.Markdown("## What paints here\n" + weights(studio))
+        gr.Markdown(f"## Licence and limits\n{words.licence}\n\n{NOTICE} {studio.guard.about()}\n\n{PRIVACY}")
+
+
+def weights(studio: Studio) -> str:
+    """The live weights, as a table."""
+    painter, was = studio.painter, studio.painter.provenance
+    rows: dict[str, Any] = {
+        "Base model": named(was.base, was.base_revision),
+        "Adapter": named(was.adapter, was.adapter_revision),
+        "Precision": f"{was.dtype}, transformer {was.quantize}" if was.quantize != "none" else was.dtype,
+        "Device": was.device,
+        "Libraries": ", ".join(f"{name} {version}" for name, version in was.versions.items()),
+    }
+    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join([painter.about, "", "| | |", "|---|---|", *lines])
+
+
+def named(name: str | None, revision: str | None) -> str:
+    return f"{name}, revision `{revision}`" if revision else name or "none"

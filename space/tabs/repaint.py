@@ -1,0 +1,57 @@
+"""Repaint: a visitor's photograph, by the base model and in the Impressionist manner."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+from impressionism import paint
+from impressionism.records import Sampling
+from space.painting import Bench, Job, add_recipe, add_start, on_click
+from space.pictures import Item, item, wall
+from space.settings import Settings, ends
+from space.studio import Studio, open_photograph, real, sampling_of
+
+
+def add_repaint(studio: Studio, settings: Settings) -> None:
+    with gr.Row(elem_classes="act"):
+        photograph = gr.Image(
+            label="Your photograph",
+            elem_id="photograph",
+            type="filepath",
+            sources=["upload", "clipboard"],
+            height=260,
+        )
+        # As it came: Gradio would decode it, and answer a broken one without a sentence.
+        photograph.preprocess = lambda payload: payload and payload.path
+        with gr.Column(min_width=240):
+            gr.Markdown("The prompt says what the photograph shows. It is cropped to the shape.")
+            strength = gr.Slider(**ends(studio.limits()["strength"]), value=1, step=0.05, label="Strength")
+            settings.change.render()
+            start, cancel = add_start("Repaint", elem_id="repaint")
+    board = wall(elem_id="repainted")
+    on_click(
+        studio,
+        Bench(start, cancel, board, add_recipe(board)),
+        [*settings.sampling, strength, photograph, settings.change],
+        job_of,
+    )
+
+
+def job_of(*values: Any) -> Job:
+    *sampling, strength, path, change = values
+    chosen, source = sampling_of(*sampling), open_photograph(path)
+    return Job(chosen, [0.0, real(strength)], source, real(change), [beside(source, chosen)])
+
+
+def beside(source: Image.Image, sampling: Sampling) -> Item:
+    """The photograph as it enters the model."""
+    paint.check(sampling)
+    fitted = paint.fit(source, sampling.width, sampling.height)
+    path = Path(get_upload_folder(), hashlib.sha256(fitted.tobytes()).hexdigest(), "photograph.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fitted.save(path)
+    return item("Your photograph", (str(path), "Your photograph, cropped to the shape"))

@@ -1,0 +1,74 @@
+"""Strength: the same noise at several strengths, with a contact sheet and what the pixels say."""
+
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+from impressionism.pictorial import STATISTICS, index, measure
+from impressionism.records import Recipe
+from space.contact import save_sheet
+from space.painting import Bench, Job, add_quota, add_recipe, add_start, on_click
+from space.pictures import wall
+from space.settings import LIGHT, Settings
+from space.studio import Picture, Studio, sampling_of, weakest_first
+
+INDEX = "Impressionist index (0 to 1)"
+LABELS = {name: f"{known.label} ({known.unit})" if known.unit else known.label for name, known in STATISTICS.items()}
+
+
+def add_strength(studio: Studio, settings: Settings) -> None:
+    inputs = [*settings.sampling, settings.strengths]
+    with gr.Row(elem_classes="act"):
+        settings.strengths.render()
+        start, cancel = add_start("Paint them all", elem_id="sweep")
+    add_quota(studio, inputs, job_of)
+    board = wall(elem_id="sweep-wall")
+    recipe = add_recipe(board)
+    sheet = gr.DownloadButton("Contact sheet, PNG", interactive=False, size="sm", elem_id="sheet")
+    with gr.Column(elem_id="measured"):
+        chosen = gr.Dropdown([INDEX, *LABELS.values()], value=INDEX, label="What the pixels say, against strength")
+        plot = gr.LinePlot(x="strength", y="value", x_title="Strength", y_title="", height=260, elem_id="plot")
+    table = gr.State(None)
+    on_click(
+        studio,
+        Bench(start, cancel, board, recipe),
+        inputs,
+        job_of,
+        finished={sheet: contact_sheet_of, table: measured},
+    )
+    gr.on([table.change, chosen.change], curve, [table, chosen], plot, **LIGHT)
+
+
+def job_of(*values: Any) -> Job:
+    *sampling, strengths = values
+    return Job(sampling_of(*sampling), weakest_first(strengths))
+
+
+def contact_sheet_of(pictures: Sequence[Picture]) -> Any:
+    recipes = [Recipe.from_dict(picture.recipe) for picture in pictures]
+    folder = Path(get_upload_folder(), secrets.token_hex(16))
+    path = save_sheet([picture.path for picture in pictures], recipes, folder / "contact-sheet.png")
+    return gr.update(value=str(path), interactive=True)
+
+
+def measured(pictures: Sequence[Picture]) -> list[dict[str, float]]:
+    """For each picture its strength, and every statistic by the name that the page gives it."""
+    rows = []
+    for picture in pictures:
+        values = measure(Image.open(picture.path).convert("RGB"))
+        named = {LABELS[name]: value for name, value in values.items()}
+        rows.append({"strength": picture.recipe["strength"], INDEX: index(values), **named})
+    return rows
+
+
+def curve(rows: list[dict[str, float]] | None, chosen: str) -> pd.DataFrame | None:
+    """One statistic against strength."""
+    if not rows:
+        return None
+    return pd.DataFrame({"strength": [row["strength"] for row in rows], "value": [row[chosen] for row in rows]})
