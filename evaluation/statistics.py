@@ -1,0 +1,89 @@
+"""One row a picture: its file, every pictorial statistic, and the index.
+
+python -m evaluation statistics PICTURE-OR-FOLDER… --out table.csv
+"""
+
+import csv
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from impressionism.hub import PainterError
+from impressionism.pictorial import EVERY, index, measure
+
+Row = dict[str, float]
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+def statistics(pictures: list[Path], out: Path) -> None:
+    """Writes the table; what a finished or a broken-off call measured is not measured again."""
+    files = found(pictures)
+    partial = out.with_name(f"{out.name}.partial")
+    rows = {file: row for file, row in (known(out) | known(partial)).items() if file in files}
+    missing = [file for file in files if file not in rows]
+    print(f"{len(files)} pictures, {len(files) - len(missing)} of them measured before.")
+    write(partial, rows.items())
+    with partial.open("a", newline="") as stream:
+        for file, row in zip(missing, measured(missing), strict=True):
+            append(stream, file, row)
+            rows[file] = row
+    write(out, ((file, rows[file]) for file in files))
+    partial.unlink()
+    print(f"{out}: {len(files)} rows.")
+
+
+def found(places: list[Path]) -> list[Path]:
+    """The pictures named and those in the folders named, each once."""
+    if absent := [str(place) for place in places if not place.exists()]:
+        raise PainterError(f"There is no {', no '.join(absent)}.")
+    inside = (sorted(place.iterdir()) if place.is_dir() else [place] for place in places)
+    files = [file for part in inside for file in part if file in places or file.suffix.lower() in SUFFIXES]
+    if not files:
+        raise PainterError(f"No pictures in {', '.join(map(str, places))}; they end in {', '.join(sorted(SUFFIXES))}.")
+    return list(dict.fromkeys(files))
+
+
+def measured(files: list[Path]) -> Iterator[Row]:
+    """Every statistic of each file, on all cores."""
+    with ProcessPoolExecutor(initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield from tqdm(pool.map(measure_file, files, chunksize=4), total=len(files), disable=not files)
+
+
+def measure_file(file: Path) -> Row:
+    try:
+        with Image.open(file) as image:
+            return measure(ImageOps.exif_transpose(image))
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PainterError(f"{file} cannot be read as a picture: {error}") from error
+
+
+# ---- The table
+
+
+def write(table: Path, rows: Iterable[tuple[Path, Row]]) -> None:
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with table.open("w", newline="") as stream:
+        csv.writer(stream).writerow(["file", *EVERY, "index"])
+        for file, row in rows:
+            append(stream, file, row)
+
+
+def append(stream, file: Path, row: Row) -> None:
+    csv.writer(stream).writerow([file, *(f"{row[name]:.7g}" for name in EVERY), f"{index(row):.6f}"])
+    stream.flush()
+
+
+def known(table: Path) -> dict[Path, Row]:
+    """The rows of a table by file, without those whose picture has changed since; the index is not taken from it."""
+    if not table.exists():
+        return {}
+    with table.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    whole = [row for row in rows if all(row.get(name) for name in ("file", *EVERY, "index"))]
+    read = {Path(row["file"]): {name: float(row[name]) for name in EVERY} for row in whole}
+    written = table.stat().st_mtime
+    return {file: row for file, row in read.items() if file.exists() and file.stat().st_mtime < written}
