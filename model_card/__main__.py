@@ -10,6 +10,7 @@ from typing import Any
 COMMANDS: dict[str, str] = {  # a command is the function of that name in the module of that name
     "render": "Write the card of a trained and evaluated run, from its records alone.",
     "check": "Say what is wrong with an adapter's folder, before the Hub or its users do.",
+    "method": "Write docs/method.md from the records.",
 }
 OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "render": [
@@ -21,6 +22,9 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "check": [
         ("folder", {"type": Path, "metavar": "FOLDER", "help": "an adapter's folder, as runs/NAME/adapter"}),
         ("--base", {"metavar": "FOLDER", "help": "its base model on this machine, to run the card's snippet on"}),
+    ],
+    "method": [
+        ("run", {"type": Path, "nargs": "?", "metavar": "RUN", "help": "keep this run's records in docs/method first"}),
     ],
 }  # fmt: skip
 

@@ -62,6 +62,16 @@ def gaps(rows: list[tuple[str, Metric]]) -> bytes:
     return finished(figure, axes)
 
 
+def dose(grown: dict[str, Any]) -> bytes:
+    """The stroke statistic against the strength, as benchmarks/miniature.json has it."""
+    figure, axes = canvas(2.6)
+    axes.plot(
+        grown["strengths"], grown["stroke_statistic"], color=INDEX, marker="o", label=f"{grown['prompts']} prompts"
+    )
+    axes.set(xlabel="strength", ylabel="stroke statistic (ΔE)", ylim=(0, None))
+    return finished(figure, axes)
+
+
 # ---- What they have in common
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from impressionism.records import Estimate, Exhibit
@@ -69,9 +70,26 @@ def image(exhibit: Exhibit | None, alt: str) -> str:
     return f"![{told}]({pictures.name_of(exhibit)})"
 
 
+def auc(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
 FILTERS: dict[str, Callable[..., str]] = {
     "short": short, "interval": interval, "change": change, "percent": percent, "p_value": p_value,
     "duration": duration, "cell": cell, "image": image, "file": pictures.name_of,
+    "auc": auc,
     "signed": lambda x: minus(f"{x:+.2f}"),
     "python": functools.partial(json.dumps, ensure_ascii=False), "shell": shlex.quote,
 }  # fmt: skip
+
+
+def environment() -> Any:
+    """Of the templates, which stand beside this file; a name that they do not get is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    result = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True, autoescape=False,
+    )  # fmt: skip
+    result.filters |= FILTERS
+    return result

@@ -6,7 +6,7 @@ The wording is in card.md and words.py; the numbers are in the records, and the 
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from impressionism import names
 from impressionism.hub import PainterError
@@ -14,7 +14,7 @@ from impressionism.records import Exhibit, Pair
 from model_card import figures, modelspec, pictures
 from model_card.evidence import Evidence, read
 from model_card.front_matter import front_matter, spec
-from model_card.numbers import FILTERS
+from model_card.numbers import environment
 from model_card.presets import FLUX, MINIATURE, Preset, preset_for
 from model_card.words import gap_rows, notice, trigger_of, words
 
@@ -63,7 +63,7 @@ def compose(evidence: Evidence, preset: Preset, *, repo: str | None, space: str 
         files["images/strengths.webp"] = pictures.encoded(pictures.sheet(evidence, strengths))
     if gaps:
         files["images/characteristics.png"] = figures.gaps(gaps)
-    body = template().render(
+    body = environment().get_template(TEMPLATE.name).render(
         preset=preset, scores=evidence.scores, run=evidence.run, shown=shown, compared=rows, worst=worst,
         **words(evidence, preset, shown, repo, space), has_sheet=bool(strengths), has_gaps=bool(gaps),
     )  # fmt: skip
@@ -107,17 +107,3 @@ def row_of(evidence: Evidence, pair: Pair) -> Row:
     if base is None:
         raise PainterError(f"The gallery has no base picture beside {adapted.file}: run `evaluation gallery` again.")
     return Row(base, pictures.sibling(evidence, adapted, "base-styled"), adapted, pair.gain)
-
-
-# ---- The template
-
-
-def template() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATE.parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True, autoescape=False,
-    )  # fmt: skip
-    environment.filters |= FILTERS
-    return environment.get_template(TEMPLATE.name)

@@ -16,9 +16,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from impressionism import names
+from impressionism.pictorial import STATISTICS
 from impressionism.records import Comparison, Estimate, Preference, Scores
 from model_card import __main__ as model_card
-from model_card import check, evidence, modelspec, render, snippet
+from model_card import check, evidence, method, modelspec, render, snippet
 from model_card.presets import FLUX, MINIATURE
 from training import parcel
 
@@ -146,7 +147,8 @@ def test_what_speaks_against_the_adapter_is_told(run: Path) -> None:
     weak = Estimate(value=0.3, low=0.2, high=0.4, n=2)
     rescored(run, arms={"adapter": weak, "base-styled": dataclasses.replace(weak, value=0.5, high=0.6)})
     card = write(run)
-    assert re.search(r"^- Short, visible strokes \(−50 %.*\): it moves away from real paintings\.$", card, re.MULTILINE)
+    said = rf"^- {STATISTICS['strokes'].label} \(−50 %.*\): it moves away from real paintings\.$"
+    assert re.search(said, card, re.MULTILINE)
     assert "not shown to be more Impressionist than the base model asked for the style in words" in card
     assert "Not computed: likeness to the prompt, by clip" in card and "the weights are not on this machine" in card
     for file in scores.worst:
@@ -276,3 +278,29 @@ def test_json_of_the_run_is_untouched(run: Path) -> None:
     write(run)
     assert {name: (run / name).read_text() for name in before} == before
     assert json.loads(before["run.json"])["steps"] == 4
+
+
+# ---- docs/method.md
+
+
+def test_the_method_page_is_what_its_records_make_of_it() -> None:
+    written = method.compose(method.ROOT)
+    for name, content in written.items():
+        file = method.ROOT / "docs" / name
+        assert file.exists(), f"{name} is missing: python -m model_card method"
+        if file.suffix == ".md":  # a plot's bytes depend on the machine's fonts and zlib
+            assert file.read_bytes() == content, "the records have changed: python -m model_card method"
+
+
+def test_a_run_s_records_are_kept_and_shown_on_the_method_page(run: Path, tmp_path: Path) -> None:
+    root = tmp_path / "repository"
+    for name in ("benchmarks/miniature.json", "training/recipes/impressionism.yaml", "README.md"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(method.ROOT / name, root / name)
+    method.method(run, root=root)
+    page = (root / "docs" / "method.md").read_text()
+    assert "What came of it: lilies" in page and "0.61 (0.50 to 0.74)" in page
+    for link in re.findall(r"\]\((method/[^)]+)\)", page):
+        assert Image.open(root / "docs" / link).width > 500
+    (run / "scores.json").unlink()
+    assert model_card.main(["method", str(run)]) == 2
