@@ -1,6 +1,30 @@
 """python -m space [--port 7860] [--host 127.0.0.1] [--model auto] [--adapter auto] [--quantize auto]"""
 
-from space.app import main
+import argparse
+import sys
+
+from impressionism.hub import PainterError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m space", description="The page, in the browser.")
+    parser.add_argument("--port", type=int, help="the first free one from 7860 by default")
+    parser.add_argument("--host", help="127.0.0.1 by default; 0.0.0.0 opens the page to the network")
+    parser.add_argument("--model", default="auto", help="auto, miniature, a Hub id or a folder")
+    parser.add_argument("--adapter", default="auto", help="auto, none, a Hub id, a folder or a file")
+    parser.add_argument("--quantize", default="auto", help="auto, none, int8, nf4, int4 or int2")
+    chosen = parser.parse_args()
+
+    from space.app import build, launch  # late: gradio and torch take seconds, and --help needs neither
+    from space.opening import open_painter
+
+    try:
+        painter = open_painter(chosen.model, chosen.adapter, chosen.quantize)
+    except PainterError as problem:
+        sys.exit(str(problem))
+    print(painter.about, flush=True)
+    launch(build(painter), chosen.host, chosen.port)
+
 
 if __name__ == "__main__":
     main()

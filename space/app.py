@@ -11,16 +11,13 @@ if not __package__:  # run as a file: Python put space/ on the path, the package
 
 from space import zerogpu  # noqa: F401  isort: skip  (before torch and gradio)
 
-import argparse
 from typing import Any
 
 import gradio as gr
 
-from impressionism.pipeline import Painter, PainterError
-from impressionism.quantize import MODES
+from impressionism.pipeline import Painter
 from space.api import add_endpoints
 from space.gallery import SHOWCASE, pairs_in
-from space.opening import open_painter
 from space.painting import PAINTING
 from space.pictures import FRONT
 from space.settings import LIGHT, add_settings, make_settings, restore_from_link
@@ -93,25 +90,7 @@ def launch(page: gr.Blocks, host: str | None = None, port: int | None = None, **
     return address
 
 
-def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m space", description="The page, in the browser.")
-    parser.add_argument("--port", type=int, help="the first free one from 7860 by default")
-    parser.add_argument("--host", help="127.0.0.1 by default; 0.0.0.0 opens the page to the network")
-    parser.add_argument("--model", default="auto", help="auto, miniature, a Hub id or a folder")
-    parser.add_argument("--adapter", default="auto", help="auto, none, a Hub id, a folder or a file")
-    parser.add_argument("--quantize", default="auto", choices=["auto", *MODES])
-    return parser.parse_args()
-
-
-def main() -> None:
-    chosen = options()
-    try:
-        painter = open_painter(chosen.model, chosen.adapter, chosen.quantize)
-    except PainterError as problem:
-        sys.exit(str(problem))
-    print(painter.about, flush=True)
-    launch(build(painter), chosen.host, chosen.port)
-
-
 if __name__ == "__main__":
+    from space.__main__ import main
+
     main()
