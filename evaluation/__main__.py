@@ -55,6 +55,16 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {  # handed to the functi
         RUN,
         ("--serve", {"action": "store_true", "help": "show it as a Gradio page"}),
     ],
+    "statistics": [
+        ("pictures", {"type": Path, "nargs": "+", "metavar": "PICTURE-OR-FOLDER", "help": "what to measure"}),
+        ("--out", {"type": Path, "required": True, "metavar": "TABLE.csv", "help": "the table to write"}),
+    ],
+    "calibrate": [
+        ("--paintings", {"type": Path, "required": True, "help": "a folder of Impressionists, with a manifest.csv"}),
+        ("--styles", {"type": Path, "required": True, "help": "the same of painters in other styles"}),
+        ("--photographs", {"type": Path, "required": True, "help": "the same of photographs"}),
+        ("--out", {"type": Path, "help": "what to write (default: the numbers that the index reads)"}),
+    ],
 }
 
 

@@ -35,7 +35,7 @@ DOSED = 8  # photographs that are painted over
 SIGNS = np.array([statistic.impressionist for statistic in EVERY.values()])
 
 
-def calibrate(paintings: Path, styles: Path, photographs: Path, out: Path = CALIBRATION) -> None:
+def calibrate(paintings: Path, styles: Path, photographs: Path, out: Path | None = None) -> None:
     folders = (paintings, styles, photographs)
     manifests = [manifest(folder) for folder in folders]
     files = [file for rows in manifests for file in rows]
@@ -62,7 +62,7 @@ def calibrate(paintings: Path, styles: Path, photographs: Path, out: Path = CALI
         "pictures": dict(zip(("paintings", "styles", "photographs"), map(len, manifests), strict=True)),
         "artists": Counter(filter(None, artists)),
     }
-    out.write_text(json.dumps(rounded(result), indent=1, ensure_ascii=False) + "\n")
+    (out or CALIBRATION).write_text(json.dumps(rounded(result), indent=1, ensure_ascii=False) + "\n")
     print(table(result))
 
 
