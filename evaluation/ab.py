@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import html
 import io
+import math
 import os
 import secrets
 import threading
@@ -25,12 +26,12 @@ from PIL import Image
 from evaluation import tally, votes
 from evaluation.study import QUESTIONS, Side, Study, Trial, digest, plan, pseudonym, schedule
 from impressionism.hub import PainterError, readable_errors
-from impressionism.paint import open_image
 from impressionism.records import Question
 
 PATTERNS = ["study.json", "*.jsonl"]  # what goes to the dataset
 LARGEST = 1024  # pixels a side
 MINUTES = 5.0  # between commits to the dataset
+SECONDS = 5  # that an answer takes, about
 SCRIPT, STYLE = (Path(__file__).with_suffix(suffix) for suffix in (".js", ".css"))
 ANSWERS = get_args(votes.Answer)
 EVENTS: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -254,6 +255,8 @@ class Room:
 @functools.lru_cache(maxsize=64)
 def inline(picture: Path) -> str:
     """The pixels alone, all pictures encoded alike."""
+    from impressionism.paint import open_image  # brings torch, which the report does without
+
     image = open_image(picture).convert("RGB")
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
@@ -262,11 +265,12 @@ def inline(picture: Path) -> str:
 
 
 def welcome(study: Study) -> str:
-    pairs = study.primary + study.secondary + study.repeats + study.catch * any(not one.against for one in study.duels)
+    minutes = math.ceil(study.length * len(QUESTIONS) * SECONDS / 60)
     return f"""<div class="ballot" data-step="begin"><h1>Two pictures, one question at a time</h1>
-<p>You will see about {pairs} pairs and answer up to three short questions about each. It takes some six minutes.
-Look first, then choose a picture by a click or by a key.</p>
-<p><kbd>←</kbd> left &ensp; <kbd>→</kbd> right &ensp; <kbd>↑</kbd> no difference &ensp; <kbd>↓</kbd> neither</p>
+<p>You will see {study.length} pairs and answer up to three short questions about each, in some {minutes} minutes.
+Look at both, then click or tap the one that you choose, or take a key.</p>
+<p class="keys"><kbd>←</kbd> left &ensp; <kbd>→</kbd> right &ensp;
+<kbd>↑</kbd> no difference &ensp; <kbd>↓</kbd> neither</p>
 <p class="quiet">Kept are your answers, the time each took, the size of your window, and a random number that your
 browser remembers, so that no pair comes twice. No name and no address. Who painted what is told at the end.</p>
 <button class="begin" data-answer="go on">Begin</button></div>"""
@@ -325,8 +329,9 @@ def build(room: Room) -> Any:
     with gr.Blocks(title="Two pictures", analytics_enabled=False) as page:
         session = gr.State()
         memory = gr.BrowserState(storage_key="impressionism-ab", secret=room.study.sha256[:16])  # readable to all
-        question = gr.HTML(welcome(room.study), js_on_load=SCRIPT.read_text(encoding="utf-8"), elem_id="question")
-        pictures = gr.HTML("", js_on_load=None, elem_id="pictures")
+        script = SCRIPT.read_text(encoding="utf-8")
+        question = gr.HTML(welcome(room.study), js_on_load=script, elem_id="question", apply_default_css=False)
+        pictures = gr.HTML("", js_on_load=None, elem_id="pictures", apply_default_css=False)
         question.submit(answer, [session, memory], [question, pictures, session, memory], **EVENTS)
     return page
 

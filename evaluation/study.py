@@ -94,6 +94,17 @@ class Study(Record):
         "Sessions that break a rule are left out whole. Fewer than 20 prompts are exploratory."
     )
 
+    @property
+    def parts(self) -> list[tuple[Arm | None, int]]:
+        """A session's pairs by the adapter's opponent, and its catch trials; fewer where there are not so many."""
+        return [(PRIMARY, self.primary), ("base", self.secondary), (None, self.catch)]
+
+    @property
+    def length(self) -> int:
+        """Trials of a first session."""
+        there = Counter(duel.against for duel in self.duels)
+        return self.repeats + sum(min(count, there[against]) for against, count in self.parts)
+
     @functools.cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
@@ -220,24 +231,22 @@ def schedule(
 ) -> list[Trial]:
     """A visitor's session: pairs with the fewest votes first, one of a prompt as far as there are others."""
     drawn, shown = dice(secret, study.sha256, rater, session), Counter[str]()
-    parts: list[tuple[Arm, int]] = [(PRIMARY, study.primary), ("base", study.secondary)]
-    main = [
-        trial
-        for against, count in parts
-        for trial in sided(choose(unseen(study, against, seen), count, shown, votes, drawn), "main", drawn)
+    *pairs, catches = [
+        sided(choose(unseen(study, against, seen), count, shown, votes, drawn), "main" if against else "catch", drawn)
+        for against, count in study.parts
     ]
+    main = [trial for part in pairs for trial in part]
     if not main:
         return []
     drawn.shuffle(main)
     again = [dataclasses.replace(trial, kind="repeat", swapped=not trial.swapped) for trial in main[: study.repeats]]
-    catches = choose(unseen(study, None, set()), study.catch, Counter(), {}, drawn)
-    for catch in sided(catches, "catch", drawn):
+    for catch in catches:
         main.insert(drawn.randrange(1, len(main) + 1), catch)
     return main + again
 
 
 def unseen(study: Study, against: Arm | None, seen: set[str]) -> list[Duel]:
-    return [duel for duel in study.duels if duel.against == against and duel.id not in seen]
+    return [duel for duel in study.duels if duel.against == against and (duel.id not in seen or not against)]
 
 
 def choose(
