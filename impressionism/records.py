@@ -174,6 +174,8 @@ class Metric(Record):
     """Of a statistic, as in impressionism.pictorial, or of a learned measure, for example clip-score."""
     question: Literal["style", "content", "diversity", "memorisation", "quality"]
     unit: str = ""
+    better: Literal["higher", "lower", "closer"] = "higher"
+    """Which way is good: up, down, or towards the real paintings."""
     base: Estimate | None = None
     adapter: Estimate | None = None
     real: Estimate | None = None
@@ -201,6 +203,8 @@ class AtStrength(Record):
     """How much of the base model's composition is kept, 0 to 1."""
     diversity: Estimate | None = None
     """Effective number of distinct pictures, relative to the base model's."""
+    gap_closed: Estimate | None = None
+    """Of the index: (this - base) / (real - base)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,6 +219,10 @@ class Candidate(Record):
     gap_closed: Estimate | None = None
     strength: float
     """The strength at which it was measured: its recommended one."""
+    cost: Estimate | None = None
+    """Of a quantization: its index less that of the same adapter on the unquantized base, from the same noise."""
+    likeness: Estimate | None = None
+    """Of a quantization: correlation of its pictures' composition with that of the unquantized base's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -232,6 +240,8 @@ class Scores(Record):
     real: str
     """What stood for real paintings: a dataset with its revision, or the miniature's painted scenes."""
     metrics: list[Metric]
+    arms: dict[str, Estimate] = dataclasses.field(default_factory=dict)
+    """Impressionist index of each of the four arms."""
     curve: list[AtStrength]
     strength: float
     """Recommended, from the curve."""

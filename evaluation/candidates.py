@@ -1,0 +1,79 @@
+"""Several adapters side by side: which to publish, at which strength, and what a quantization costs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from evaluation.evidence import ByPrompt, Table
+from evaluation.features import look_at
+from evaluation.intervals import bootstrap
+from evaluation.metrics import CONTENT_KEPT, correlations
+from impressionism.hub import PainterError
+from impressionism.records import Candidate, Estimate, Scores
+
+
+def read_scores(run: Path) -> Scores:
+    file = run / "scores.json"
+    if not file.exists():
+        raise PainterError(f"{run} has no scores: run `python -m evaluation score {run} --real FOLDER` first.")
+    try:
+        return Scores.from_json(file.read_text(encoding="utf-8"))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise PainterError(f"{file} cannot be read ({error}); score the run again.") from error
+
+
+def gather(run: Path, scores: Scores, pictures: Table, others: Sequence[Path]) -> list[Candidate]:
+    """The run itself and other scored runs; all must have been asked the same."""
+    runs: dict[Path, tuple[Scores, Table]] = {run: (scores, pictures)}
+    for other in others:
+        found = read_scores(other)
+        for what in ("prompt_set_sha256", "real"):
+            if getattr(found, what) != getattr(scores, what):
+                raise PainterError(f"{other} was scored on other {'prompts' if 'p' in what[0] else 'paintings'}: "
+                                   "candidates must be asked the same.")  # fmt: skip
+        runs[other] = found, pandas.read_parquet(other / "pictures.parquet")
+    full = {scores.provenance.adapter_revision: folder for folder, (scores, _) in runs.items()
+            if scores.provenance.quantize == "none"}  # fmt: skip
+    result = []
+    for folder, (found, own) in runs.items():
+        whole = full.get(found.provenance.adapter_revision, folder)
+        cost, likeness = (None, None) if whole == folder else loss(folder, own, whole, runs[whole][1])
+        result.append(candidate(run, folder, found, cost, likeness))
+    return result
+
+
+def candidate(run: Path, folder: Path, scores: Scores, cost: Estimate | None, likeness: Estimate | None) -> Candidate:
+    """At its recommended strength; called by its path within the run, or by its run's name."""
+    point = next(point for point in scores.curve if point.strength == scores.strength)
+    return Candidate(
+        name=folder.relative_to(run).as_posix() if folder != run and folder.is_relative_to(run) else scores.run,
+        provenance=scores.provenance,
+        index=point.index,
+        content=point.content,
+        gap_closed=point.gap_closed,
+        strength=scores.strength,
+        cost=cost,
+        likeness=likeness,
+    )
+
+
+def choose(candidates: Sequence[Candidate]) -> str | None:
+    """Of those that surely close some of the gap and keep the content, the one that is nearest to real paintings."""
+    fit = [one for one in candidates if one.gap_closed and one.gap_closed.low > 0 and one.content.value >= CONTENT_KEPT]
+    return min(fit, key=lambda one: abs(1 - one.gap_closed.value)).name if fit else None  # type: ignore[union-attr]
+
+
+def loss(quantized: Path, own: Table, full: Path, whole: Table) -> tuple[Estimate, Estimate]:
+    """What a quantization does to the index and to the composition, picture by picture from the same records."""
+    both = own.merge(whole, on=["file", "prompt"], suffixes=("", "_full"))
+    both = both[both["strength"] > 0]
+    seen, whole_seen = (look_at(folder / "gallery" / file for file in both["file"])[1] for folder in (quantized, full))
+    cost = by_prompt(both["prompt"], both["index"] - both["index_full"])
+    likeness = by_prompt(both["prompt"], correlations(seen["structure"], whole_seen["structure"]))
+    return bootstrap(cost), bootstrap(likeness)
+
+
+def by_prompt(prompts: Any, values: Any) -> ByPrompt:
+    return pandas.Series(list(values)).groupby(list(prompts)).apply(list).to_dict()

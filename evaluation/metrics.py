@@ -1,0 +1,177 @@
+"""From vectors to numbers, pure: distances between sets, diversity, copies, and the strength to recommend."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import stats
+from scipy.spatial.distance import cdist, pdist
+
+from impressionism.records import AtStrength, Estimate
+
+CONTENT_KEPT = 0.8
+"""Correlation with the base model's composition from which on the content counts as kept."""
+PENALTY = 10.0  # of the probe; its vectors have unit variance, so that one value suits all features
+
+
+# ---- Distances between sets
+
+
+def kid(pictures: np.ndarray, prompts: np.ndarray, real: np.ndarray) -> Estimate:
+    """Kernel distance to the real paintings: 0 where nothing tells the two sets apart (Bińkowski et al. 2018).
+
+    pictures (n, d), prompts (n,) their prompts, real (m, d), all `standard`. It is unbiased, and may fall below 0: a
+    picture is compared with those of other prompts only, as those of one prompt are alike.
+    """
+    return jackknife(*_kernels(pictures, prompts, real))
+
+
+def kid_difference(adapted: np.ndarray, base: np.ndarray, prompts: np.ndarray, real: np.ndarray) -> Estimate:
+    """kid(adapted) less kid(base), prompt by prompt: below 0 where the adapter comes closer."""
+    after, count = _kernels(adapted, prompts, real)
+    before, _ = _kernels(base, prompts, real)
+    return jackknife(lambda prompts, real: after(prompts, real) - before(prompts, real), count)
+
+
+def _kernels(pictures: np.ndarray, prompts: np.ndarray, real: np.ndarray) -> tuple[Callable, tuple[int, int]]:
+    """The distance as a function of weights of prompts and of real paintings, and how many there are of each."""
+    names, which = np.unique(prompts, return_inverse=True)
+    member = np.eye(len(names))[which]  # (pictures, prompts)
+    within = member.T @ polynomial(pictures, pictures) @ member / np.outer(member.sum(0), member.sum(0))
+    across = member.T @ polynomial(pictures, real) / member.sum(0)[:, None]
+    among = polynomial(real, real)
+    np.fill_diagonal(within, 0)
+    np.fill_diagonal(among, 0)
+
+    def distance(p: np.ndarray, r: np.ndarray) -> float:
+        return _apart(p, within) + _apart(r, among) - 2 * float(p @ across @ r) / (p.sum() * r.sum())
+
+    return distance, (len(names), len(real))
+
+
+def _apart(weights: np.ndarray, kernel: np.ndarray) -> float:
+    """The mean kernel of two different ones."""
+    return float(weights @ kernel @ weights) / (weights.sum() ** 2 - (weights**2).sum())
+
+
+def polynomial(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def standard(base: np.ndarray, adapted: np.ndarray, real: np.ndarray) -> list[np.ndarray]:
+    """All three in units of the spread of base and real paintings together, 3 of them at most; unscaled embeddings
+    leave the kernel all but linear, and blind to a set that has collapsed."""
+    centre = (base.mean(0) + real.mean(0)) / 2
+    spread = np.sqrt((((base - centre) ** 2).mean(0) + ((real - centre) ** 2).mean(0)) / 2)
+    spread = np.where(spread > 1e-6, spread, 1)  # what never varies tells nothing
+    return [np.clip((vectors - centre) / spread, -3, 3) for vectors in (base, adapted, real)]
+
+
+def jackknife(statistic: Callable[..., float], sizes: Sequence[int]) -> Estimate:
+    """A U-statistic with its interval, each sample's members left out in turn; drawing them with replacement would
+    pair a member with itself."""
+    whole = [np.ones(size) for size in sizes]
+    variance = 0.0
+    for place, size in enumerate(sizes):
+        without = [statistic(*whole[:place], 1 - np.eye(size)[left], *whole[place + 1 :]) for left in range(size)]
+        variance += (size - 1) * float(np.var(without))
+    reach = float(stats.t.ppf(0.975, min(sizes) - 1)) * math.sqrt(variance)
+    value = statistic(*whole)
+    return Estimate(value=value, low=value - reach, high=value + reach, n=sizes[0])
+
+
+# ---- Of each picture
+
+
+def probe(
+    base: np.ndarray, adapted: np.ndarray, prompts: np.ndarray, real: np.ndarray, folds: int = 5
+) -> list[np.ndarray]:
+    """How real a ridge classifier of real paintings (1) against the base's pictures (0) takes each of the three sets
+    to be. No picture is judged by a classifier that saw its prompt, nor a painting by one that saw it."""
+    names, which = np.unique(prompts, return_inverse=True)
+    folds = min(folds, len(names), len(real))
+    of_real = np.arange(len(real)) % folds
+    result = [np.empty(len(base)), np.empty(len(adapted)), np.empty(len(real))]
+    for fold in range(folds):
+        out, real_out = which % folds == fold, of_real == fold
+        judge = classifier(base[~out], real[~real_out])
+        for values, vectors, mask in zip(result, (base, adapted, real), (out, out, real_out), strict=True):
+            values[mask] = judge(vectors[mask])
+    return result
+
+
+def classifier(no: np.ndarray, yes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Regularised least squares on 0 and 1, both sets weighing the same."""
+    both = np.vstack([no, yes])
+    centre = (no.mean(0) + yes.mean(0)) / 2
+    scale = both.std(0) + 1e-9
+    x = (both - centre) / scale
+    y = np.r_[-np.ones(len(no)), np.ones(len(yes))] / 2
+    weight = np.r_[np.full(len(no), 0.5 / len(no)), np.full(len(yes), 0.5 / len(yes))] * len(both)
+    gram = (x * weight[:, None]).T @ x + PENALTY * np.eye(x.shape[1])
+    slope = np.linalg.solve(gram, (x * weight[:, None]).T @ y)
+    return lambda vectors: 0.5 + (vectors - centre) / scale @ slope
+
+
+def correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Of each row with its counterpart."""
+    return (unit(one) * unit(other)).sum(1)
+
+
+def nearest(pictures: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each picture the likest of the others, and their correlation."""
+    alike = unit(pictures) @ unit(others).T
+    return alike.argmax(1), alike.max(1)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows without their mean and of length 1."""
+    centred = vectors.astype(np.float64) - vectors.mean(1, keepdims=True)
+    return centred / (np.linalg.norm(centred, axis=1, keepdims=True) + 1e-12)
+
+
+# ---- Diversity
+
+
+def vendi(vectors: np.ndarray, scale: float) -> float:
+    """The effective number of distinct pictures, 1 to n (Friedman and Dieng, arXiv 2210.02410); those further apart
+    than `scale` are distinct."""
+    alike = np.exp(-cdist(vectors, vectors, "sqeuclidean") / (2 * scale**2))
+    shares = np.linalg.eigvalsh(alike / len(vectors))
+    shares = shares[shares > 1e-12]
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def spread(vectors: np.ndarray) -> float:
+    """The usual distance between two of a set."""
+    return float(np.median(pdist(vectors))) or 1.0
+
+
+# ---- The strength
+
+
+def recommended(curve: list[AtStrength], real: Estimate) -> tuple[float, float, float]:
+    """The strength to use, and the least and the largest that can be.
+
+    Used is the one whose pictures come nearest to real paintings in the index among those that keep the content. The
+    least closes half of the gap that this one closes; the largest still keeps the content, on the line between
+    measured points.
+    """
+    strengths = np.array([point.strength for point in curve])
+    gains = np.array([point.index.value for point in curve]) - curve[0].index.value
+    content = np.array([point.content.value for point in curve])
+    high = crossing(strengths, -content, -CONTENT_KEPT)
+    kept = [place for place in range(1, len(curve)) if strengths[place] <= max(high, strengths[1])]
+    best = min(kept, key=lambda place: abs(curve[place].index.value - real.value))
+    low = crossing(strengths[: best + 1], gains[: best + 1], gains[best] / 2)
+    return float(strengths[best]), float(min(low, strengths[best])), float(max(high, strengths[best]))
+
+
+def crossing(x: np.ndarray, y: np.ndarray, level: float) -> float:
+    """Where the line through the points first rises above the level; the last x where it never does."""
+    above = np.flatnonzero(y > level)
+    if not len(above) or above[0] == 0:
+        return float(x[-1] if not len(above) else x[0])
+    after = above[0]
+    share = (level - y[after - 1]) / (y[after] - y[after - 1])
+    return float(x[after - 1] + share * (x[after] - x[after - 1]))

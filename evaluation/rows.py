@@ -1,0 +1,218 @@
+"""The rows of the scores: what is asked of base, adapter and real paintings, feature by feature."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from evaluation import metrics
+from evaluation.evidence import ByPrompt, Evidence, Vectors
+from evaluation.intervals import aligned, bootstrap, by_prompt, gap_closed, holm, paired_p
+from impressionism.pictorial import STATISTICS
+from impressionism.records import Metric
+
+ASKED = {  # feature → what is computed from it; the learned ones are in evaluation.learned
+    "pictorial": ("kid", "probe"),
+    "palette": ("kid",),
+    "structure": ("kept",),
+    "layout": ("vendi", "nearest", "copies"),
+    "clip": ("score", "kid", "probe"),
+    "dinov2": ("kid", "probe", "vendi"),
+    "csd": ("similarity",),
+    "sscd": ("nearest", "copies"),
+}
+COPY = 99  # percentile of real paintings' likeness to training pictures, beyond which a picture may be a copy
+NO_TRAINING = "Not computed: no training pictures were given (--training)."
+
+
+def weightless(evidence: Evidence) -> list[Metric]:
+    """All that is computed without weights."""
+    features = [name for name in ASKED if name in evidence.vectors]
+    return [index_row(evidence, ""), index_row(evidence, "-styled"), *statistic_rows(evidence)] + [
+        row for name in features for row in rows_of(name, evidence, evidence.vectors[name])
+    ]
+
+
+def rows_of(name: str, evidence: Evidence, vectors: Vectors, weights: str | None = None) -> list[Metric]:
+    """Every row of a feature."""
+    rows = {kind: ROW[kind](evidence, vectors) for kind in ASKED[name]}
+    return [dataclasses.replace(row, name=f"{name}-{kind}", weights=weights) for kind, row in rows.items()]
+
+
+def not_computed(name: str, why: str, weights: str) -> list[Metric]:
+    rows = {kind: EMPTY[kind] for kind in ASKED[name]}
+    return [dataclasses.replace(row, name=f"{name}-{kind}", note=why, weights=weights) for kind, row in rows.items()]
+
+
+def corrected(rows: list[Metric]) -> list[Metric]:
+    """With Holm's correction of the p values of each question."""
+    result = list(rows)
+    for question in dict.fromkeys(row.question for row in rows):
+        places = [place for place, row in enumerate(rows) if row.question == question and row.p is not None]
+        for place, p in zip(places, holm([rows[place].p or 0.0 for place in places]), strict=True):
+            result[place] = dataclasses.replace(rows[place], p=p)
+    return result
+
+
+def compared(row: Metric, base: ByPrompt, adapter: ByPrompt, real: np.ndarray | None = None) -> Metric:
+    """The row with what it came to; prompts are paired."""
+    gains = np.subtract(*aligned(adapter, base))
+    closed = gap_closed(base, adapter, real) if real is not None and row.question == "style" else None
+    blind = real is not None and row.question == "style" and not closed
+    untold = "It does not tell real paintings from the base. " if blind else ""
+    return dataclasses.replace(
+        row,
+        base=bootstrap(base),
+        adapter=bootstrap(adapter),
+        real=bootstrap(real) if real is not None else None,
+        difference=bootstrap(gains),
+        gap_closed=closed,
+        p=paired_p(by_prompt(adapter), by_prompt(base)),
+        note=f"{untold}{row.note}".strip(),
+    )
+
+
+# ---- Of each picture's own numbers
+
+
+def index_row(evidence: Evidence, words: str) -> Metric:
+    note = "Both prompts worded in the style: the base model's best chance." if words else ""
+    row = Metric(name=f"index{words}", question="style", better="closer", note=note)
+    real = evidence.real["index"].to_numpy()
+    return compared(row, evidence.column("index", f"base{words}"), evidence.column("index", f"adapter{words}"), real)
+
+
+def statistic_rows(evidence: Evidence) -> list[Metric]:
+    return [
+        compared(
+            Metric(
+                name=name,
+                question="style",
+                unit=known.unit,
+                better="closer",
+                note=f"Exploratory: its AUC is {known.auc:.2f} against photographs, {known.auc_styles:.2f} against "
+                "other styles." if known.exploratory else "",
+            ),
+            evidence.column(name, "base"),
+            evidence.column(name, "adapter"),
+            evidence.real[name].to_numpy(),
+        )
+        for name, known in STATISTICS.items()
+    ]  # fmt: skip
+
+
+# ---- Of vectors
+
+EMPTY: dict[str, Metric] = {
+    "kid": Metric(name="", question="style", better="lower"),
+    "probe": Metric(name="", question="style", better="closer"),
+    "similarity": Metric(name="", question="style", better="closer"),
+    "kept": Metric(name="", question="content"),
+    "score": Metric(name="", question="content"),
+    "vendi": Metric(name="", question="diversity", unit="pictures"),
+    "nearest": Metric(name="", question="memorisation", better="lower"),
+    "copies": Metric(name="", question="memorisation", better="lower"),
+}
+
+
+def kid_row(evidence: Evidence, vectors: Vectors) -> Metric:
+    """How far base and adapter are from the real paintings as sets."""
+    prompts, base, adapted = plain(evidence, vectors)
+    base, adapted, real = metrics.standard(base, adapted, vectors.real)
+    return dataclasses.replace(
+        EMPTY["kid"],
+        base=metrics.kid(base, prompts, real),
+        adapter=metrics.kid(adapted, prompts, real),
+        difference=metrics.kid_difference(adapted, base, prompts, real),
+    )
+
+
+def probe_row(evidence: Evidence, vectors: Vectors) -> Metric:
+    """How real a classifier of base against real paintings takes the adapter's pictures to be."""
+    prompts, base, adapted = plain(evidence, vectors)
+    base, adapted, real = metrics.probe(base, adapted, prompts, vectors.real)
+    return compared(EMPTY["probe"], *both(evidence, base, adapted), real)
+
+
+def similarity_row(evidence: Evidence, vectors: Vectors) -> Metric:
+    """Mean cosine with the real paintings; of a real one with the others."""
+    real = vectors.real / np.linalg.norm(vectors.real, axis=1, keepdims=True)
+    _, base, adapted = plain(evidence, vectors)
+    base, adapted = ((one / np.linalg.norm(one, axis=1, keepdims=True) @ real.T).mean(1) for one in (base, adapted))
+    among = ((real @ real.T).sum(1) - 1) / (len(real) - 1)
+    return compared(EMPTY["similarity"], *both(evidence, base, adapted), among)
+
+
+def kept_row(evidence: Evidence, vectors: Vectors) -> Metric:
+    """Correlation of the adapter's composition with the base's from the same noise."""
+    return dataclasses.replace(EMPTY["kept"], adapter=bootstrap(evidence.column("content", "adapter")))
+
+
+def score_row(evidence: Evidence, vectors: Vectors) -> Metric:
+    """CLIPScore: 100 x the cosine of picture and plain prompt, 0 at least (Hessel et al. 2021)."""
+    assert vectors.texts is not None
+    both_units = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (vectors.pictures, vectors.texts))
+    scores = 100 * np.maximum(np.multiply(*both_units).sum(1), 0)
+    return compared(EMPTY["score"], *both(evidence, scores[evidence.rows("base")], scores[evidence.rows("adapter")]))
+
+
+def vendi_row(evidence: Evidence, vectors: Vectors) -> Metric:
+    """Effective number of distinct pictures among those of one prompt."""
+    if evidence.pictures["seed"].nunique() < 2:
+        return dataclasses.replace(EMPTY["vendi"], note="Not computed: there is one picture a prompt.")
+    base, adapter = (distinct(evidence, vectors, evidence.rows(arm)) for arm in ("base", "adapter"))
+    return compared(EMPTY["vendi"], base, adapter)
+
+
+def distinct(evidence: Evidence, vectors: Vectors, rows: np.ndarray) -> ByPrompt:
+    """By prompt; pictures count as distinct in so far as those of the base's different prompts are."""
+    scale = metrics.spread(vectors.pictures[evidence.rows("base")])
+    places = evidence.by_prompt(rows, rows)
+    return {prompt: [metrics.vendi(vectors.pictures[np.array(own, int)], scale)] for prompt, own in places.items()}
+
+
+def nearest_row(evidence: Evidence, vectors: Vectors) -> Metric:
+    """Likeness to the likest training picture; that of held-out paintings is what is usual."""
+    if vectors.training is None:
+        return dataclasses.replace(EMPTY["nearest"], note=NO_TRAINING)
+    return compared(EMPTY["nearest"], *likenesses(evidence, vectors))
+
+
+def copies_row(evidence: Evidence, vectors: Vectors) -> Metric:
+    """The share of pictures that are liker to a training picture than all but one in a hundred held-out paintings."""
+    if vectors.training is None:
+        return dataclasses.replace(EMPTY["copies"], note=NO_TRAINING)
+    *sides, real = likenesses(evidence, vectors)
+    limit = np.percentile(real, COPY)
+    base, adapter = ({prompt: [float(v > limit) for v in one[prompt]] for prompt in one} for one in sides)
+    return compared(EMPTY["copies"], base, adapter, (real > limit).astype(float))
+
+
+def likenesses(evidence: Evidence, vectors: Vectors) -> tuple[ByPrompt, ByPrompt, np.ndarray]:
+    """Of base, adapter and real paintings to their likest training picture."""
+    assert vectors.training is not None
+    _, base, adapted = plain(evidence, vectors)
+    found = [metrics.nearest(one, vectors.training)[1] for one in (base, adapted, vectors.real)]
+    return (*both(evidence, found[0], found[1]), found[2])
+
+
+def plain(evidence: Evidence, vectors: Vectors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Prompts, and the vectors of base and adapter with the plain prompt, row by row from the same noise."""
+    base, adapted = evidence.rows("base"), evidence.rows("adapter")
+    return evidence.pictures["prompt"].to_numpy()[base], vectors.pictures[base], vectors.pictures[adapted]
+
+
+def both(evidence: Evidence, base: np.ndarray, adapted: np.ndarray) -> tuple[ByPrompt, ByPrompt]:
+    return evidence.by_prompt(base, evidence.rows("base")), evidence.by_prompt(adapted, evidence.rows("adapter"))
+
+
+ROW: dict[str, Callable[[Evidence, Vectors], Metric]] = {
+    "kid": kid_row,
+    "probe": probe_row,
+    "similarity": similarity_row,
+    "kept": kept_row,
+    "score": score_row,
+    "vendi": vendi_row,
+    "nearest": nearest_row,
+    "copies": copies_row,
+}

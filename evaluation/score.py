@@ -1,0 +1,176 @@
+"""What the adapter does, in numbers: scores.json for the dashboard, the card and the Space, and a row a picture.
+
+python -m evaluation score runs/NAME --real FOLDER --training FOLDER
+
+The headline is the gap closed, (adapter - base) / (real - base): 0 is the base model, 1 a real painting that no
+training saw. Prompts are the unit: pictures of one are averaged, intervals are drawn over prompts, and the p values of
+one question are corrected together.
+"""
+
+import dataclasses
+import platform
+import time
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from PIL import Image
+
+from evaluation.candidates import choose, gather
+from evaluation.evidence import Evidence, Table, collect, files_of
+from evaluation.intervals import bootstrap, gap_closed
+from evaluation.learned import learned_rows
+from evaluation.metrics import CONTENT_KEPT, recommended
+from evaluation.prompt_set import PromptSet, digest
+from evaluation.rows import corrected, distinct, weightless
+from impressionism.hub import digest_of, label
+from impressionism.paint import open_image
+from impressionism.records import AtStrength, Estimate, Metric, Scores
+
+SHOWN = 12  # of the best, of the worst, and of real paintings
+FEW = 20  # prompts below which a result is called exploratory
+THUMBNAIL = 256  # pixels, of a picture that is not the gallery's
+
+
+def score(
+    run: Path,
+    *,
+    real: Path,
+    training: Path | None = None,
+    candidates: Sequence[Path] = (),
+    features: Sequence[str] | None = None,
+    device: str = "auto",
+) -> None:
+    """Writes RUN/pictures.parquet, real.parquet, references/ and, last, scores.json."""
+    began = time.perf_counter()
+    evidence = collect(run, real, training)
+    rows = corrected(weightless(evidence) + learned_rows(evidence, real, features, device))
+    curve = strength_curve(evidence)
+    strength, low, high = recommended(curve, bootstrap(evidence.real["index"].to_numpy()))
+    best, worst = extremes(evidence)
+    file = run / "gallery" / "prompts.yaml"
+    prompts = PromptSet.read(file)
+    scores = Scores(
+        run=label(run),
+        provenance=evidence.exhibits[0].recipe.provenance,
+        prompt_set=f"{prompts.name}, version {prompts.version}",
+        prompt_set_sha256=digest(file),
+        prompts=int(evidence.pictures["prompt"].nunique()),
+        seeds=int(evidence.pictures["seed"].nunique()),
+        real=f"{label(real)}, {len(evidence.real)} pictures, content {digest_of(*files_of(real))}",
+        metrics=rows,
+        arms={arm: bootstrap(evidence.column("index", arm)) for arm in evidence.pictures["arm"].unique()},
+        curve=curve,
+        strength=strength,
+        strength_low=low,
+        strength_high=high,
+        best=best,
+        worst=worst,
+        seconds=round(time.perf_counter() - began, 1),
+        machine=f"{platform.system()}, {platform.machine()}, Python {platform.python_version()}",
+        versions={name: metadata.version(name) for name in ("numpy", "scipy", "opencv-python-headless", "torch")},
+    )
+    found = gather(run, scores, evidence.pictures, candidates)
+    scores = dataclasses.replace(scores, candidates=found, choice=choose(found))
+    write(evidence, real, scores)
+    print(f"{verdict(scores)}\n{run / 'scores.json'}")
+
+
+# ---- What the numbers say
+
+
+def row_of(scores: Scores, name: str) -> Metric:
+    return next(row for row in scores.metrics if row.name == name)
+
+
+def is_better(scores: Scores) -> bool:
+    """Whether the adapter surely paints more like the real paintings than the base does, and still the same scene."""
+    index, nearer, kept = (row_of(scores, name) for name in ("index", "pictorial-kid", "structure-kept"))
+    return bool(
+        index.gap_closed and index.gap_closed.low > 0
+        and nearer.difference and nearer.difference.high < 0
+        and kept.adapter and kept.adapter.value >= CONTENT_KEPT
+    )  # fmt: skip
+
+
+def verdict(scores: Scores) -> str:
+    """The scores in one or two sentences."""
+    closed, kept = row_of(scores, "index").gap_closed, row_of(scores, "structure-kept").adapter
+    content = f"and keeps {kept.value:.2f} of its composition" if kept else ""
+    if not closed:
+        return "No better than the base: the index does not tell real paintings from its pictures."
+    share = f"{closed.value:.0%} [{closed.low:.0%}, {closed.high:.0%}] of the gap between the base and real paintings"
+    if is_better(scores):
+        return f"The adapter closes {share}, {content}. Recommended strength: {scores.strength:g}."
+    why = " It comes out of the index alone: as a set the pictures are no nearer to real paintings, or lose the scene."
+    return f"No better than the base: the adapter closes {share}, {content}.{why if closed.low > 0 else ''}"
+
+
+def strength_curve(evidence: Evidence) -> list[AtStrength]:
+    """The plain prompt at every strength; only noises that are painted at all of them, so that points compare."""
+    pictures = evidence.pictures[evidence.pictures["arm"].isin(["base", "adapter"])]
+    strengths = sorted(pictures["strength"].unique())
+    counts = pictures.groupby(["prompt", "seed"])["strength"].transform("nunique")
+    shared = pictures[counts == len(strengths)]
+    base = by_prompt(shared, 0.0, "index")
+    real = evidence.real["index"].to_numpy()
+    return [
+        AtStrength(
+            strength=float(strength),
+            index=bootstrap(by_prompt(shared, strength, "index")),
+            content=bootstrap(by_prompt(shared, strength, "content")),
+            diversity=diversity(evidence, strength),
+            gap_closed=gap_closed(base, by_prompt(shared, strength, "index"), real) if strength else None,
+        )
+        for strength in strengths
+    ]
+
+
+def by_prompt(pictures: Table, strength: float, column: str) -> dict[str, list[float]]:
+    return pictures[pictures["strength"] == strength].groupby("prompt")[column].apply(list).to_dict()
+
+
+def diversity(evidence: Evidence, strength: float) -> Estimate | None:
+    """Effective number of pictures a prompt over the base's; None where a prompt was painted from one noise only."""
+    base, own = evidence.rows("base"), evidence.rows("adapter" if strength else "base", strength)
+    if len(own) < len(base) or evidence.pictures["seed"].nunique() < 2:
+        return None
+    before, after = (distinct(evidence, evidence.vectors["layout"], rows) for rows in (base, own))
+    return bootstrap({prompt: after[prompt][0] / before[prompt][0] for prompt in before})
+
+
+def extremes(evidence: Evidence, count: int = SHOWN) -> tuple[list[str], list[str]]:
+    """Files of the pairs that gained most and least: of each genre the first, then by rank."""
+    adapted = evidence.pictures.loc[evidence.rows("adapter")]
+    return tuple(ranked(adapted.sort_values("gain", ascending=up), count) for up in (False, True))  # type: ignore[return-value]
+
+
+def ranked(pictures: Table, count: int) -> list[str]:
+    leaders = pictures.drop_duplicates("genre")
+    others = pictures.drop(leaders.index).head(max(0, count - len(leaders)))
+    chosen = {*leaders["file"], *others["file"]}
+    return [file for file in pictures["file"] if file in chosen]
+
+
+# ---- Files
+
+
+def write(evidence: Evidence, real: Path, scores: Scores) -> None:
+    """The tables, small copies of the paintings that the dashboard shows, and the scores last."""
+    run = evidence.run
+    evidence.pictures.to_parquet(run / "pictures.parquet", index=False)
+    evidence.real.to_parquet(run / "real.parquet", index=False)
+    some = files_of(real)
+    thumbnails(some[:: max(1, len(some) // SHOWN)][:SHOWN], run / "references" / "real")
+    if "nearest" in evidence.pictures:
+        wanted = set(evidence.pictures["nearest"])
+        thumbnails((file for file in evidence.training if file.name in wanted), run / "references" / "training")
+    (run / "scores.json").write_text(scores.to_json() + "\n", encoding="utf-8")
+
+
+def thumbnails(files: Iterable[Path], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        picture = open_image(file).convert("RGB")
+        picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+        picture.save(folder / f"{file.name}.webp", quality=80)
