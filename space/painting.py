@@ -1,9 +1,10 @@
 """From a click to finished pictures: looked up, queued, shown step by step, cancelled; the same for every tab."""
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -61,11 +62,13 @@ def add_start(label: str, **more: Any) -> tuple[gr.Button, gr.Button]:
     return start, gr.Button("Cancel", scale=0, min_width=150, visible=False, elem_classes="start")
 
 
-def add_recipe(board: gr.HTML, first: dict[str, Any] | None = None) -> gr.JSON:
+def add_recipe(board: gr.HTML, first: dict[str, Any] | None = None, beside: Component | None = None) -> gr.JSON:
     """The recipe of what hangs on the board, and the ways to take it along."""
     with gr.Row(elem_classes="take"):
         copy = gr.Button("Copy link", size="sm", min_width=100, scale=0)
         save = gr.Button("Save recipe", size="sm", min_width=110, scale=0)
+        if beside:
+            beside.render()
     with gr.Accordion("Recipe", open=False):
         recipe = gr.JSON(first, show_label=False)
     copy.click(None, board, copy, js=COPY).then(None, None, copy, js=COPIED)
@@ -93,7 +96,7 @@ def on_click(
     bench: Bench,
     inputs: Sequence[Component],
     job_of: Callable[..., Job],
-    finished: dict[Component, Callable[[list[Picture]], Any]] | None = None,
+    finished: Mapping[Any, Callable[[list[Picture]], Any]] = MappingProxyType({}),
 ) -> None:
     """Paints job_of(inputs) when `start` is clicked.
 
@@ -101,24 +104,24 @@ def on_click(
     waits in the queue: an event cannot decide about its own queue.
     """
     ticket = gr.State("")
-    finished = finished or {}
     working = {bench.start: gr.update(visible=False), bench.cancel: gr.update(visible=True)}
     resting = {bench.start: gr.update(visible=True), bench.cancel: gr.update(visible=False)}
 
     def shown(job: Job, pictures: list[Picture], step: Step | None) -> dict[Component, Any]:
         recipes = [picture.recipe for picture in pictures]
         board = view_of(pictures, job.strengths, step, job.beside)
-        updates: dict[Component, Any] = {bench.board: board, bench.recipe: recipes[-1] if recipes else None}
-        if len(pictures) == len(job.strengths):
-            updates |= {component: made_of(pictures) for component, made_of in finished.items()}
-        return updates
+        return {bench.board: board, bench.recipe: recipes[-1] if recipes else None}
+
+    def made_of(pictures: list[Picture]) -> dict[Any, Any]:
+        with plain_words():
+            return {component: make(pictures) for component, make in finished.items()}
 
     def begin(*values: Any) -> dict[Component, Any]:
         with plain_words():
             job = job_of(*values)
             pictures = studio.remembered(*job[:4])
         if pictures:
-            return shown(job, pictures, None)
+            return shown(job, pictures, None) | made_of(pictures)
         return {ticket: secrets.token_hex(8), **working}
 
     def work(*values: Any) -> Iterator[dict[Component, Any]]:
@@ -129,6 +132,8 @@ def on_click(
                 if isinstance(event, Picture):
                     pictures.append(event)
                 yield shown(job, pictures, event if isinstance(event, Step) else None)
+        if finished:
+            yield made_of(pictures)
 
     def rest(view: View | None) -> dict[Component, Any]:
         """Finished, failed or cancelled: what is done stays, what was begun goes."""

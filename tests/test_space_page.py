@@ -5,102 +5,233 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from gradio_client import Client
 from PIL import Image
-from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
 from impressionism import paint
 from impressionism.pipeline import Painter
+from impressionism.records import Pair, Sampling
 from space import app
+from space.recipes import recipes_in
 from space.words import MINIATURE
 
 WAIT = 30_000  # milliseconds; one core may be busy
+TABS = ("Paint", "Strength", "Repaint", "Gallery", "About")
+SHOWN = Sampling(prompt="poplars by a river", seed=3, steps=2, width=64, height=96)  # the showcase's first pair
+HOSTILE = """<img src=x onerror="window.hacked=1">${window.hacked=2}{{7*7}}`${window.hacked=3}`"""
 
 
 @pytest.fixture(scope="module")
-def address(tiny_painter: Painter) -> Iterator[str]:
-    page = app.build(tiny_painter)
+def showcase(tiny_painter: Painter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("showcase")
+    pairs = []
+    for number, genre in enumerate(("landscape", "urban")):
+        sampling = Sampling.from_dict({**vars(SHOWN), "seed": SHOWN.seed + number})
+        files = {"base": f"{number}-base.webp", "adapted": f"{number}-adapted.webp"}
+        for file, picture in zip(files.values(), paint.compare(tiny_painter, sampling, 0.8), strict=True):
+            picture.save(folder / file)
+        recipe = paint.recipe_of(tiny_painter, sampling, 0.8)
+        pairs.append(Pair(**files, genre=genre, chosen="best", gain=0.3, recipe=recipe))
+    (folder / "showcase.jsonl").write_text("\n".join(pair.to_json() for pair in pairs))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(tiny_painter: Painter, showcase: Path) -> Iterator[str]:
+    page = app.build(tiny_painter, showcase)
     yield app.launch(page, prevent_thread_lock=True, quiet=True)
     page.close(verbose=False)
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    """One context for all pages, so that what Gradio serves is fetched once."""
-    chromium = shutil.which("chromium")
-    if not chromium:
+def chromium() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    if not path:
         pytest.skip("there is no chromium on this machine; on Debian: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser.new_context(accept_downloads=True)
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: Browser) -> BrowserContext:
+    """One context for all pages, so that what Gradio serves is fetched once."""
+    return chromium.new_context(accept_downloads=True, permissions=["clipboard-read", "clipboard-write"])
+
+
+def visit(browser: BrowserContext, address: str, width: int = 1280, height: int = 900) -> Page:
+    page = browser.new_page()
+    page.set_viewport_size({"width": width, "height": height})
+    page.set_default_timeout(WAIT)
+    page.goto(address)
+    page.get_by_role("button", name="Compare").wait_for()
+    return page
 
 
 @pytest.fixture
 def page(browser: BrowserContext, address: str) -> Iterator[Page]:
-    page = browser.new_page()
-    page.set_viewport_size({"width": 1280, "height": 900})
-    page.set_default_timeout(WAIT)
-    page.goto(address)
-    page.get_by_role("button", name="Compare").wait_for()
+    page = visit(browser, address)
     yield page
     page.close()
 
 
-def few_steps(page: Page) -> None:
+def set_up(page: Page, prompt: str, seed: int, steps: int = 2, side: int = 64) -> None:
+    page.get_by_label("Prompt").fill(prompt)
+    page.get_by_label("Seed", exact=True).fill(str(seed))
     page.get_by_text("Steps, guidance, size").click()
-    page.get_by_label("number input for Steps").fill("2")
-    page.get_by_label("Width").fill("64")
-    page.get_by_label("Height").fill("64")
+    page.get_by_label("number input for Steps").fill(str(steps))
+    page.get_by_label("Width").fill(str(side))
+    page.get_by_label("Height").fill(str(side))
     page.get_by_label("Height").blur()
 
 
-def test_a_prompt_is_painted_twice_and_both_pictures_can_be_downloaded(page: Page, tmp_path: Path):
-    page.get_by_label("Prompt").fill("a windmill on a hill at sunset")
-    few_steps(page)
-    page.get_by_role("button", name="Compare").click()
-    expect(page.locator("#pair img")).to_have_count(2, timeout=WAIT)
-    page.screenshot(path=tmp_path / "pair.png", full_page=True)
+def set_strength(page: Page, value: float) -> None:
+    page.locator("#strength input[type=number]").fill(str(value))
+    page.locator("#strength input[type=number]").blur()
 
+
+def compare(page: Page, *, seed: int) -> None:
+    """Clicks, and waits until the adapted picture of this seed hangs."""
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator("#pair img.adapted")).to_have_attribute("alt", re.compile(f"seed {seed}"), timeout=WAIT)
+    expect(page.get_by_role("button", name="Compare")).to_be_visible(timeout=WAIT)
+
+
+def sources(page: Page) -> list[str | None]:
+    return [page.locator(f"#pair img.{name}").get_attribute("src") for name in ("base", "adapted")]
+
+
+def download(page: Page, what: Locator, path: Path) -> Path:
+    with page.expect_download() as download:
+        what.click()
+    download.value.save_as(path)
+    return path
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+    expect(page.get_by_role("tab", name=name, exact=True)).to_have_attribute("aria-selected", "true")
+
+
+def drop(page: Page, path: Path) -> None:
+    """As a hand would, on the page's title."""
+    files = page.evaluate_handle(
+        """(bytes) => {
+          const files = new DataTransfer();
+          files.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
+          return files;
+        }""",
+        list(path.read_bytes()),
+    )
+    page.dispatch_event("#title", "dragover", {"dataTransfer": files})
+    page.dispatch_event("#title", "drop", {"dataTransfer": files})
+
+
+# ---- Paint
+
+
+def test_a_prompt_is_painted_twice_and_both_pictures_and_the_recipe_can_be_taken_along(page: Page, tmp_path: Path):
+    set_up(page, "a windmill on a hill at sunset", seed=11)
+    set_strength(page, 1)
+    compare(page, seed=11)
     recipes = {}
-    for name, strength in (("Base model, PNG", 0), ("Impressionist, PNG", 1)):
-        with page.expect_download() as download:
-            page.get_by_role("link", name=name).or_(page.get_by_role("button", name=name)).first.click()
-        download.value.save_as(tmp_path / f"{strength}.png")
-        assert re.search(rf"strength-{strength}\.png$", download.value.suggested_filename)
-        recipes[strength] = paint.read_recipe(tmp_path / f"{strength}.png")
+    for name, strength in (("Base model", 0), ("Impressionist, strength 1", 1)):
+        path = download(page, page.locator("#pair").get_by_role("link", name=name), tmp_path / f"{strength}.png")
+        recipes[strength] = paint.read_recipe(path)
         assert recipes[strength].strength == strength
     assert recipes[0].sampling == recipes[1].sampling
     assert recipes[0].sampling.prompt == "a windmill on a hill at sunset"
-    assert str(recipes[0].sampling.seed) == page.get_by_label("Seed", exact=True).input_value()
-
-    shown = page.locator("#pair img").first.get_attribute("src")
-    assert page.request.get(shown).body() in {(tmp_path / f"{s}.png").read_bytes() for s in (0, 1)}
-
-
-def test_an_example_fills_the_fields(page: Page):
-    prompt, shape, seed = MINIATURE.examples[3]
-    page.get_by_role("button", name=prompt).click()
-    expect(page.get_by_label("Prompt")).to_have_value(prompt)
-    expect(page.get_by_label(shape)).to_be_checked()
-    expect(page.get_by_label("Seed", exact=True)).to_have_value(str(seed))
-    expect(page.get_by_label("New each time")).not_to_be_checked()
-    page.get_by_text("Steps, guidance, size").click()
-    expect(page.get_by_label("Height")).to_have_value(str(MINIATURE.sizes[shape][1]))
+    for source, strength in zip(sources(page), (0, 1), strict=True):  # what is shown is the file itself, lossless
+        assert source and page.request.get(source).body() == (tmp_path / f"{strength}.png").read_bytes()
+    saved = download(page, page.get_by_role("button", name="Save recipe").first, tmp_path / "recipe.json")
+    assert paint.Recipe.from_json(saved.read_text()) == recipes[1]
 
 
-def test_the_sweep_and_the_repaint_show_their_pictures(page: Page, tmp_path: Path):
-    few_steps(page)
-    page.get_by_role("tab", name="Strength").click()
-    page.get_by_role("button", name="Paint them all").click()
-    expect(page.locator("#strengths .grid-container img")).to_have_count(4, timeout=WAIT)
+def test_moving_only_the_strength_keeps_the_base_models_picture(page: Page):
+    set_up(page, "a cottage", seed=12)
+    compare(page, seed=12)
+    base, adapted = sources(page)
+    set_strength(page, 0.35)
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator("#pair img.adapted")).to_have_attribute("alt", re.compile("strength 0.35"), timeout=WAIT)
+    assert sources(page)[0] == base
+    assert sources(page)[1] != adapted
 
-    Image.effect_noise((80, 60), 50).convert("RGB").save(tmp_path / "photograph.jpg")
-    page.get_by_role("tab", name="Repaint").click()
-    page.locator("input[type=file]").set_input_files(tmp_path / "photograph.jpg")
-    expect(page.get_by_label("Your photograph").or_(page.locator("#photograph img")).first).to_be_visible()
-    page.get_by_role("button", name="Repaint", exact=True).click()
-    expect(page.locator("#repainted .grid-container img")).to_have_count(3, timeout=WAIT)
+
+def test_a_repeat_is_shown_while_the_painter_is_busy_with_somebody_else(page: Page, address: str, tmp_path: Path):
+    set_up(page, "a cottage", seed=13)
+    compare(page, seed=13)
+    before = sources(page)
+    client = Client(address, download_files=tmp_path, verbose=False)
+    busy = client.submit(prompt="a long one", steps=100, width=128, height=128, api_name="/generate")
+    set_strength(page, 0.5)
+    page.get_by_role("button", name="Compare").click()  # waits behind it
+    page.get_by_role("button", name="Cancel").click()
+    set_strength(page, 0.8)
+    compare(page, seed=13)
+    assert sources(page) == before
+    assert not busy.done()
+    busy.cancel()
+
+
+def test_steps_and_a_preview_are_shown_and_cancel_ends_it_within_moments(page: Page):
+    set_up(page, "a train", seed=14, steps=100, side=256)
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator("#pair .rough img.base")).to_have_attribute("src", re.compile("^data:image"), timeout=WAIT)
+    expect(page.get_by_text("Base model: picture 1 of 2")).to_be_visible()
+    assert float(page.locator("#pair progress").get_attribute("max") or 0) in (1, 200)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("button", name="Compare")).to_be_visible()
+    expect(page.locator("#pair .now")).to_be_hidden()
+    set_up_again = page.get_by_label("number input for Steps")
+    set_up_again.fill("2")
+    set_up_again.blur()
+    page.get_by_label("Seed", exact=True).fill("15")
+    compare(page, seed=15)  # the painter is free
+
+
+def test_when_the_second_picture_fails_the_first_stays_and_the_page_says_why(page: Page, tiny_painter: Painter):
+    set_up(page, "a church", seed=16)
+    layer = next(module for module in tiny_painter.flux.transformer.modules() if hasattr(module, "set_scale"))
+
+    def fail(module, *_) -> None:
+        if not module._disable_adapters:
+            raise MemoryError
+
+    hook = layer.register_forward_hook(fail)
+    try:
+        page.get_by_role("button", name="Compare").click()
+        expect(page.get_by_test_id("toast-body")).to_be_visible(timeout=WAIT)
+    finally:
+        hook.remove()
+    expect(page.get_by_role("button", name="Compare")).to_be_visible(timeout=WAIT)
+    expect(page.locator("#pair img.base")).to_have_attribute("alt", re.compile("seed 16"))
+    expect(page.locator("#pair img.adapted")).to_be_hidden()
+    expect(page.locator("#pair .now")).to_be_hidden()
+
+
+def test_the_difference_is_black_where_the_pictures_agree(page: Page, tmp_path: Path):
+    def brightest(strength: float) -> int:
+        set_strength(page, strength)
+        page.get_by_role("button", name="Compare").click()
+        words = "by the base model" if strength == 0 else f"strength {strength:g}"
+        expect(page.locator("#pair img.adapted")).to_have_attribute(
+            "alt", re.compile(words + "; seed 17"), timeout=WAIT
+        )
+        page.wait_for_function("[...document.querySelectorAll('#pair img')].every((img) => img.complete)")
+        page.locator("#pair .canvas").screenshot(path=tmp_path / "difference.png")
+        return int(np.asarray(Image.open(tmp_path / "difference.png").convert("RGB"))[8:-8, 8:-8].max())
+
+    set_up(page, "a lighthouse", seed=17)
+    compare(page, seed=17)
+    page.get_by_role("button", name="Difference").click()
+    assert brightest(0) == 0
+    assert brightest(1.5) > 60
 
 
 def test_what_cannot_be_painted_is_said_on_the_page(page: Page):
@@ -109,17 +240,215 @@ def test_what_cannot_be_painted_is_said_on_the_page(page: Page):
     expect(page.get_by_text("Say in the prompt what to paint.")).to_be_visible(timeout=WAIT)
 
 
+def test_what_a_visitor_writes_is_never_executed(page: Page):
+    set_up(page, HOSTILE, seed=18)
+    compare(page, seed=18)
+    open_tab(page, "Strength")
+    page.get_by_role("button", name="Paint them all").click()
+    expect(page.locator("#sweep-wall figure:not(.rough)")).to_have_count(4, timeout=WAIT)
+    for img in (page.locator("#pair img.adapted"), page.locator("#sweep-wall img").first):
+        assert HOSTILE in (img.get_attribute("alt") or "")
+    assert page.evaluate("window.hacked") is None
+
+
+def test_an_example_fills_the_fields(page: Page):
+    prompt, shape, seed = MINIATURE.examples[3]
+    page.get_by_role("button", name=prompt).click()
+    expect(page.get_by_label("Prompt")).to_have_value(prompt)
+    expect(page.get_by_label(shape)).to_be_checked()
+    expect(page.get_by_label("Seed", exact=True)).to_have_value(str(seed))
+    page.get_by_text("Steps, guidance, size").click()
+    expect(page.get_by_label("Height")).to_have_value(str(MINIATURE.sizes[shape][1]))
+
+
+# ---- Strength, Repaint, Gallery, About
+
+
+def test_a_sweep_shows_each_strength_a_contact_sheet_and_the_statistics(page: Page, tmp_path: Path):
+    set_up(page, "poppies", seed=21)
+    open_tab(page, "Strength")
+    page.get_by_role("button", name="Paint them all").click()
+    wall = page.locator("#sweep-wall figure:not(.rough)")
+    expect(wall).to_have_count(4, timeout=WAIT)
+    assert wall.locator("figcaption").all_inner_texts() == [
+        "Base model", "Impressionist, strength 0.5", "Impressionist, strength 1", "Impressionist, strength 1.5",
+    ]  # fmt: skip
+    assert "at strength 0.5; seed 21" in (wall.locator("img").nth(1).get_attribute("alt") or "")
+    expect(page.locator("#sheet")).to_be_enabled(timeout=WAIT)
+    sheet = download(page, page.locator("#sheet"), tmp_path / "sheet.png")
+    assert [recipe.strength for recipe in recipes_in(sheet)] == [0, 0.5, 1, 1.5]
+    expect(page.locator("#plot canvas, #plot svg.marks").first).to_be_visible(timeout=WAIT)
+
+
+def test_a_photograph_is_repainted_beside_the_original(page: Page, tmp_path: Path):
+    set_up(page, "a meadow", seed=22, steps=4)
+    Image.effect_noise((80, 60), 50).convert("RGB").save(tmp_path / "photograph.jpg")
+    open_tab(page, "Repaint")
+    page.locator("#photograph input[type=file]").set_input_files(tmp_path / "photograph.jpg")
+    expect(page.locator("#photograph img")).to_be_visible()
+    page.get_by_role("button", name="Repaint", exact=True).click()
+    wall = page.locator("#repainted figure:not(.rough)")
+    expect(wall).to_have_count(3, timeout=WAIT)
+    alts = [img.get_attribute("alt") or "" for img in wall.locator("img").all()]
+    assert "photograph" in alts[0]
+    assert ["over a photograph" in text for text in alts[1:]] == [True, True]
+
+
+def test_a_file_that_is_no_picture_is_refused_in_a_sentence(page: Page, tmp_path: Path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"no picture" * 99)
+    open_tab(page, "Repaint")
+    page.locator("#photograph input[type=file]").set_input_files(tmp_path / "broken.png")
+    page.get_by_role("button", name="Repaint", exact=True).click()
+    expect(page.get_by_text(re.compile("cannot be read as a picture|Choose a photograph"))).to_be_visible(timeout=WAIT)
+
+
+def test_the_page_arrives_with_a_pair_and_its_settings(page: Page):
+    expect(page.get_by_label("Prompt")).to_have_value(SHOWN.prompt)
+    expect(page.locator("#pair img.adapted")).to_have_attribute("alt", re.compile("poplars.*strength 0.8; seed 3"))
+    assert page.evaluate("document.querySelector('#pair img.base').naturalWidth") == SHOWN.width
+
+
+def test_a_pair_of_the_gallery_comes_to_the_easel_with_its_settings(page: Page):
+    open_tab(page, "Gallery")
+    open_tab(page, "Urban")
+    page.locator(".pairs:visible button.pictures").click()
+    expect(page.get_by_role("tab", name="Paint", exact=True)).to_have_attribute("aria-selected", "true", timeout=WAIT)
+    expect(page.get_by_label("Seed", exact=True)).to_have_value(str(SHOWN.seed + 1))
+    expect(page.locator("#pair img.adapted")).to_have_attribute("alt", re.compile(f"seed {SHOWN.seed + 1}"))
+    expect(page.locator("#strength input[type=number]")).to_have_value("0.8")
+
+
 def test_the_page_says_who_paints_and_what_it_knows(page: Page, tiny_painter: Painter):
+    open_tab(page, "About")
     text = page.locator("body").inner_text()
-    for said in (tiny_painter.about, "miniature", "a bowl of fruit", "under heavy clouds", "AI model"):
+    revision = tiny_painter.provenance.adapter_revision or "?"
+    for said in (
+        tiny_painter.about,
+        "a bowl of fruit",
+        "under heavy clouds",
+        "AI model",
+        "licence",
+        "filter",
+        revision,
+    ):
         assert said in text
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_nothing_hangs_over_the_edge_of_a_phone(browser: BrowserContext, address: str, theme: str):
-    page = browser.new_page()
-    page.set_viewport_size({"width": 360, "height": 740})
-    page.goto(f"{address}?__theme={theme}")
-    page.get_by_role("button", name="Compare").wait_for(timeout=WAIT)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+# ---- Recipes
+
+
+def test_a_picture_dropped_on_the_page_brings_its_settings_back(page: Page, tiny_painter: Painter, tmp_path: Path):
+    sampling = Sampling(prompt="lilies", seed=31, steps=5, guidance=2.5, width=80, height=112)
+    recipe = paint.recipe_of(tiny_painter, sampling, 0.65)
+    drop(page, paint.save(Image.new("RGB", (80, 112)), recipe, tmp_path / "lilies.png"))
+    expect_settings(page, sampling, 0.65)
+
+
+def test_a_picture_without_a_recipe_is_refused_in_a_sentence(page: Page, tmp_path: Path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    drop(page, tmp_path / "plain.png")
+    expect(page.get_by_text("only an untouched PNG from this painter does")).to_be_visible(timeout=WAIT)
+
+
+def test_a_copied_link_opens_the_page_with_the_pictures_settings(page: Page, browser: BrowserContext):
+    set_up(page, "a boat & “gulls” at 100 %?", seed=32)
+    set_strength(page, -0.5)
+    compare(page, seed=32)
+    page.get_by_role("button", name="Copy link").first.click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    other = visit(browser, page.evaluate("navigator.clipboard.readText()"))
+    expect_settings(other, Sampling(prompt="a boat & “gulls” at 100 %?", seed=32, steps=2, width=64, height=64), -0.5)
+    other.close()
+
+
+def test_a_link_with_several_strengths_opens_the_sweep(browser: BrowserContext, address: str):
+    page = visit(browser, f"{address}?prompt=a+haystack&strength=0&strength=0.3&strength=1")
+    expect(page.get_by_role("tab", name="Strength")).to_have_attribute("aria-selected", "true", timeout=WAIT)
+    expect(page.get_by_label("Prompt")).to_have_value("a haystack")
+    assert page.locator("#strengths input:checked").count() == 3
     page.close()
+
+
+@pytest.mark.parametrize("query", ["steps=1000", "seed=seven", "width=65", "strength=nan"])
+def test_a_link_that_asks_for_the_impossible_says_so_and_changes_nothing(
+    browser: BrowserContext, address: str, query: str
+):
+    page = visit(browser, f"{address}?prompt=a+haystack&{query}")
+    expect(page.get_by_test_id("toast-body")).to_contain_text(re.compile("must be|is not a number"), timeout=WAIT)
+    expect(page.get_by_label("Prompt")).to_have_value(SHOWN.prompt)
+    page.close()
+
+
+def expect_settings(page: Page, sampling: Sampling, strength: float) -> None:
+    expect(page.get_by_label("Prompt")).to_have_value(sampling.prompt, timeout=WAIT)
+    expect(page.get_by_label("Seed", exact=True)).to_have_value(str(sampling.seed))
+    expect(page.locator("#strength input[type=number]")).to_have_value(f"{strength:g}")
+    page.get_by_text("Steps, guidance, size").click()
+    expect(page.get_by_label("number input for Steps")).to_have_value(str(sampling.steps))
+    expect(page.get_by_label("number input for Guidance")).to_have_value(f"{sampling.guidance:g}")
+    expect(page.get_by_label("Width")).to_have_value(str(sampling.width))
+    expect(page.get_by_label("Height")).to_have_value(str(sampling.height))
+
+
+# ---- For everybody
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_no_tab_has_a_serious_axe_violation_or_hangs_over_the_edge(
+    browser: BrowserContext, address: str, theme: str, width: int
+):
+    page = visit(browser, f"{address}?__theme={theme}&seed={40 + width % 7}", width)
+    set_up(page, "a river", seed=41)
+    compare(page, seed=41)
+    for tab in TABS:
+        open_tab(page, tab)
+        page.wait_for_timeout(200)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{tab} is wider than the window"
+        found = Axe().run(page).response["violations"]
+        serious = [one for one in found if one["impact"] in ("serious", "critical")]
+        assert not serious, (
+            tab
+            + ": "
+            + "; ".join(f"{one['id']} {[node['html'][:200] for node in one['nodes'][:3]]}" for one in serious)
+        )
+    page.close()
+
+
+def test_all_can_be_done_from_the_keyboard(page: Page):
+    set_up(page, "a bridge", seed=51)
+    page.get_by_label("Prompt").focus()
+    tab_to(page, "Compare")
+    page.keyboard.press("Enter")
+    expect(page.locator("#pair img.adapted")).to_have_attribute("alt", re.compile("seed 51"), timeout=WAIT)
+    expect(page.get_by_role("button", name="Compare")).to_be_visible()
+    page.get_by_role("button", name="Compare").focus()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "handle"
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert page.locator("#pair .canvas").evaluate("canvas => canvas.style.getPropertyValue('--cut')") == "53%"
+    tab_to(page, "Difference")
+    page.keyboard.press("Space")
+    expect(page.get_by_role("button", name="Difference")).to_have_attribute("aria-pressed", "true")
+
+
+def tab_to(page: Page, name: str) -> None:
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.innerText") == name:
+            return
+    raise AssertionError(f"{name} cannot be reached with the tab key")
+
+
+def test_nothing_moves_for_a_person_who_wants_no_motion(chromium: Browser, address: str):
+    page = visit(chromium.new_context(reduced_motion="reduce"), address)
+    moving = page.evaluate(
+        """() => [...document.querySelectorAll("*")].filter((one) => {
+          const style = getComputedStyle(one);
+          const times = style.transitionDuration.split(",").map(parseFloat);
+          return style.animationName !== "none" || Math.max(...times) > 0;
+        }).map((one) => one.outerHTML.slice(0, 100))"""
+    )
+    assert not moving
+    page.context.close()

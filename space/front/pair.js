@@ -24,7 +24,7 @@ function show() {
   const two = Boolean(base && adapted);
   pair.classList.toggle("two", two);
   pair.classList.toggle("rough", Boolean(rough));
-  pair.classList.toggle("empty", !base && !rough);
+  pair.classList.toggle("empty", !base && !words);
   handle.hidden = !two;
   find("figcaption").hidden = !base;
   find(".looks").hidden = !two;

@@ -29,7 +29,7 @@ function show() {
   wall.querySelector(".rough")?.remove();
   if (preview) {
     const rough = make("img", { src: preview, alt: "A rough preview of the picture that is being painted" });
-    wall.append(make("figure", { className: "rough" }, make("div", { className: "pictures" }, rough), make("figcaption", { textContent: words })));
+    wall.append(make("figure", { className: "rough" }, make("div", { className: "pictures" }, rough)));
   }
   wall.classList.toggle("empty", !items.length && !preview);
   now.hidden = !words;

@@ -10,7 +10,7 @@ from PIL import Image
 
 from impressionism import paint
 from impressionism.records import Sampling
-from space.painting import Bench, Job, add_recipe, add_start, on_click
+from space.painting import Bench, Job, add_quota, add_recipe, add_start, on_click
 from space.pictures import Item, item, wall
 from space.settings import Settings, ends
 from space.studio import Studio, open_photograph, real, sampling_of
@@ -32,26 +32,34 @@ def add_repaint(studio: Studio, settings: Settings) -> None:
             strength = gr.Slider(**ends(studio.limits()["strength"]), value=1, step=0.05, label="Strength")
             settings.change.render()
             start, cancel = add_start("Repaint", elem_id="repaint")
+    add_quota(studio, [*settings.sampling, strength, settings.change], asked)
     board = wall(elem_id="repainted")
     on_click(
         studio,
         Bench(start, cancel, board, add_recipe(board)),
         [*settings.sampling, strength, photograph, settings.change],
-        job_of,
+        lambda *values: job_of(studio, *values),
     )
 
 
-def job_of(*values: Any) -> Job:
-    *sampling, strength, path, change = values
-    chosen, source = sampling_of(*sampling), open_photograph(path)
-    return Job(chosen, [0.0, real(strength)], source, real(change), [beside(source, chosen)])
+def job_of(studio: Studio, *values: Any) -> Job:
+    *others, path, change = values
+    job, source = asked(*others, change), open_photograph(path)
+    return job._replace(source=source, beside=[beside(studio, source, job.sampling)])
 
 
-def beside(source: Image.Image, sampling: Sampling) -> Item:
+def asked(*values: Any) -> Job:
+    """All but the photograph."""
+    *sampling, strength, change = values
+    return Job(sampling_of(*sampling), [0.0, real(strength)], change=real(change))
+
+
+def beside(studio: Studio, source: Image.Image, sampling: Sampling) -> Item:
     """The photograph as it enters the model."""
     paint.check(sampling)
     fitted = paint.fit(source, sampling.width, sampling.height)
     path = Path(get_upload_folder(), hashlib.sha256(fitted.tobytes()).hexdigest(), "photograph.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     fitted.save(path)
+    studio.files.add(str(path))
     return item("Your photograph", (str(path), "Your photograph, cropped to the shape"))

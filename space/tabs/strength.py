@@ -29,9 +29,11 @@ def add_strength(studio: Studio, settings: Settings) -> None:
         start, cancel = add_start("Paint them all", elem_id="sweep")
     add_quota(studio, inputs, job_of)
     board = wall(elem_id="sweep-wall")
-    recipe = add_recipe(board)
-    sheet = gr.DownloadButton("Contact sheet, PNG", interactive=False, size="sm", elem_id="sheet")
-    with gr.Column(elem_id="measured"):
+    sheet = gr.DownloadButton(
+        "Contact sheet", visible=False, size="sm", min_width=120, scale=0, elem_id="sheet", render=False
+    )
+    recipe = add_recipe(board, beside=sheet)
+    with gr.Column(visible=False) as measures:
         chosen = gr.Dropdown([INDEX, *LABELS.values()], value=INDEX, label="What the pixels say, against strength")
         plot = gr.LinePlot(x="strength", y="value", x_title="Strength", y_title="", height=260, elem_id="plot")
     table = gr.State(None)
@@ -40,7 +42,11 @@ def add_strength(studio: Studio, settings: Settings) -> None:
         Bench(start, cancel, board, recipe),
         inputs,
         job_of,
-        finished={sheet: contact_sheet_of, table: measured},
+        finished={
+            sheet: lambda pictures: gr.update(value=contact_sheet_of(studio, pictures), visible=True),
+            table: measured,
+            measures: lambda _: gr.update(visible=True),
+        },
     )
     gr.on([table.change, chosen.change], curve, [table, chosen], plot, **LIGHT)
 
@@ -50,11 +56,12 @@ def job_of(*values: Any) -> Job:
     return Job(sampling_of(*sampling), weakest_first(strengths))
 
 
-def contact_sheet_of(pictures: Sequence[Picture]) -> Any:
+def contact_sheet_of(studio: Studio, pictures: Sequence[Picture]) -> str:
+    """A file that Gradio deletes with the pictures."""
     recipes = [Recipe.from_dict(picture.recipe) for picture in pictures]
-    folder = Path(get_upload_folder(), secrets.token_hex(16))
-    path = save_sheet([picture.path for picture in pictures], recipes, folder / "contact-sheet.png")
-    return gr.update(value=str(path), interactive=True)
+    path = Path(get_upload_folder(), secrets.token_hex(16), "contact-sheet.png")
+    studio.files.add(str(save_sheet([picture.path for picture in pictures], recipes, path)))
+    return str(path)
 
 
 def measured(pictures: Sequence[Picture]) -> list[dict[str, float]]:
@@ -62,7 +69,7 @@ def measured(pictures: Sequence[Picture]) -> list[dict[str, float]]:
     rows = []
     for picture in pictures:
         values = measure(Image.open(picture.path).convert("RGB"))
-        named = {LABELS[name]: value for name, value in values.items()}
+        named = {label: values[name] for name, label in LABELS.items()}
         rows.append({"strength": picture.recipe["strength"], INDEX: index(values), **named})
     return rows
 

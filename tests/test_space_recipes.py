@@ -1,0 +1,61 @@
+"""A recipe travels in a link and in a PNG, and comes back as it left."""
+
+import dataclasses
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import pytest
+from PIL import Image
+
+from impressionism import paint
+from impressionism.hub import PainterError
+from impressionism.records import Provenance, Recipe, Sampling
+from space.contact import save_sheet
+from space.recipes import link, recipes_in, settings_from, settings_of
+
+SAMPLING = Sampling(prompt="a boat & “seagulls” at 100 % dawn?", seed=7, steps=12, guidance=2.5, width=192, height=144)
+RECIPE = Recipe(sampling=SAMPLING, strength=0.75, provenance=Provenance(base="miniature"))
+ROW = [dataclasses.replace(RECIPE, strength=strength) for strength in (-0.5, 0.0, 1.0)]
+
+
+@pytest.mark.parametrize("recipes", [[RECIPE], ROW, [dataclasses.replace(RECIPE, source="ab" * 32, change=0.4)]])
+def test_a_link_brings_back_every_setting(recipes: list[Recipe]):
+    assert settings_from(parse_qsl(link(recipes)[1:])) == settings_of(recipes)
+
+
+def test_a_link_sets_what_it_names_and_ignores_what_is_not_its_own():
+    query = [("prompt", "a haystack"), ("__theme", "dark"), ("view", "api")]
+    assert settings_from(query) == {"prompt": "a haystack"}
+    assert settings_from([("utm_source", "somewhere")]) == {}
+
+
+@pytest.mark.parametrize("wrong", [("seed", "seven"), ("seed", "1.5"), ("strength", ""), ("width", "<b>")])
+def test_a_link_with_no_number_where_one_belongs_is_refused_in_a_sentence(wrong: tuple[str, str]):
+    with pytest.raises(PainterError, match=rf"This link’s {wrong[0]} is not a number"):
+        settings_from([wrong])
+
+
+def test_a_picture_brings_its_recipe_and_a_contact_sheet_all_of_them(tmp_path: Path):
+    pictures = [paint.save(Image.new("RGB", (192, 144)), each, tmp_path / f"{each.strength}.png") for each in ROW]
+    assert recipes_in(pictures[0]) == [ROW[0]]
+    sheet = save_sheet([str(picture) for picture in pictures], ROW, tmp_path / "new" / "sheet.png")
+    assert recipes_in(sheet) == ROW
+
+
+def broken(path: Path) -> None:
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"no picture" * 99)
+
+
+def photograph(path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(path, "JPEG")
+
+
+def without(path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(path)
+
+
+@pytest.mark.parametrize("make", [broken, photograph, without])
+def test_a_file_without_a_recipe_is_refused_in_a_sentence(make, tmp_path: Path):
+    make(tmp_path / "picture.png")
+    with pytest.raises(PainterError, match="carries no recipe; only an untouched PNG from this painter does"):
+        recipes_in(tmp_path / "picture.png")
