@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it logs the end of a long prompt, and prompts are not recorded
 
 try:
     import spaces  # on ZeroGPU it has to be imported before anything that may touch CUDA

@@ -8,6 +8,7 @@ from pathlib import Path
 import hub_spaces
 import pytest
 from hub import READER, WRITER, Hub
+from hub_protocol import sha256
 from space_served import served, visitor
 from tiny import make_tiny_adapter
 
@@ -28,6 +29,7 @@ def stocked(hub: Hub, tiny_flux: Path, tmp_path: Path, monkeypatch: pytest.Monke
     """With a base model, an adapter, and a token for the Space in the environment."""
     monkeypatch.setattr(names, "BASE", "bfl/flux")
     monkeypatch.setattr(names, "ADAPTER", "monet/adapter")
+    monkeypatch.setattr(names, "ADAPTER_FILE", names.WEIGHTS_FILE)
     hub.add_repo("bfl/flux", tiny_flux)
     hub.add_repo("monet/adapter", make_tiny_adapter(tmp_path / "first"))
     monkeypatch.setenv(deploy.TOKEN, READER)
@@ -39,7 +41,7 @@ def stocked(hub: Hub, tiny_flux: Path, tmp_path: Path, monkeypatch: pytest.Monke
 def switch(hub: Hub, folder: Path, seed: int) -> str:
     """Another adapter on main; its commit."""
     data = make_tiny_adapter(folder, seed=seed).joinpath(names.WEIGHTS_FILE).read_bytes()
-    hub.stored[__import__("hashlib").sha256(data).hexdigest()] = data
+    hub.stored[sha256(data)] = data
     return hub.repos["monet/adapter"].commit("refs/heads/main", {names.WEIGHTS_FILE: data}, "another")
 
 
@@ -107,10 +109,9 @@ def test_what_goes_up_is_what_the_space_runs_and_starts_from_there(
     for name, data in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    told = subprocess.run(
-        [sys.executable, "space/app.py", "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert "--adapter" in told.stdout
+    start = "import space.app; from impressionism.pipeline import miniature; print(miniature())"
+    told = subprocess.run([sys.executable, "-c", start], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert str(tmp_path) in told.stdout
 
 
 def test_a_dry_run_tells_everything_and_sends_nothing(

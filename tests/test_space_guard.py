@@ -128,10 +128,13 @@ def test_a_filter_that_cannot_do_it_is_refused(hub: Hub, tmp_path: Path, labels,
         ImageFilter(spoil(source))
 
 
-def test_a_filter_whose_weights_cannot_be_had_is_not_claimed(hub: Hub):
+def test_a_filter_whose_weights_cannot_be_had_is_not_claimed_but_said_at_the_start(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+):
     here = guard_for(is_miniature=False)
     assert here.images is None and here.prompts
     assert "none looks at the pictures, because its weights cannot be had" in here.about()
+    assert here.about() in caplog.text
     here.check_picture(PICTURE)
 
 

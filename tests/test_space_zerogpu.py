@@ -37,10 +37,13 @@ def scheduler() -> Iterator[Scheduler]:
 
 
 @pytest.fixture(scope="module")
-def space(
-    scheduler: Scheduler, tiny_flux: Path, tiny_adapter: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    with space_on(scheduler, tiny_flux, tiny_adapter, tmp_path_factory.mktemp("home")) as address:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def space(scheduler: Scheduler, tiny_flux: Path, tiny_adapter: Path, home: Path) -> Iterator[str]:
+    with space_on(scheduler, tiny_flux, tiny_adapter, home) as address:
         yield address
 
 
@@ -103,6 +106,16 @@ def test_a_worker_that_dies_is_a_clear_error_and_the_next_call_works(client: Cli
     with pytest.raises(AppError, match="GPU's time ran out, or its process died"):
         job.result(timeout=30)
     assert client.predict(prompt="dies on the way", **SMALL, api_name="/generate")
+
+
+def test_no_prompt_is_logged(client: Client, scheduler: Scheduler, home: Path):
+    long = "a walled garden " * 20 + "with a hidden door"
+    client.predict(prompt=long, **SMALL, api_name="/generate")  # longer than the text encoders read
+    scheduler.next.append("broken")
+    with pytest.raises(AppError):
+        client.predict(prompt=long, seed=1, **SMALL, api_name="/generate")
+    log = (home / "log").read_text()
+    assert "garden" not in log and "hidden" not in log
 
 
 SAYS = {
