@@ -121,8 +121,8 @@ def only_adapter(folder: Path, source: str, usual: tuple[str, ...]) -> Path:
         return found[0]
     if found:
         raise PainterError(f"{source} has several adapters: {', '.join(file.name for file in found)}; name one file.")
-    others = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
-    raise PainterError(f"{source} holds no .safetensors adapter; it has {others}.")
+    others = ", ".join(sorted(file.name for file in folder.glob("*")))  # of the Hub's files only what was wanted
+    raise PainterError(f"{source} holds no .safetensors adapter{f'; it has {others}' if others else ''}.")
 
 
 # ---- What it changes
@@ -196,7 +196,7 @@ def by_layer(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, dict[str,
 
 def known_names(linears: Linears) -> dict[str, tuple[str, ...]]:
     """Each layer's paths by the names that tools give it, underscores for dots."""
-    known = {path.replace(".", "_"): (path,) for path in linears}
+    known: dict[str, tuple[str, ...]] = {path.replace(".", "_"): (path,) for path in linears}
     blocks = {match[0] for path in linears if (match := re.match(r"(single_)?transformer_blocks\.\d+", path))}
     for block in blocks:
         kind, index = block.split(".")
@@ -279,8 +279,8 @@ def scale_of(plain: str, part: dict[str, torch.Tensor], config: dict[str, Any]) 
     rank = len(part["down"])
     if "alpha" in part:
         return float(part["alpha"]) / rank
-    patterns = config.get("alpha_pattern") or {}
-    alpha = patterns.get(get_pattern_key(patterns, plain), config.get("lora_alpha"))
+    patterns: dict[str, float] = config.get("alpha_pattern") or {}
+    alpha = patterns.get(get_pattern_key(list(patterns), plain), config.get("lora_alpha"))
     if alpha is None:
         return 1.0
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

@@ -83,12 +83,14 @@ def readable_errors(repository: str, revision: str | None) -> Iterator[None]:
 
 
 def refused(repository: str, error: Exception) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", 0)
+    response = getattr(error, "response", None)
+    status, headers = (response.status_code, response.headers) if response is not None else (0, {})
+    wait = headers.get("Retry-After", "")
     advice = {
         401: "log in again with `hf auth login`",
         403: "give the token read access to gated repositories and accept the licence on the Hub",
-        429: "wait a few minutes",
-    }.get(status, "try again later")
+        429: f"wait {wait} seconds" if wait.isdigit() else "wait a few minutes",
+    }.get(status, "try again later, what has arrived is kept")
     said = f"HTTP {status}" if status else str(error).splitlines()[0]
     return f"The Hub refused {repository} ({said}): {advice}, or paint with the bundled model: --model miniature."
 

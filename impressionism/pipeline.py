@@ -4,6 +4,7 @@ painter = load_pipeline()   # FLUX.1-dev and the published adapter on a GPU, els
 """
 
 import importlib.metadata
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def load_pipeline(
     folder = folder_of(base, base_revision, PIPELINE_FILES)
     quantize, offload, memory = choose_quantization(quantize, folder, device)
 
-    flux = build(folder, quantize, device)
+    flux = build(folder, label(base), quantize, device)
     if adapter_file:
         load_adapter(flux, adapter_file)
     if offload:
@@ -177,7 +178,8 @@ def dtype_for(device: str) -> torch.dtype:
     return torch.float32 if device == "cpu" else torch.bfloat16
 
 
-def build(folder: Path, quantize: str, device: str) -> FluxPipeline:
+def build(folder: Path, name: str, quantize: str, device: str) -> FluxPipeline:
+    check_kind(folder, name)
     dtype = dtype_for(device)
     staged = "cpu" if on_zero_gpu() else device  # a card that is only emulated cannot compute
     components: dict[str, Any] = {
@@ -190,9 +192,23 @@ def build(folder: Path, quantize: str, device: str) -> FluxPipeline:
             folder, **components, dtype=dtype, use_safetensors=True, local_files_only=True
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise PainterError(f"{label(folder)} is no FluxPipeline folder: {first_line(error)}") from error
+        damaged = first_line(error).replace(str(folder), name).rstrip(". ")
+        raise PainterError(f"{name} is incomplete or damaged ({damaged}); fetch it again.") from error
     flux.set_progress_bar_config(disable=True)
     return flux
+
+
+def check_kind(folder: Path, name: str) -> None:
+    """Refuses what is no FluxPipeline in diffusers' layout, before anything is read."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise PainterError(f"{name} holds no FluxPipeline: in diffusers' layout there is a model_index.json.")
+    try:
+        kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise PainterError(f"{name}: its model_index.json cannot be read; fetch it again.") from error
+    if kind != "FluxPipeline":
+        raise PainterError(f"{name} is a {kind}; this painter is a FluxPipeline, for example {names.BASE}.")
 
 
 def small_t5(folder: Path, dtype: torch.dtype, device: str) -> torch.nn.Module:

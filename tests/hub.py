@@ -39,6 +39,7 @@ class Hub:
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}  # by their page: me/flux, datasets/me/paintings
         self.stored: Tree = {}  # LFS: SHA-256 → content
+        self.moved: dict[str, str] = {}  # a repository's old page → its page
         self.faults: list[Fault] = []
         self.calls: list[str] = []  # as in "GET /lfs/… bytes=1000-"
         self.lock = threading.Lock()
@@ -60,10 +61,22 @@ class Hub:
         repo = Repo(id, kind, **options)  # type: ignore[arg-type]
         files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
         tree = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}  # type: ignore[arg-type]
-        self.stored |= {sha256(data): data for path, data in tree.items() if is_large(path, data, len(data))}
-        repo.commit("refs/heads/main", {".gitattributes": b"*.safetensors filter=lfs\n", **tree}, "initial commit")
         self.repos[repo.page] = repo
+        self.commit(repo.page, tree, "initial commit")
         return repo
+
+    def commit(self, page: str, tree: Tree, title: str = "changed") -> str:
+        """What main holds from now on; the commit."""
+        self.stored |= {sha256(data): data for path, data in tree.items() if is_large(path, data, len(data))}
+        attributes = {".gitattributes": b"*.safetensors filter=lfs\n"}
+        return self.repos[page].commit("refs/heads/main", attributes | tree, title)
+
+    def move(self, page: str, to: str) -> None:
+        """Rename a repository; its old address leads to the new one."""
+        repo = self.repos.pop(page)
+        repo.id = to
+        self.repos[repo.page] = repo
+        self.moved[page] = repo.page
 
     def files(self, page: str, revision: str = "main") -> Tree:
         repo = self.repos[page]
@@ -134,6 +147,9 @@ class Call(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = respond
 
     def ask(self, path: str) -> Answer:
+        for old, new in self.hub.moved.items():
+            if f"/{old}/" in f"{path}/":
+                return Answer(307, b"", {"Location": f"{self.path.replace(f'/{old}', f'/{new}', 1)}"})
         for method, pattern, function in ROUTES:
             if method == self.command.replace("HEAD", "GET") and (match := pattern.fullmatch(path)):
                 self.groups = {name: unquote(value or "") for name, value in match.groupdict().items()}

@@ -1,0 +1,206 @@
+"""From a name on the Hub to a painter, over HTTP: the path a user takes, and a sentence for each way it can fail."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import FluxPipeline
+from hub import STRANGER, Hub, sha256
+from huggingface_hub import HfApi, constants
+
+from impressionism import names
+from impressionism.hub import PainterError
+from impressionism.paint import common, encode, noise, paint
+from impressionism.pipeline import Painter, load_pipeline
+from impressionism.records import Sampling
+
+BOAT = Sampling(prompt="a boat", steps=2, width=64, height=64)
+ADAPTER = "monet/haystacks"
+LFS = "GET /lfs/"
+
+
+@pytest.fixture
+def stocked(hub: Hub, tiny_flux: Path, tiny_adapter: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """FLUX under its own name, gated, its terms taken by monet, and an adapter; no pause between two tries."""
+    hub.add_repo(names.BASE, tiny_flux, gated=True).accepted.add("monet")
+    hub.add_repo(ADAPTER, tiny_adapter)
+    for module in ("utils._http", "file_download"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.time", SimpleNamespace(sleep=lambda seconds: None))
+    return hub
+
+
+def load(adapter: str = ADAPTER, **revisions: str) -> Painter:
+    return load_pipeline(names.BASE, adapter, "none", "cpu", **revisions)  # type: ignore[arg-type]
+
+
+def same(painter: Painter, expected: Painter) -> bool:
+    return paint(painter, BOAT).tobytes() == paint(expected, BOAT).tobytes()
+
+
+# ---- The way there
+
+
+def test_the_lines_of_a_model_card_paint_what_the_painter_paints(stocked: Hub, tiny_painter: Painter) -> None:
+    flux = FluxPipeline.from_pretrained(names.BASE, dtype=torch.float32)
+    flux.load_lora_weights(ADAPTER)
+    flux.set_progress_bar_config(disable=True)
+    words = encode(tiny_painter, BOAT.prompt)
+    picture = flux(**common(flux, BOAT, words), latents=noise(flux, BOAT)).images[0]
+    assert picture.tobytes() == paint(tiny_painter, BOAT).tobytes()
+
+
+def test_a_download_that_was_cut_goes_on_where_it_was(
+    stocked: Hub, tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    stocked.cut(LFS, after=10_000, times=2)
+    assert same(load(), tiny_painter)
+    assert [stocked.count(f"{LFS}.* bytes={start}-") for start in (10_000, 20_000)] == [1, 1]
+
+
+def test_after_a_cut_for_good_the_same_command_fetches_only_what_is_missing(
+    stocked: Hub, tiny_flux: Path, tiny_painter: Painter
+) -> None:
+    vae = sha256((tiny_flux / "vae" / "diffusion_pytorch_model.safetensors").read_bytes())
+    stocked.cut(f"{LFS}{vae}", after=100, times=99)
+    with pytest.raises(PainterError, match="the Hub cannot be reached") as caught:
+        load()
+    assert "\n" not in str(caught.value)
+    stocked.faults.clear()
+    stocked.calls.clear()
+    assert same(load(), tiny_painter)
+    assert stocked.count(LFS) == stocked.count(f"{LFS}{vae}") >= 1
+
+
+def test_a_pinned_revision_stays_while_main_moves_on(stocked: Hub, tiny_painter: Painter, tmp_path: Path) -> None:
+    base, adapter = (stocked.repos[page] for page in (names.BASE, ADAPTER))
+    pinned = {"model_revision": base.find("main"), "adapter_revision": adapter.find("main")}
+    HfApi().create_tag(ADAPTER, tag="haystacks-step-8")
+    weights = stocked.files(ADAPTER)[names.WEIGHTS_FILE]
+    stocked.commit(names.BASE, {"model_index.json": b"{}"})
+    stocked.commit(ADAPTER, {names.WEIGHTS_FILE: weights[:100]})
+    assert same(load(**pinned), tiny_painter)
+    tagged = load(**(pinned | {"adapter_revision": "haystacks-step-8"}))
+    assert same(tagged, tiny_painter) and tagged.provenance.adapter_revision == pinned["adapter_revision"]
+    with pytest.raises(PainterError, match="is cut off: download it again"):
+        load(model_revision=pinned["model_revision"])
+
+
+def test_a_repository_that_was_renamed_is_found_under_both_names(stocked: Hub, tiny_painter: Painter) -> None:
+    stocked.move(ADAPTER, "monet/stacks")
+    assert same(load(), tiny_painter)
+    assert same(load("monet/stacks"), tiny_painter)
+
+
+def test_a_busy_or_slow_hub_is_asked_again(stocked: Hub, tiny_painter: Painter) -> None:
+    stocked.fail("HEAD .*/resolve/", status=503)
+    stocked.fail(LFS, status=429, Retry_After="1")
+    stocked.delay("GET /api/models", seconds=0.3)
+    assert same(load(), tiny_painter)
+
+
+# ---- When there is no way
+
+
+Spoil = Callable[[Hub, pytest.MonkeyPatch], object]
+
+
+def impatient(hub: Hub, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+    patch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
+    hub.delay("GET|HEAD", seconds=0.5, times=99)
+
+
+def no_model(hub: Hub, patch: pytest.MonkeyPatch) -> None:
+    """As FLUX.1-dev's root would look to one who uploaded the single file only."""
+    hub.commit(names.BASE, {"flux1-dev.safetensors": b"\0" * 99})
+
+
+def half_a_model(hub: Hub, patch: pytest.MonkeyPatch) -> None:
+    files = hub.files(names.BASE)
+    hub.commit(names.BASE, {path: data for path, data in files.items() if not path.startswith("vae/diff")})
+
+
+def rotten_weights(hub: Hub, patch: pytest.MonkeyPatch) -> None:
+    """The right name and size, other bytes."""
+    files = hub.files(names.BASE)
+    [path] = [path for path in files if path.startswith("vae/diff")]
+    hub.stored[sha256(files[path])] = b"\xff" * len(files[path])
+
+
+def another_model(hub: Hub, patch: pytest.MonkeyPatch) -> None:
+    files = hub.files(names.BASE)
+    index = json.loads(files["model_index.json"])
+    index["_class_name"] = "StableDiffusionXLPipeline"
+    hub.commit(names.BASE, files | {"model_index.json": json.dumps(index).encode()})
+
+
+def no_adapter(hub: Hub, patch: pytest.MonkeyPatch) -> None:
+    hub.commit(ADAPTER, {"README.md": b"soon", "adapter.bin": b"\x80"})
+
+
+def login_page(hub: Hub, patch: pytest.MonkeyPatch) -> None:
+    hub.commit(ADAPTER, {names.WEIGHTS_FILE: b"<!DOCTYPE html><html><body>Log in</body></html>"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (
+            lambda hub, patch: patch.delenv("HF_TOKEN"),
+            r"accept its licence at .*, then log in with `hf auth",
+        ),
+        (lambda hub, patch: patch.setenv("HF_TOKEN", STRANGER), r"licence at https://huggingface\.co/black.*-dev; or"),
+        (lambda hub, patch: patch.setenv("HF_TOKEN", "hf_revoked"), r"HTTP 401\): log in again with `hf auth login`"),
+        (lambda hub, patch: hub.fail("/api/models", 403, 99), r"HTTP 403\): give the token read access to gated"),
+        (lambda hub, patch: hub.repos.pop(names.BASE), f"The Hub shows no {names.BASE}: check the name"),
+        (lambda hub, patch: hub.repos.pop(ADAPTER), f"The Hub shows no {ADAPTER}: check the name"),
+        (lambda hub, patch: hub.fail("/api/models", 429, 99, Retry_After="7"), r"HTTP 429\): wait 7 seconds"),
+        (lambda hub, patch: hub.fail("/api/models", 429, 99), r"HTTP 429\): wait a few minutes"),
+        (lambda hub, patch: hub.fail("/api/models", 500, 99), r"HTTP 500\): try again later"),
+        (lambda hub, patch: hub.fail("/resolve/", 502, 99), r"HTTP 502\): try again later"),
+        (lambda hub, patch: hub.fail(LFS, 503, 99), r"HTTP 503\): try again later"),
+        (lambda hub, patch: hub.fail(LFS, 403, 99), r"HTTP 403\)"),
+        (lambda hub, patch: hub.cut("/api/models", times=99), "the Hub cannot be reached"),
+        (impatient, "the Hub cannot be reached"),
+        (lambda hub, patch: hub.__exit__(), "the Hub cannot be reached"),
+        (lambda hub, patch: patch.setattr(constants, "HF_HUB_OFFLINE", True), "unset HF_HUB_OFFLINE"),
+        (no_model, f"{names.BASE} holds no FluxPipeline"),
+        (half_a_model, rf"{names.BASE} is incomplete or damaged \(.*vae.*\); fetch it again"),
+        (rotten_weights, rf"{names.BASE} is incomplete or damaged \(.*vae.*\); fetch it again"),
+        (another_model, rf"{names.BASE} is a StableDiffusionXLPipeline; this painter is a FluxPipeline"),
+        (no_adapter, rf"{ADAPTER} holds no \.safetensors adapter\."),
+        (login_page, f"{names.WEIGHTS_FILE} is a web page: download the file itself"),
+    ],
+)
+def test_each_failure_is_one_sentence_with_a_remedy(
+    stocked: Hub, monkeypatch: pytest.MonkeyPatch, spoil: Spoil, sentence: str
+) -> None:
+    spoil(stocked, monkeypatch)
+    with pytest.raises(PainterError, match=sentence) as caught:
+        load()
+    said = str(caught.value)
+    assert "\n" not in said and said.endswith(".")
+
+
+def test_a_revision_that_is_not_there_is_told_with_where_to_look(stocked: Hub) -> None:
+    for revisions in ({"model_revision": "v9"}, {"adapter_revision": "v9"}):
+        with pytest.raises(PainterError, match=r"has no revision v9; its revisions are at https://huggingface\.co/.*"):
+            load(**revisions)
+
+
+def test_without_network_the_cache_is_enough_and_its_commit_is_recorded(
+    stocked: Hub, tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online = load().provenance
+    asked = len(stocked.calls)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    painter = load()
+    assert same(painter, tiny_painter) and painter.provenance == online and len(stocked.calls) == asked
+    assert online.base_revision == stocked.repos[names.BASE].find("main")
+    assert (online.base, online.adapter) == (names.BASE, ADAPTER)
+    with pytest.raises(PainterError, match=r"me/unknown is not completely on this machine"):
+        load("me/unknown")
