@@ -105,13 +105,6 @@ MORE_WORDS = {
         "higher": "Colour changes in touches rather than in patches.",
         "failure": "A photograph's fine coloured texture.",
     },
-    "darkness": {
-        "label": "Absence of dark areas",
-        "unit": "% of the picture",
-        "higher": "More of the picture is dark.",
-        "impressionist": -1,
-        "failure": "As of light.",
-    },
     "red_and_green": {
         "label": "Quiet reds and greens",
         "unit": "a*",

@@ -189,11 +189,6 @@ def fine_colour(lab: np.ndarray) -> float:
     return float(np.log((fine + 0.01) / (coarse + 0.01)))
 
 
-def darkness(lab: np.ndarray) -> float:
-    """The share of pixels darker than L* 40, in percent, with a soft limit, after G_2.5."""
-    return float(100 * share_under(blur(lab[..., 0], 2.5), 40, 4).mean())
-
-
 def red_and_green(lab: np.ndarray) -> float:
     """How far reds and greens part: standard deviation of a* after G_2.5."""
     return float(blur(lab[..., 1], 2.5).std())
