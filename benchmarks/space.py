@@ -1,5 +1,5 @@
-"""What the page adds to painting: `python -m benchmarks.space` (about six minutes on two CPU cores) serves the miniature
-in a process of its own, asks it over HTTP as any program does, and writes space.json.
+"""What the page adds to painting: `python -m benchmarks.space` (about six minutes on two CPU cores) serves the
+miniature in a process of its own, asks it over HTTP as any program does, and writes space.json.
 
 (a) The app's time over the bare pipeline call's: ≤ 3 %.
 (b) A moved slider, which paints only the adapted picture: ≤ 55 % of a first comparison.
@@ -105,7 +105,8 @@ def bare(painter: Painter, asked: dict[str, Any]) -> float:
 def overhead(painter: Painter, space: Space, pairs: int) -> dict:
     """(a), in turns, so that a busy moment meets both."""
     todo = fresh()
-    bare(painter, next(todo)), space.ask("generate", **next(todo))
+    bare(painter, next(todo))  # the first of each is slow
+    space.ask("generate", **next(todo))
     rows = []
     for _ in tqdm(range(pairs), desc="app and pipeline"):
         asked = next(todo)

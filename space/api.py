@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import gradio as gr
@@ -28,7 +29,6 @@ VERSION = "1"  # a change that would break a program makes it 2, with a snapshot
 STRENGTHS = [0.0, 0.5, 1.0]
 GUIDANCE = 3.5
 CHANGE = 0.6
-
 
 One = tuple[gr.FileData, dict[str, Any]]
 Pair = tuple[gr.FileData, gr.FileData, dict[str, Any]]
@@ -81,12 +81,15 @@ def streamed(studio: Studio, ask: Callable[..., Asked], answer: Callable[[list[P
         with plain_words():
             asked = ask(*values, **named)
         pictures: list[Picture] = []
-        for event in studio.paint(*asked):
-            pictures += [event] if isinstance(event, Picture) else []
-            yield answer(pictures)
+        with closing(studio.paint(*asked)) as progress:
+            for event in progress:
+                pictures += [event] if isinstance(event, Picture) else []
+                yield answer(pictures)
 
-    endpoint.__signature__ = inspect.signature(ask).replace(return_annotation=returns)  # type: ignore[attr-defined]
-    endpoint.cache = True  # type: ignore[attr-defined]  # have Gradio ask
+    signature = inspect.signature(ask)
+    endpoint.__signature__ = signature.replace(return_annotation=returns)  # type: ignore[attr-defined]
+    if "image" not in signature.parameters:  # photographs are decoded one at a time, in the queue
+        endpoint.cache = True  # type: ignore[attr-defined]  # have Gradio ask
     return endpoint
 
 
@@ -124,7 +127,7 @@ def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
 
         Args:
             prompt: What to paint, in English.
-            strength: Weight of the Impressionist adapter, 0 (the base model exactly) to 1.5. Default 1.
+            strength: Weight of the Impressionist adapter, -1 to 2: 0 is the base model exactly. Default 1.
             seed: Seed of the initial noise; the same settings give the same picture. Default 0.
             steps: Denoising steps.
             guidance: The distilled guidance of FLUX.1 [dev]. Default 3.5.
@@ -147,7 +150,7 @@ def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
 
         Args:
             prompt: What to paint, in English.
-            strength: Weight of the Impressionist adapter in the second picture, 0 to 1.5. Default 1.
+            strength: Weight of the Impressionist adapter in the second picture, -1 to 2. Default 1.
             seed: Seed of the initial noise that both pictures start from. Default 0.
             steps: Denoising steps.
             guidance: The distilled guidance of FLUX.1 [dev]. Default 3.5.
@@ -196,7 +199,7 @@ def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
         Args:
             image: The photograph, at most 10 MB; it is cropped to width x height.
             prompt: What the photograph shows, in English.
-            strength: Weight of the Impressionist adapter, 0 (the base model exactly) to 1.5. Default 1.
+            strength: Weight of the Impressionist adapter, -1 to 2: 0 is the base model exactly. Default 1.
             seed: Seed of the noise that is mixed in. Default 0.
             steps: Denoising steps of a whole picture; a repaint runs the share that change asks for.
             guidance: The distilled guidance of FLUX.1 [dev]. Default 3.5.

@@ -4,7 +4,7 @@ ZeroGPU and Gradio can stop only generators, and a pipeline is a call that takes
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from queue import SimpleQueue
 from typing import Any
 
@@ -15,7 +15,7 @@ class Stopped(BaseException):
     """Raised in the call when nobody listens any more; no `except Exception` on its way may keep it."""
 
 
-def stepwise(call: Callable[[Report], None], *, wait: bool = False) -> Iterator[Any]:
+def stepwise(call: Callable[[Report], None], *, wait: bool = False) -> Generator[Any, None, None]:
     """What call(report) reports, as it happens; its exception reaches the listener.
 
     The call runs in a thread of its own. wait: closing returns only when the call has ended, not at once.

@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -58,7 +58,7 @@ class Picture(NamedTuple):
     """impressionism.records.Recipe as JSON."""
 
 
-Progress = Iterator[Step | Picture]
+Progress = Generator[Step | Picture, None, None]
 """What happens, in order. Closing it ends the painting within a step; a failure comes as gr.Error, after the pictures
 that were finished before it."""
 
@@ -192,7 +192,7 @@ class Studio:
 
     def _paint(
         self, sampling: Sampling, strengths: Sequence[float], source: Image.Image | None, change: float | None
-    ) -> Iterator[tuple[int, int, Image.Image | None] | Image.Image]:
+    ) -> Generator[tuple[int, int, Image.Image | None] | Image.Image, None, None]:
         """Steps, as (done, all, preview), and pictures."""
         with plain_words():
             call = partial(self._paint_all, sampling, strengths, source, change)
