@@ -48,17 +48,17 @@ def training_loss(log: list[dict[str, Any]]) -> bytes:
     return finished(figure, axes)
 
 
-def gaps(rows: list[tuple[str, Metric]]) -> bytes:
-    """How far each characteristic went from the base model (0) towards real paintings (1)."""
+def gaps(rows: list[tuple[str, Metric]], real: str = "real paintings") -> bytes:
+    """How far each characteristic went from the base model (0) towards the real pictures (1)."""
     figure, axes = canvas(1.2 + 0.42 * len(rows))
     told = [(label, metric.gap_closed) for label, metric in reversed(rows) if metric.gap_closed]
     for row, (_, gap) in enumerate(told):
         axes.plot([gap.low, gap.high], [row, row], color=INDEX, linewidth=2)
         axes.plot(gap.value, row, "o", color=INDEX)
     axes.axvline(0, color=MUTED, linewidth=1, label="base model")
-    axes.axvline(1, color=KEPT, linewidth=1, label="real paintings")
+    axes.axvline(1, color=KEPT, linewidth=1, label=real)
     axes.set_yticks(range(len(told)), [label for label, _ in told])
-    axes.set(xlabel="part of the way from the base model to real paintings", ylim=(-0.6, len(told) - 0.4))
+    axes.set(xlabel=f"part of the way from the base model to {real}", ylim=(-0.6, len(told) - 0.4))
     return finished(figure, axes)
 
 

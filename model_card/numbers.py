@@ -13,7 +13,8 @@ from model_card import pictures
 
 
 def short(value: float) -> str:
-    return f"{value:g}"
+    """A strength or a guidance: two decimals at most."""
+    return f"{round(value, 2):g}"
 
 
 def interval(estimate: Estimate | None) -> str:
@@ -21,7 +22,7 @@ def interval(estimate: Estimate | None) -> str:
     if estimate is None:
         return "–"
     width = estimate.high - estimate.low
-    decimals = min(4, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 2
+    decimals = min(3, max(0, 1 - math.floor(math.log10(width)))) if width > 1e-3 else 2
     value, low, high = (minus(f"{one:.{decimals}f}") for one in (estimate.value, estimate.low, estimate.high))
     return f"{value} ({low} to {high})"
 

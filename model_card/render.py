@@ -8,14 +8,13 @@ The wording is in card.md and words.py; the numbers are in the records, and the 
 from pathlib import Path
 from typing import NamedTuple
 
-from impressionism import names
 from impressionism.hub import PainterError
 from impressionism.records import Exhibit, Pair
 from model_card import figures, modelspec, pictures
 from model_card.evidence import Evidence, read
 from model_card.front_matter import front_matter, spec
 from model_card.numbers import environment
-from model_card.presets import FLUX, MINIATURE, Preset, preset_for
+from model_card.presets import Preset, preset_for
 from model_card.words import gap_rows, notice, trigger_of, words
 
 TEMPLATE = Path(__file__).with_name("card.md")
@@ -32,9 +31,10 @@ class Row(NamedTuple):
 
 
 def render(run: Path, *, base: str | None = None, repo: str | None = None, space: str | None = None) -> None:
-    """Write the card and all that belongs to it into RUN/adapter; what is there already stays as it is."""
+    """Write the card and all that belongs to it into RUN/adapter; what is there already stays as it is, but for
+    pictures in images/ that the card no longer shows."""
     evidence = read(run)
-    preset = {"miniature": MINIATURE, names.BASE: FLUX, None: None}.get(base) or preset_for(base or evidence.run.base)
+    preset = preset_for(base or evidence.run.base)
     files = compose(evidence, preset, repo=repo, space=space)
     before = {name: (evidence.adapter / name).read_bytes() for name in files if (evidence.adapter / name).exists()}
     for name, content in files.items():
@@ -62,9 +62,9 @@ def compose(evidence: Evidence, preset: Preset, *, repo: str | None, space: str 
     if strengths:
         files["images/strengths.webp"] = pictures.encoded(pictures.sheet(evidence, strengths))
     if gaps:
-        files["images/characteristics.png"] = figures.gaps(gaps)
+        files["images/characteristics.png"] = figures.gaps(gaps, preset.real)
     body = environment().get_template(TEMPLATE.name).render(
-        preset=preset, scores=evidence.scores, run=evidence.run, shown=shown, compared=rows, worst=worst,
+        preset=preset, scores=evidence.scores, shown=shown, compared=rows, worst=worst,
         **words(evidence, preset, shown, repo, space), has_sheet=bool(strengths), has_gaps=bool(gaps),
     )  # fmt: skip
     files["README.md"] = f"---\n{front_matter(evidence, preset, shown, repo)}\n---\n\n{body}".encode()
@@ -77,18 +77,19 @@ def compose(evidence: Evidence, preset: Preset, *, repo: str | None, space: str 
 
 
 def best(evidence: Evidence, preset: Preset) -> list[Exhibit]:
-    """The best-gaining pictures of all genres, in turn; painted with the trigger where there is one."""
-    found = pictures.named(evidence, evidence.scores.best)
-    trigger = trigger_of(evidence, preset)
-    if trigger:
+    """The best-gaining pictures, then middling ones, a prompt once and the genres in turn; painted with the trigger
+    where there is one."""
+    between = [pictures.exhibit_of(evidence, pair) for pair in evidence.pairs if pair.chosen == "between"]
+    hung = [*pictures.named(evidence, evidence.scores.best), *between]
+    found = list({exhibit.prompt: exhibit for exhibit in reversed(hung)}.values())[::-1]
+    if trigger := trigger_of(evidence, preset):
         found = [pictures.sibling(evidence, exhibit, "adapter-styled") or exhibit for exhibit in found]
         found.sort(key=lambda exhibit: trigger not in exhibit.recipe.sampling.prompt)
-        if not found or trigger not in found[0].recipe.sampling.prompt:
-            raise PainterError(
-                f"No picture of the gallery was painted with the trigger {trigger!r}, so none can stand first: let "
-                f"`styled` of the prompt set begin with it, and run `python -m evaluation gallery {evidence.folder} "
-                "--prompts FILE` again."
-            )
+    if not found or (trigger or "") not in found[0].recipe.sampling.prompt:
+        raise PainterError(
+            f"No picture among the best was painted with the trigger {trigger!r}, so none stands first: let `styled` "
+            "in a prompt set begin with it, then run `gallery` with it and `score` again (python -m evaluation)."
+        )
     return in_turn(found)[:SHOWN]
 
 

@@ -87,7 +87,7 @@ def weight_names(tree: ast.AST) -> set[str]:
 def runnable(tree: ast.AST) -> bool:
     """Whether the block uses torch and diffusers only, and of torch and Python what paints and nothing else."""
     modules = {
-        name.split(".")[0]
+        name
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or "."])

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from impressionism import names
-from impressionism.records import Comparison, Exhibit, Metric
+from impressionism.records import AtStrength, Comparison, Exhibit, Metric
 from model_card.evidence import Evidence
 from model_card.numbers import duration, interval, minus, percent, short
 from model_card.presets import Preset
@@ -19,14 +19,24 @@ QUESTIONS = {
     "quality": "How good are the pictures?",
 }
 MEASURES = {  # kind of a measure → what people call it; its name is FEATURE-KIND
-    "kid": "distance from real paintings (KID)",
-    "probe": "taken for real paintings by a probe",
-    "similarity": "likeness to real paintings",
-    "kept": "kept of the base model's picture",
-    "score": "likeness to the prompt",
-    "vendi": "distinct pictures (Vendi)",
-    "nearest": "likeness to the nearest training picture",
-    "copies": "share of likely copies",
+    "kid": "Distance from the real pictures (KID)",
+    "probe": "Taken for real pictures by a probe",
+    "similarity": "Likeness to the real pictures",
+    "kept": "Kept of the base model's picture",
+    "score": "Likeness to the prompt",
+    "vendi": "Distinct pictures (Vendi)",
+    "nearest": "Likeness to the nearest training picture",
+    "copies": "Share of likely copies",
+}
+FEATURES = {  # and what it looks with
+    "pictorial": "characteristics",
+    "palette": "palette",
+    "structure": "composition",
+    "layout": "layout",
+    "clip": "CLIP",
+    "dinov2": "DINOv2",
+    "csd": "CSD",
+    "sscd": "SSCD",
 }
 ASKED = {
     "style": "which looks more like an Impressionist painting",
@@ -43,16 +53,16 @@ def words(
     run, scores = evidence.run, evidence.scores
     source = repo or f"runs/{run.name}/adapter"
     metrics = [
-        (title, [(label(metric), metric) for metric in scores.metrics if metric.question == question])
+        (title, [(label(row), row) for row in scores.metrics if row.question == question and row.adapter])
         for question, title in QUESTIONS.items()
     ]
+    untold = [row for row in scores.metrics if not row.adapter]
     return {
         "title": repo.split("/")[-1] if repo else run.name,
-        "headline": headline(evidence),
+        "headline": headline(evidence, preset),
         "trigger": trigger_of(evidence, preset),
         "first": shown[0].recipe.sampling,
         "source": source,
-        "adapter_argument": source,
         "weights": names.WEIGHTS_FILE,
         "comfy": evidence.comfy.name,
         "tokens": preset.tokens,
@@ -62,10 +72,10 @@ def words(
         "diversity": any(point.diversity for point in scores.curve),
         "metrics": [(title, rows) for title, rows in metrics if rows],
         "people": people(evidence.votes),
-        "memorisation": "" if any(rows and title == QUESTIONS["memorisation"] for title, rows in metrics)
-        else "Whether it repeats pictures that it learned from was not measured.",
-        "learned": sorted({metric.weights for metric in scores.metrics if metric.weights}),
-        "limits": limits(evidence),
+        "untold": {note.rstrip("."): [label(row) for row in untold if row.note == note]
+                   for note in sorted({row.note for row in untold})},
+        "learned": sorted({metric.weights for metric in scores.metrics if metric.weights and metric.adapter}),
+        "limits": limits(evidence, preset),
         "facts": facts(evidence),
         "emissions": emissions(evidence),
         "recipe_yaml": portable_recipe(evidence),
@@ -87,62 +97,85 @@ def label(metric: Metric) -> str:
     if metric.name.startswith("index"):
         return "Impressionist index" + (", prompts worded in the style" if metric.name != "index" else "")
     feature, _, kind = metric.name.partition("-")
-    return f"{MEASURES[kind]}, by {feature}" if kind in MEASURES else metric.name.replace("-", " ")
+    by = FEATURES.get(feature, feature)
+    return f"{MEASURES[kind]}, by {by}" if kind in MEASURES else metric.name.replace("-", " ")
 
 
 def gap_rows(evidence: Evidence) -> list[tuple[str, Metric]]:
+    """The index and the characteristics that tell real pictures from the base model's."""
+    from impressionism.pictorial import STATISTICS
+
     return [
         (label(metric), metric)
         for metric in evidence.scores.metrics
-        if metric.question == "style" and metric.gap_closed
+        if metric.gap_closed and (metric.name == "index" or metric.name in STATISTICS)
     ]
 
 
-def headline(evidence: Evidence) -> str:
-    """The index of base, adapter and real paintings, and of the base model asked for the style in words."""
+def headline(evidence: Evidence, preset: Preset) -> str:
+    """The index of base, adapter and real pictures, and of the base model asked for the style in words."""
     scores = evidence.scores
     found = next((metric for metric in scores.metrics if metric.name == "index"), None)
     if not (found and found.base and found.adapter):
         return ""
-    told = (
+    told = [
         f"Over {scores.prompts} prompts the Impressionist index (0 to 1) goes from {interval(found.base)} to "
-        f"**{interval(found.adapter)}**"
-    )
+        f"**{interval(found.adapter)}** at strength {short(measured_at(evidence))}"
+    ]
+    if (at := at_recommended(evidence)) and scores.strength != measured_at(evidence):
+        told.append(f"at the recommended {short(scores.strength)} it is {interval(at.index)}")
     if found.real:
-        told += f"; real paintings have {interval(found.real)}"
-    if found.gap_closed:
-        told += f", so that is {percent(found.gap_closed)} of the way to them"
+        told.append(f"{preset.real} have {interval(found.real)}")
     if worded := scores.arms.get("base-styled"):
-        told += f". The base model alone, asked for the style in words, reaches {interval(worded)}"
-    return f"{told}. In brackets are 95 % intervals."
+        told.append(f"the base model alone, asked for the style in words, reaches {interval(worded)}")
+    return f"{'; '.join(told)}. In brackets are 95 % intervals."
 
 
-def limits(evidence: Evidence) -> list[str]:
+def measured_at(evidence: Evidence) -> float:
+    """The adapter's strength in the gallery's four arms, which the tables compare."""
+    return next(pair.recipe.strength for pair in evidence.pairs)
+
+
+def at_recommended(evidence: Evidence) -> AtStrength | None:
+    return next((point for point in evidence.scores.curve if point.strength == evidence.scores.strength), None)
+
+
+def limits(evidence: Evidence, preset: Preset) -> list[str]:
     """What the scores say against the adapter."""
     scores = evidence.scores
-    told = [line for name, metric in gap_rows(evidence) if metric.gap_closed and (line := short_of(name, metric))]
+    told = [line for name, row in gap_rows(evidence) if (line := short_of(name, row, preset.real))]
+    told += [line for row in scores.metrics if (line := worse(row))]
     worded, plain = scores.arms.get("base-styled"), scores.arms.get("adapter")
     if worded and plain and plain.low <= worded.high:
         told.append(
             f"It is not shown to be more Impressionist than the base model asked for the style in words: "
             f"{interval(plain)} against {interval(worded)} of the index."
         )
-    if at := next((point for point in scores.curve if point.strength == scores.strength), None):
-        told.append(f"At the recommended strength {percent(at.content)} of the base model's composition is kept.")
-    if lost := [metric for metric in scores.metrics if metric.note and not metric.adapter]:
-        told.append(f"Not computed: {', '.join(map(label, lost))}; the reasons stand under the tables above.")
+    if told:
+        told.append(f"All of this is at strength {short(measured_at(evidence))}.")
+    if at := at_recommended(evidence):
+        told.append(f"At the recommended {short(scores.strength)}, {percent(at.content)} of the composition is kept.")
     return told
 
 
-def short_of(name: str, metric: Metric) -> str:
+def short_of(name: str, metric: Metric, real: str) -> str:
     """What one characteristic says against it, if anything."""
     gap = metric.gap_closed
     if gap is None or (gap.low > 0 and gap.low <= 1):
         return ""
-    said = f"{name} ({percent(gap)} of the way)"
+    said = f"{name} ({percent(gap)} of the way to {real})"
     if gap.low > 1:
-        return f"{said}: it goes further than real paintings do."
-    return f"{said}: it moves away from real paintings." if gap.high < 0 else f"{said}: no approach to them is shown."
+        return f"{said}: it goes further than they do."
+    return f"{said}: it moves away from them." if gap.high < 0 else f"{said}: no approach to them is shown."
+
+
+def worse(metric: Metric) -> str:
+    """Where the adapter is surely worse than the base model."""
+    gone = metric.difference
+    down = gone and (gone.low > 0 if metric.better == "lower" else metric.better == "higher" and gone.high < 0)
+    if not down:
+        return ""
+    return f"{label(metric)}: worse than the base model, {interval(metric.adapter)} against {interval(metric.base)}."
 
 
 def people(votes: Comparison | None) -> str:

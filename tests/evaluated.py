@@ -100,6 +100,8 @@ def scores_of(painter: Painter, exhibits: list[Exhibit]) -> Scores:
                    difference=estimate(0.413), gap_closed=estimate(0.688), p=0.0004),
             Metric(name="strokes", question="style", unit="ΔE", base=estimate(0.5), adapter=estimate(0.4),
                    real=estimate(0.7), difference=estimate(-0.1), gap_closed=estimate(-0.5), p=0.2),
+            Metric(name="pictorial-kid", question="style", better="lower", base=estimate(3.0), adapter=estimate(5.0),
+                   difference=estimate(2.0)),
             Metric(name="composition", question="content", adapter=estimate(0.9)),
             Metric(name="clip-score", question="content", note="the weights are not on this machine"),
         ],

@@ -262,9 +262,8 @@ def test_a_snippet_that_could_do_more_than_paint_is_not_run(line: str) -> None:
 
 
 def test_a_snippet_that_fails_is_told(folder: Path, tiny_flux: Path) -> None:
-    broken = GOOD.replace("width=64", "size=64")
-    said = snippet.faults(folder, broken, tiny_flux)
-    assert len(said) == 1 and "The snippet fails: TypeError" in said[0]
+    broken = GOOD.replace("import torch\n", "1 / 0\nimport torch\n")
+    assert snippet.faults(folder, broken, tiny_flux) == ["The snippet fails: ZeroDivisionError: division by zero."]
 
 
 # ---- Its weights

@@ -46,7 +46,7 @@ def front(card: str) -> dict:
     return yaml.safe_load(card.split("---\n")[1])
 
 
-def rescored(run: Path, **changes) -> None:
+def rescored(run: Path, /, **changes) -> None:
     scores = Scores.from_json((run / "scores.json").read_text())
     (run / "scores.json").write_text(dataclasses.replace(scores, **changes).to_json())
 
@@ -104,7 +104,7 @@ def test_front_matter_is_what_the_hub_shows_and_loads_by(run: Path) -> None:
     assert head["instance_prompt"] == names.TRIGGER and head["widget"][0]["text"].startswith(names.TRIGGER)
     [model] = head["model-index"]
     assert {one["type"]: one["value"] for result in model["results"] for one in result["metrics"]} == {
-        "index": 0.613, "strokes": 0.4, "composition": 0.9,
+        "index": 0.613, "strokes": 0.4, "pictorial-kid": 5.0, "composition": 0.9,
     }  # fmt: skip
     assert {result["source"]["url"] for result in model["results"]} == {"https://huggingface.co/monet/lilies"}
     assert "datasets" not in head and "co2_eq_emissions" not in head
@@ -147,10 +147,11 @@ def test_what_speaks_against_the_adapter_is_told(run: Path) -> None:
     weak = Estimate(value=0.3, low=0.2, high=0.4, n=2)
     rescored(run, arms={"adapter": weak, "base-styled": dataclasses.replace(weak, value=0.5, high=0.6)})
     card = write(run)
-    said = rf"^- {STATISTICS['strokes'].label} \(−50 %.*\): it moves away from real paintings\.$"
+    said = rf"^- {STATISTICS['strokes'].label} \(−50 %.* of the way to real paintings\): it moves away from them\.$"
     assert re.search(said, card, re.MULTILINE)
     assert "not shown to be more Impressionist than the base model asked for the style in words" in card
-    assert "Not computed: likeness to the prompt, by clip" in card and "the weights are not on this machine" in card
+    assert "the weights are not on this machine: Likeness to the prompt, by CLIP." in card
+    assert "by characteristics: worse than the base model, 5.0 (4.9 to 5.1) against 3.0 (2.9 to 3.1)." in card
     for file in scores.worst:
         prompt, picture = file.removesuffix(".png").split("/")
         assert f"(images/{prompt}-{picture}.webp)<br>" in card
