@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench miniature
+.PHONY: demo test lint bench miniature evaluate
 
 demo: $(VENV)/.ready ## the page, at http://127.0.0.1:7860
 	$(BIN)/python -m space
@@ -21,6 +21,16 @@ bench: $(VENV)/.ready
 
 miniature: $(VENV)/.ready ## build the bundled miniature from nothing (about three hours on two CPU cores)
 	$(BIN)/python -m training.miniature
+
+# The miniature's adapter unless RUN has its own; painted scenes that no training saw stand for real paintings.
+RUN ?= runs/miniature
+FEATURES ?= # of clip, dinov2, csd, sscd: 4.5 GB of weights, and half an hour more on a CPU
+evaluate: $(VENV)/.ready ## gallery, scores and dashboard of the miniature's adapter (about 12 minutes on two CPU cores)
+	test -f work/held-out/metadata.jsonl || $(BIN)/python -m training.miniature.scenes work/held-out --painted --held-out --count 96 --seed 300
+	test -f work/painted/metadata.jsonl || $(BIN)/python -m training.miniature.scenes work/painted --painted --count 320
+	$(BIN)/accelerate launch --cpu --num_processes 2 --module evaluation gallery $(RUN) --model miniature --device cpu
+	$(BIN)/python -m evaluation score $(RUN) --real work/held-out --training work/painted --features $(FEATURES)
+	$(BIN)/python -m evaluation dashboard $(RUN)
 
 $(VENV)/.ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)
