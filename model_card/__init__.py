@@ -1,1 +1,1 @@
-"""Evidence → the card that an adapter carries on the Hub (not written yet)."""
+"""Evidence → the card that an adapter carries on the Hub, and a check of any adapter's folder."""

@@ -81,15 +81,16 @@ def files_of(evidence: Evidence, exhibits: Iterable[Exhibit]) -> dict[str, bytes
     return {name: encoded(webp(evidence, exhibit), exif=said_of(exhibit)) for name, exhibit in named.items()}
 
 
-def rows_of_strengths(evidence: Evidence) -> list[list[Exhibit]]:
-    """The prompts that were painted at most strengths, the base model's picture first; the best-gaining ones."""
+def rows_of_strengths(evidence: Evidence, shown: Iterable[Exhibit]) -> list[list[Exhibit]]:
+    """Of the first prompts shown, the noise that was painted at most strengths; the base model's picture first."""
     rows: dict[str, list[Exhibit]] = {}
-    for exhibit in named(evidence, evidence.scores.best):
-        row = [one for one in siblings(evidence, exhibit) if one.arm in ("base", "adapter")]
-        if len(row) >= len(rows.get(exhibit.prompt, [])):
-            rows[exhibit.prompt] = sorted(row, key=lambda one: one.recipe.strength)
-    most = max(map(len, rows.values()), default=0)
-    return [row for row in rows.values() if len(row) == most][:ROWS] if most > 2 else []
+    for one in sorted(evidence.exhibits, key=lambda one: one.recipe.strength):
+        if one.arm in ("base", "adapter"):
+            rows.setdefault(f"{one.prompt} {one.recipe.sampling.seed}", []).append(one)
+    longest = {exhibit.prompt: max((row for row in rows.values() if row[0].prompt == exhibit.prompt), key=len)
+               for exhibit in shown}  # fmt: skip
+    most = max(map(len, longest.values()), default=0)
+    return [row for row in longest.values() if len(row) == most][:ROWS] if most > 2 else []
 
 
 def sheet(evidence: Evidence, rows: list[list[Exhibit]]) -> Image.Image:

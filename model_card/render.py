@@ -50,10 +50,10 @@ def render(run: Path, *, base: str | None = None, repo: str | None = None, space
 
 def compose(evidence: Evidence, preset: Preset, *, repo: str | None, space: str | None) -> dict[str, bytes]:
     """Every file of the card, by its path in the adapter's folder."""
-    shown = best(evidence, preset)
+    shown = to_show(evidence, preset)
     rows = [row_of(evidence, pair) for pair in evidence.pairs if pair.chosen != "worst"]
     worst = [row_of(evidence, pair) for pair in evidence.pairs if pair.chosen == "worst"]
-    strengths = pictures.rows_of_strengths(evidence)
+    strengths = pictures.rows_of_strengths(evidence, shown)
     gaps = gap_rows(evidence)
     hung = [*shown, *(exhibit for row in rows + worst for exhibit in row[:3] if exhibit)]
     files = pictures.files_of(evidence, hung)
@@ -76,18 +76,18 @@ def compose(evidence: Evidence, preset: Preset, *, repo: str | None, space: str 
 # ---- Which pictures
 
 
-def best(evidence: Evidence, preset: Preset) -> list[Exhibit]:
-    """The best-gaining pictures, then middling ones, a prompt once and the genres in turn; painted with the trigger
-    where there is one."""
+def to_show(evidence: Evidence, preset: Preset) -> list[Exhibit]:
+    """The middling picture of each genre, then the best-gaining ones, a prompt once and the genres in turn; painted
+    with the trigger where there is one. The middling stand first, being what to expect."""
     between = [pictures.exhibit_of(evidence, pair) for pair in evidence.pairs if pair.chosen == "between"]
-    hung = [*pictures.named(evidence, evidence.scores.best), *between]
+    hung = [*between, *pictures.named(evidence, evidence.scores.best)]
     found = list({exhibit.prompt: exhibit for exhibit in reversed(hung)}.values())[::-1]
     if trigger := trigger_of(evidence, preset):
         found = [pictures.sibling(evidence, exhibit, "adapter-styled") or exhibit for exhibit in found]
         found.sort(key=lambda exhibit: trigger not in exhibit.recipe.sampling.prompt)
     if not found or (trigger or "") not in found[0].recipe.sampling.prompt:
         raise PainterError(
-            f"No picture among the best was painted with the trigger {trigger!r}, so none stands first: let `styled` "
+            f"No picture to show was painted with the trigger {trigger!r}, so none stands first: let `styled` "
             "in a prompt set begin with it, then run `gallery` with it and `score` again (python -m evaluation)."
         )
     return in_turn(found)[:SHOWN]
