@@ -75,6 +75,8 @@ def manifest(folder: Path) -> dict[Path, str]:
         rows = list(csv.DictReader(stream))
     if not rows or not {"file", "artist"} <= set(rows[0]):
         raise PainterError(f"{path} needs the columns file and artist, and a row for each picture.")
+    if len({row["artist"] or row["file"] for row in rows}) < 2:
+        raise PainterError(f"{path} has one artist; at least two are needed, so that one can be left out.")
     return {folder / row["file"]: row["artist"] for row in rows}
 
 

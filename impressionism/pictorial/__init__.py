@@ -20,7 +20,7 @@ from PIL import Image
 from impressionism.pictorial.known import MEASURED, STATISTICS, SUPPORTING, Statistic
 from impressionism.pictorial.measures import blur, stroke_statistic, to_lab, to_size
 
-__all__ = ["STATISTICS", "SUPPORTING", "Statistic", "heat", "index", "measure", "stroke_statistic", "to_lab"]
+__all__ = ["EVERY", "STATISTICS", "SUPPORTING", "Statistic", "heat", "index", "measure", "stroke_statistic", "to_lab"]
 
 EVERY = STATISTICS | SUPPORTING
 WINDOW, STEP = 96, 32

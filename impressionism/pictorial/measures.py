@@ -65,10 +65,11 @@ def strength(channels: np.ndarray, fine: float, coarse: float, side: int = 8) ->
 
 
 def unevenness(values: np.ndarray) -> float:
-    """Gini coefficient: 0 where all are equal, towards 1 where few have everything."""
+    """Gini coefficient: 0 where all are equal, towards 1 where few have everything, and 1 where there is nothing."""
     ordered = np.sort(values, axis=None).astype(np.float64)
     rank = 2 * np.arange(1, ordered.size + 1) - ordered.size - 1
-    return float((rank * ordered).sum() / (ordered.size * ordered.sum() + 1e-6))
+    nothing = 0.02 * ordered.size
+    return float(((rank * ordered).mean() + nothing) / (ordered.sum() + nothing))
 
 
 def share_under(values: np.ndarray, limit: float, softness: float) -> np.ndarray:
