@@ -257,7 +257,7 @@ def test_an_agent_finds_documented_tools_and_paints_with_them(here: tuple):
         ):
             await session.initialize()
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
-            orchard, nothing = {"prompt": "an agent's orchard", "seed": 4, **SMALL}, {"prompt": "", **SMALL}
+            orchard, nothing = {"prompt": "the orchard of an agent", "seed": 4, **SMALL}, {"prompt": "", **SMALL}
             painted = await session.call_tool("generate", orchard, progress_callback=hear)
             quietly = await session.call_tool("generate", orchard)
             return tools, painted, quietly, await session.call_tool("generate", nothing)
@@ -272,7 +272,7 @@ def test_an_agent_finds_documented_tools_and_paints_with_them(here: tuple):
     }  # fmt: skip
     assert all(property["description"] for property in properties.values())
     assert not painted.isError and painted.content[0].type == "image"
-    assert "an agent's orchard" in str(painted.content)
+    assert "the orchard of an agent" in str(painted.content)
     assert not quietly.isError and "gradio_api/file=" in quietly.content[0].text
     assert refused.isError
     assert "Say in the prompt what to paint" in refused.content[0].text

@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import types
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -123,16 +122,12 @@ def leave_out_cuda() -> None:
 
 def main() -> None:
     leave_out_cuda()
-    from space_served import served
-
     from impressionism.pipeline import load_pipeline
-    from space.studio import Studio
+    from space import app
 
-    studio = Studio(load_pipeline(sys.argv[1], sys.argv[2], device="cpu"))
-    with served(studio) as (address, _):
-        print(address, flush=True)
-        while True:
-            time.sleep(1)
+    page = app.build(load_pipeline(sys.argv[1], sys.argv[2], device="cpu"))
+    print(app.launch(page, prevent_thread_lock=True, quiet=True), flush=True)
+    page.block_thread()
 
 
 if __name__ == "__main__":
