@@ -83,27 +83,28 @@ def row_of(scores: Scores, name: str) -> Metric:
     return next(row for row in scores.metrics if row.name == name)
 
 
+def recommended_point(scores: Scores) -> AtStrength:
+    return next(point for point in scores.curve if point.strength == scores.strength)
+
+
 def is_better(scores: Scores) -> bool:
-    """Whether the adapter surely paints more like the real paintings than the base does, and still the same scene."""
-    index, nearer, kept = (row_of(scores, name) for name in ("index", "pictorial-kid", "structure-kept"))
-    return bool(
-        index.gap_closed and index.gap_closed.low > 0
-        and nearer.difference and nearer.difference.high < 0
-        and kept.adapter and kept.adapter.value >= CONTENT_KEPT
-    )  # fmt: skip
+    """Whether the adapter surely closes some of the gap to real paintings and still paints the same scene."""
+    point = recommended_point(scores)
+    return bool(point.gap_closed and point.gap_closed.low > 0 and point.content.value >= CONTENT_KEPT)
 
 
 def verdict(scores: Scores) -> str:
-    """The scores in one or two sentences."""
-    closed, kept = row_of(scores, "index").gap_closed, row_of(scores, "structure-kept").adapter
-    content = f"and keeps {kept.value:.2f} of its composition" if kept else ""
+    """The scores in a sentence or two."""
+    point, own = recommended_point(scores), row_of(scores, "index").gap_closed
+    closed = point.gap_closed
     if not closed:
         return "No better than the base: the index does not tell real paintings from its pictures."
-    share = f"{closed.value:.0%} [{closed.low:.0%}, {closed.high:.0%}] of the gap between the base and real paintings"
-    if is_better(scores):
-        return f"The adapter closes {share}, {content}. Recommended strength: {scores.strength:g}."
-    why = " It comes out of the index alone: as a set the pictures are no nearer to real paintings, or lose the scene."
-    return f"No better than the base: the adapter closes {share}, {content}.{why if closed.low > 0 else ''}"
+    share = (f"{closed.value:.0%} [{closed.low:.0%}, {closed.high:.0%}] of the gap between the base and real paintings "
+             f"and keeps {point.content.value:.2f} of the composition")  # fmt: skip
+    if not is_better(scores):
+        return f"No better than the base: at its best strength, {point.strength:g}, the adapter closes {share}."
+    beyond = f" At the strength of the gallery it is overdone: {own.value:.0%}." if own and own.low > 1 else ""
+    return f"At strength {point.strength:g} the adapter closes {share}.{beyond}"
 
 
 def strength_curve(evidence: Evidence) -> list[AtStrength]:
