@@ -73,7 +73,8 @@ def check(folder: Path, *, base: str | None = None) -> bool:
     found = faults(folder, base)
     for fault in found:
         print(f"- {fault}", file=sys.stderr)
-    print(f"{folder}: {f'{len(found)} faults' if found else 'nothing is wrong'}.", file=sys.stderr)
+    count = f"{len(found)} fault{'s' * (len(found) > 1)}" if found else "nothing is wrong"
+    print(f"{folder}: {count}.", file=sys.stderr)
     return not found
 
 
@@ -87,9 +88,18 @@ def faults(folder: Path, base: str | None = None) -> list[str]:
         card = read(folder)
     except (PainterError, UnicodeDecodeError) as error:
         return [str(error)]
-    here = names.MINIATURE if base == "miniature" or (base is None and card.is_miniature) else base and Path(base)
+    here = base_at_hand(card, base)
     told = [fault for rule in RULES for fault in rule(card)]
-    return [*told, *weights.faults(folder, here or None), *snippet.faults(folder, card.text, here or None)]
+    return [*told, *weights.faults(folder, here), *snippet.faults(folder, card.text, here)]
+
+
+def base_at_hand(card: Card, base: str | None) -> Path | None:
+    """The base model's folder on this machine, where it is known."""
+    if base == "miniature" or (base is None and card.is_miniature):
+        return names.MINIATURE
+    if base and not (Path(base) / "transformer" / "config.json").exists():
+        raise PainterError(f"--base {base} is no folder of a FLUX pipeline: it has no transformer/config.json.")
+    return Path(base) if base else None
 
 
 def read(folder: Path) -> Card:

@@ -91,6 +91,15 @@ def test_the_snippet_paints_the_very_picture_that_stands_first(run, tiny_flux, t
     assert there.tobytes() == here.tobytes()
 
 
+def test_the_client_s_call_is_one_that_the_space_takes(run: Path) -> None:
+    block = next(block for block in snippet.BLOCK.findall(write(run)) if "gradio_client" in block)
+    called = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call) and node.keywords]
+    asked = {keyword.arg for keyword in called[0].keywords} - {"api_name"}
+    api = ast.parse((method.ROOT / "space" / "api.py").read_text())
+    compare = next(node for node in ast.walk(api) if isinstance(node, ast.FunctionDef) and node.name == "compare")
+    assert {"prompt", "strength", "seed"} <= asked <= {argument.arg for argument in compare.args.args}
+
+
 # ---- What it says
 
 
