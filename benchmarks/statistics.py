@@ -16,6 +16,7 @@ statistics.json.
 import argparse
 import csv
 import dataclasses
+import io
 import json
 import platform
 import subprocess
@@ -46,8 +47,9 @@ KINDS = ("paintings", "styles", "photographs")
 
 
 def jpeg(picture: np.ndarray) -> np.ndarray:
-    data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 50])[1]
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    data = io.BytesIO()
+    Image.fromarray(picture).save(data, "JPEG", quality=50)
+    return np.asarray(Image.open(data))
 
 
 def noise(picture: np.ndarray) -> np.ndarray:

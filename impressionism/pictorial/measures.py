@@ -6,6 +6,8 @@ cancel.  Sizes are pixels, G_s is a Gaussian of s pixels, and a constant in a de
 from dividing by nothing.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 from PIL import Image
@@ -58,8 +60,8 @@ def tiles(values: np.ndarray, side: int) -> np.ndarray:
     return values[:height, :width].reshape(shape).mean(axis=(1, 3))
 
 
-def strength(channels: np.ndarray, fine: float, coarse: float, side: int = 8) -> np.ndarray:
-    """RMS of a band over tiles; of a*b* as vectors."""
+def tile_rms(channels: np.ndarray, fine: float, coarse: float, side: int = 8) -> np.ndarray:
+    """RMS of a band, of a*b* as vectors, over tiles of side x side pixels."""
     inside = band(channels, fine, coarse)
     return np.sqrt(tiles(np.square(inside if inside.ndim == 2 else length(inside)), side))
 
@@ -109,7 +111,7 @@ def broken_colour(lab: np.ndarray) -> float:
     B is the band of 1.4 to 2.4 px: a touch and its neighbour.  Divided by light's own change and by chroma, because
     the plain ratio grows with saturation and noise.
     """
-    colour, light = strength(lab[..., 1:], 1.4, 2.4), strength(lab[..., 0], 1.4, 2.4)
+    colour, light = tile_rms(lab[..., 1:], 1.4, 2.4), tile_rms(lab[..., 0], 1.4, 2.4)
     chroma = tiles(length(blur(lab[..., 1:], 2.5)), 8)
     return float(np.median(colour / np.sqrt((light + 1) * (chroma + 4))))
 
@@ -163,7 +165,8 @@ def effect(lab: np.ndarray) -> float:
 
 def dabs(lab: np.ndarray) -> float:
     """Dabs rather than lines: mean |smaller| / mean |larger| eigenvalue of the Hessian of L* at 1.2 px, 0..1."""
-    hessian = feature.hessian_matrix(lab[..., 0], 1.2, mode="reflect", use_gaussian_derivatives=False)
+    scale: Any = 1.2  # typed as an int, by its default
+    hessian = feature.hessian_matrix(lab[..., 0], scale, mode="reflect", use_gaussian_derivatives=False)
     bends = np.abs(feature.hessian_matrix_eigvals(hessian))
     return float(bends.min(axis=0).mean() / (bends.max(axis=0).mean() + 1e-3))
 
@@ -180,8 +183,11 @@ def free_colour(lab: np.ndarray) -> float:
 
 
 def even_colour(lab: np.ndarray) -> float:
-    """Colour broken everywhere: 1 - Gini of the RMS of a*b* between 2.4 and 4.2 px over 8-px tiles, 0..1."""
-    return 1 - unevenness(strength(lab[..., 1:], 2.4, 4.2))
+    """Colour broken everywhere: 1 - Gini of the RMS of a*b* between 2.4 and 4.2 px over 8-px tiles, 0..1.
+
+    Where nothing changes, in units of 0.02 of a*b*, nothing is even.
+    """
+    return 1 - unevenness(tile_rms(lab[..., 1:], 2.4, 4.2))
 
 
 def fine_colour(lab: np.ndarray) -> float:
@@ -213,4 +219,4 @@ def stroke_statistic(image: np.ndarray) -> float:
     and b*.  The unit is that of CIELAB (a delta E of 1976).  The lowest decile, because strokes are everywhere
     whereas the edges of a drawing are not.
     """
-    return float(np.percentile(strength(to_lab(image), 1, 4, 16), 10))
+    return float(np.percentile(tile_rms(to_lab(image), 1, 4, 16), 10))
