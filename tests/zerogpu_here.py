@@ -11,6 +11,7 @@ python tests/zerogpu_here.py FLUX ADAPTER         is the Space; it prints its ad
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -96,7 +97,9 @@ def space_on(scheduler: Scheduler, flux: Path, adapter: Path, home: Path) -> Ite
     }  # fmt: skip
     command = [sys.executable, __file__, str(flux), str(adapter)]
     with (home / "log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT, start_new_session=True
+        )
     try:
         assert process.stdout
         for line in process.stdout:
@@ -107,7 +110,7 @@ def space_on(scheduler: Scheduler, flux: Path, adapter: Path, home: Path) -> Ite
         else:
             raise AssertionError((home / "log").read_text())
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGKILL)  # its workers, too: they would keep visitors' connections open
         process.wait(20)
 
 

@@ -1,0 +1,24 @@
+"""The benchmark of the Space, made small: it asks a real server over HTTP and tells what it measured."""
+
+from argparse import Namespace
+
+import psutil
+from space_served import served
+
+from benchmarks.space import Space, measured, table
+from impressionism.pipeline import Painter
+from space.studio import Studio
+
+
+def test_it_measures_a_served_painter_and_says_what_was_not_reached(tiny_painter: Painter):
+    with served(Studio(tiny_painter)) as (address, _):
+        space = Space(int(address.rsplit(":", 1)[1]), psutil.Process())
+        result = measured(tiny_painter, space, Namespace(pairs=1, rounds=1, pictures=51))
+    assert result["a_overhead"]["app_seconds"] > result["a_overhead"]["pipeline_seconds"] > 0
+    assert result["b_slider"]["moved_seconds"] < result["b_slider"]["first_seconds"]
+    assert result["c_sweep"]["singles"] > 2
+    assert result["d_repeat"]["median_ms"] < 1000
+    assert result["e_idle"]["pages_per_second"] > 0
+    rows = table(result).splitlines()[2:]
+    missed = [row for row in rows if "not reached" in row]
+    assert len(missed) == sum(not figures.get("reached", True) for figures in result.values())
