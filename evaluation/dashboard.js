@@ -17,7 +17,7 @@ function make(tag, attributes = {}, ...children) {
 
 function image(picture, extra = {}) {
   const alt = `${picture.arm} at strength ${picture.strength}: ${picture.text}`;
-  return make("img", { src: source(picture.file), alt, loading: "lazy", ...extra });
+  return make("img", { src: source(picture.file), alt, ...extra });
 }
 
 // ---- Before and after

@@ -80,7 +80,7 @@ def render(run: Path, scores: Scores, exhibits: list[Exhibit], pictures: Table, 
     index = real["index"].to_numpy()
     better = is_better(scores)
     return template.substitute(
-        title=text(f"What {scores.run} does to FLUX"),
+        title=text(f"What the adapter {scores.run} does"),
         style=(HERE / "dashboard.css").read_text(encoding="utf-8"),
         script=(HERE / "dashboard.js").read_text(encoding="utf-8"),
         standing="good" if better else "",
@@ -155,6 +155,9 @@ def table(rows: Iterable[Metric]) -> str:
 
 def table_row(row: Metric) -> str:
     name, looks = name_of(row)
+    if row.adapter is None:
+        return (f'<tr><th scope="row">{text(name)}<small>{text(looks)}</small></th>'
+                f'<td class="words" colspan="8">{text(row.note)}</td></tr>')  # fmt: skip
     unit = f", {row.unit}" if row.unit else ""
     n = next((one.n for one in (row.difference, row.adapter) if one), "")
     kind, cells = effect(row), [cell(row.base), cell(row.adapter), cell(row.real)]
@@ -173,11 +176,16 @@ def cell(estimate: Estimate | None, kind: str = "") -> str:
 
 
 def effect(row: Metric) -> str:
-    """good or bad, if the interval leaves out zero."""
-    told_by = row.gap_closed if row.better == "closer" else row.difference
-    if told_by is None or told_by.low <= 0 <= told_by.high:
+    """good or bad, if the interval leaves no doubt; a gap closed twice over is as far from the paintings as before."""
+    if row.better == "closer":
+        closed = row.gap_closed
+        if closed is None:
+            return ""
+        return "good" if closed.low > 0 and closed.high < 2 else "bad" if closed.high < 0 or closed.low > 2 else ""
+    change = row.difference
+    if change is None or change.low <= 0 <= change.high:
         return ""
-    return "good" if (told_by.value > 0) != (row.better == "lower") else "bad"
+    return "good" if (change.value > 0) == (row.better == "higher") else "bad"
 
 
 def candidates(scores: Scores) -> str:
@@ -302,7 +310,7 @@ def heat_map(file: Path) -> str:
 
 
 def strip(folder: Path) -> str:
-    return "".join(f'<img src="{webp(file, LITTLE)}" alt="real painting {text(file.stem)}" loading="lazy">'
+    return "".join(f'<img src="{webp(file, LITTLE)}" alt="real painting {text(file.stem)}">'
                    for file in sorted(folder.glob("*.webp")))  # fmt: skip
 
 

@@ -161,10 +161,12 @@ def estimate(value: float, low: float, high: float) -> Estimate:
         ("closer", (-1, -2, -0.5), (0.4, 0.2, 0.6), "good"),
         ("closer", (1, 0.5, 2), (-0.4, -0.6, -0.2), "bad"),
         ("closer", (1, 0.5, 2), (0.4, -0.1, 0.6), ""),
+        ("closer", (1, 0.5, 2), (1.8, 1.5, 2.2), ""),
+        ("closer", (1, 0.5, 2), (2.8, 2.5, 3.2), "bad"),
         ("closer", (1, 0.5, 2), None, ""),
     ],
 )
-def test_nothing_is_coloured_unless_its_interval_leaves_out_zero(better, difference, closed, colour):
+def test_nothing_is_coloured_unless_its_interval_leaves_no_doubt(better, difference, closed, colour):
     row = Metric(name="index", question="style", better=better, difference=estimate(*difference),
                  gap_closed=estimate(*closed) if closed else None)  # fmt: skip
     assert dashboard.effect(row) == colour
