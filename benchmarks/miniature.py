@@ -37,7 +37,6 @@ from impressionism.records import Sampling
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 HERE = Path(__file__).parent
-MARK = "<!-- written by benchmarks/miniature.py -->"
 
 
 def scenes(folder: Path, count: int, seed: int, *options: str) -> list[dict]:
@@ -255,12 +254,6 @@ def table(result: dict) -> str:
     return "\n".join([*head, *lines])
 
 
-def write_into_readme(text: str, readme: Path = HERE.parent / "README.md", mark: str = MARK) -> None:
-    before, rest = readme.read_text().split(mark + "\n", 1)
-    _, after = rest.split(mark, 1)
-    readme.write_text(f"{before}{mark}\n{text}\n{mark}{after}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.miniature", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -288,8 +281,6 @@ def main() -> None:
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     contact_sheet(pictures, rows).save(arguments.out.with_suffix(".jpg"), quality=90)
-    if arguments.out == HERE / "miniature.json":
-        write_into_readme(table(result))
     print(table(result))
 
 

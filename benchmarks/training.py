@@ -17,7 +17,6 @@ process, less that of one which only imports the same libraries. To be reached: 
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import platform
@@ -27,7 +26,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,11 +41,11 @@ from safetensors import safe_open
 from tqdm import tqdm
 from transformers import CLIPTextModel
 
-from benchmarks.miniature import scenes, write_into_readme
+from benchmarks.miniature import scenes
+from benchmarks.process import Memory
 from impressionism import names
 
 HERE = Path(__file__).parent
-MARK = "<!-- written by benchmarks/training.py -->"
 SCRIPT = Path("examples/dreambooth/train_dreambooth_lora_flux.py")
 NOT_MEASURED = {
     "examples/research_projects/flux_lora_quantization": "wants a GPU: diffusers refuses to quantize to NF4 without one"
@@ -62,8 +60,8 @@ LAYERS = (  # the peer's default
 )  # fmt: skip
 OURS_BESIDE = {r"^single_transformer_blocks\.\d+\.proj_": 0}  # `all` has these too, the peer's default does not
 LIBRARIES = "accelerate, datasets, diffusers, peft, torch, torchvision, transformers"
-IDLE = f"""
-import {LIBRARIES}
+IDLE = """
+import {libraries}
 from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from transformers import CLIPTextModel, T5EncoderModel
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
@@ -185,37 +183,21 @@ def lines_of(stream: IO[bytes]) -> Iterator[str]:
 
 def watch(command: list[str], bar: str, batch: int) -> Measured:
     """Run a trainer and read its progress bar and its memory; neither trainer starts other processes."""
-    begun, counts, said, peaks = time.monotonic(), {}, [], [0]
+    begun, counts, said, training_peak = time.monotonic(), {}, [], 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0)
-
-    def weigh() -> None:  # the child's ru_maxrss would be this process's, which it was forked from
-        while process.poll() is None:
-            peaks.append(max(peaks[-1], high_water(process.pid)))
-            time.sleep(0.02)
-
-    scale = threading.Thread(target=weigh)
-    scale.start()
-    training_peak = 0
-    for line in lines_of(process.stderr):  # type: ignore[arg-type]
-        said = [*said[-30:], line]
-        if (seen := progress(line, bar)) and seen[0] not in counts:
-            counts[seen[0]] = time.monotonic()
-            if seen[0] == seen[1]:
-                training_peak = high_water(process.pid)
-    scale.join()
-    if process.returncode or not training_peak:
+    with Memory(process.pid) as memory:
+        for line in lines_of(process.stderr):  # type: ignore[arg-type]
+            said = [*said[-30:], line]
+            if (seen := progress(line, bar)) and seen[0] not in counts:
+                counts[seen[0]] = time.monotonic()
+                if seen[0] == seen[1]:
+                    memory.look()
+                    training_peak = memory.resident
+    if process.wait() or not training_peak:
         raise SystemExit(f"{' '.join(command[:4])} … failed:\n" + "\n".join(said))
     first, last = min(counts), max(counts)
     per_sample = (counts[last] - counts[first]) / (last - first) / batch
-    return Measured(per_sample, time.monotonic() - begun, training_peak, max(peaks[-1], training_peak))
-
-
-def high_water(process: int) -> int:
-    """Bytes of resident memory that a process had at most; 0 of one that has ended."""
-    with contextlib.suppress(OSError):
-        found = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
-        return int(found[0]) * 1024 if found else 0
-    return 0
+    return Measured(per_sample, time.monotonic() - begun, training_peak, memory.resident)
 
 
 def commit_of(checkout: Path) -> str:
@@ -228,9 +210,11 @@ def commit_of(checkout: Path) -> str:
     return commit + (" (changed)" if changed else "")
 
 
-def idle() -> int:
+def idle(libraries: str = LIBRARIES) -> int:
     """Bytes of a process that has only imported what both use."""
-    said = subprocess.run([sys.executable, "-c", IDLE], check=True, capture_output=True, text=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", IDLE.format(libraries=libraries)], check=True, capture_output=True, text=True
+    ).stdout
     return int(said) * 1024
 
 
@@ -401,8 +385,6 @@ def main() -> None:
         "versions": {name: metadata.version(name) for name in LIBRARIES.split(", ")},
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    if arguments.out == HERE / "training.json":
-        write_into_readme(table(result), mark=MARK)
     print(table(result))
 
 

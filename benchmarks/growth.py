@@ -1,0 +1,169 @@
+"""How training grows with resolution, rank and the number of pictures, and whether the data path keeps up.
+
+    python -m benchmarks.growth
+
+(about 10 minutes on two CPU cores) writes growth.json. Steps are those of a random FLUX of 207 M parameters in float32,
+one sample each; pictures are read, cut to their bucket and encoded by the bundled miniature's autoencoder, which is so
+small that a data path slower than it would show.
+"""
+
+import argparse
+import dataclasses
+import json
+import platform
+import subprocess
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from benchmarks.miniature import scenes
+from benchmarks.process import Memory
+from benchmarks.training import Settings, idle, medium, ours, watch, write_model
+from impressionism import names, pictorial
+
+HERE = Path(__file__).parent
+RESULT = HERE / "growth.json"
+RESOLUTIONS = (128, 192, 256, 384)
+RANKS = (4, 16, 64)
+PICTURES = (200, 2_000, 20_000)
+SIDE = 64  # pixels of the many pictures
+
+
+def training(root: Path, pictures: Path, steps: int) -> dict:
+    """Seconds a sample and memory, by resolution at rank 16 and by rank at 192 pixels."""
+    model = write_model(root / "medium", medium())
+    usual = Settings(steps=steps, batch=1)
+    found: dict[str, dict] = {"resolution": {}, "rank": {}}
+    for what, values in (("resolution", RESOLUTIONS), ("rank", RANKS)):
+        for value in values:
+            folder = root / f"{what}-{value}"
+            folder.mkdir()
+            settings = dataclasses.replace(usual, **{what: value})
+            measured = watch(ours(settings, model, pictures, folder), str(folder), 1)
+            found[what][value] = dataclasses.asdict(measured)
+    return found
+
+
+def cached(root: Path) -> dict:
+    """`cache` over more and more pictures: seconds a picture and memory; then two steps that draw from all of them."""
+    found = {}
+    for count in PICTURES:
+        pictures = tiny_pictures(root / f"pictures-{count}", count)
+        settings = Settings(steps=2, batch=4, resolution=SIDE)
+        (root / f"run-{count}").mkdir()
+        command = ours(settings, names.MINIATURE, pictures, root / f"run-{count}")
+        filled, filling = measured([*command[:3], "cache", *command[4:]])
+        again, _ = measured([*command[:3], "cache", *command[4:]])
+        trained, training = measured(command)
+        found[count] = {
+            "seconds": filled, "seconds_again": again, "memory": filling.resident,
+            "fit_seconds": trained, "fit_memory": training.resident,
+        }  # fmt: skip
+    return found
+
+
+def tiny_pictures(folder: Path, count: int) -> Path:
+    """Different ones, with one caption; drawn as noise, which no encoder finds easier than a painting."""
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    with (folder / "metadata.jsonl").open("w") as file:
+        for number in range(count):
+            Image.fromarray(draw.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(folder / f"{number}.jpg")
+            file.write(json.dumps({"file_name": f"{number}.jpg", "text": "a boat"}) + "\n")
+    return folder
+
+
+def measured(command: list[str]) -> tuple[float, Memory]:
+    begun = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with Memory(process.pid) as memory:
+        if process.wait():
+            raise SystemExit(f"{' '.join(command[1:])} failed; run it to see why.")
+    return time.monotonic() - begun, memory
+
+
+def data_path(root: Path, count: int) -> dict:
+    """Pictures a second through `cache`, start-up left out, beside the autoencoder alone on the same number."""
+    pictures = root / "scenes"
+    records = scenes(pictures, count, 302, "--painted")
+    (root / "path").mkdir()
+    command = ours(Settings(), names.MINIATURE, pictures, root / "path")
+    command[3] = "cache"
+    first, _ = measured(command)
+    again, _ = measured(command)
+    return {"cache": count / (first - again), "autoencoder": count / encoded(pictures, records)}
+
+
+@torch.no_grad()
+def encoded(pictures: Path, records: list[dict]) -> float:
+    """Seconds of the autoencoder alone, on pictures that are in memory already."""
+    vae: Any = AutoencoderKL.from_pretrained(names.MINIATURE / "vae", torch_dtype=torch.float32)
+    batches = np.stack([np.asarray(Image.open(pictures / record["file_name"])) for record in records])
+    tensor = torch.from_numpy(batches).permute(0, 3, 1, 2).float() / 127.5 - 1
+    begun = time.monotonic()
+    for batch in tensor.split(16):
+        vae.encode(batch)
+    return time.monotonic() - begun
+
+
+def statistics(root: Path) -> float:
+    """Pictures a second and core whose pictorial statistics are computed."""
+    records = json.loads(f"[{','.join((root / 'scenes' / 'metadata.jsonl').read_text().splitlines()[:24])}]")
+    images = [Image.open(root / "scenes" / record["file_name"]).convert("RGB") for record in records]
+    threads = torch.get_num_threads()
+    begun = time.monotonic()
+    for image in images:
+        pictorial.index(pictorial.measure(image))
+    return len(images) / (time.monotonic() - begun) / max(1, threads)
+
+
+def table(result: dict) -> str:
+    lines = ["| Training a FLUX of 207 M parameters | seconds a sample | memory |", "|---|---|---|"]
+    for what, unit in (("resolution", "{} px, rank 16"), ("rank", "rank {}, 192 px")):
+        for value, found in result["training"][what].items():
+            beyond = (found["training_peak"] - result["idle_memory"]) / 1e6
+            lines.append(f"| {unit.format(value)} | {found['seconds_per_sample']:.2f} | {beyond:.0f} MB |")
+    lines += ["", "| Pictures | to cache one | memory of `cache` | memory of `fit` |", "|---|---|---|---|"]
+    for count, found in result["pictures"].items():
+        each = (found["seconds"] - found["seconds_again"]) / int(count) * 1000
+        memory = (f"{(found[key] - result['idle_memory']) / 1e6:.0f} MB" for key in ("memory", "fit_memory"))
+        lines.append(f"| {int(count):,} | {each:.1f} ms | {' | '.join(memory)} |")
+    path = result["data_path"]
+    lines += ["", "| Data | a second |", "|---|---|"]
+    lines.append(f"| pictures through intake, bucket and cache | {path['cache']:.1f} |")
+    lines.append(f"| … of which the autoencoder alone would do | {path['autoencoder']:.1f} |")
+    lines.append(f"| pictures whose statistics are computed, a core | {result['statistics']:.1f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--scenes", type=int, default=256, help="pictures for the data path")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        result = {
+            "idle_memory": idle("accelerate, datasets, diffusers, peft, torch, transformers"),
+            "data_path": data_path(root, arguments.scenes),
+            "statistics": statistics(root),
+            "training": training(root, root / "scenes", arguments.steps),
+            "pictures": cached(root),
+        }
+    result["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
+    result["versions"] = {name: metadata.version(name) for name in ("torch", "diffusers", "peft")}
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(table(json.loads(json.dumps(result))))
+
+
+if __name__ == "__main__":
+    main()
