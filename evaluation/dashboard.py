@@ -225,7 +225,7 @@ def traits(scores: Scores, real: Table) -> str:
             width = (high - low) or 1.0
             reach = max(width, *(max(low - one.low, one.high - high) for one in (row.base, row.adapter))) * 1.05
             known = STATISTICS[row.name]
-            note = f"{known.higher}{'; exploratory' if known.exploratory else ''}"
+            note = f"Higher: {known.higher}{' Exploratory.' if known.exploratory else ''}"
             marks = [("base", row.base), ("adapter", row.adapter)]
             rows.append(track(known.label, note, (low, high), marks, (low - reach, high + reach)))
     return "".join(rows)

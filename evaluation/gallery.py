@@ -22,7 +22,7 @@ from evaluation.prompt_set import PROMPTS, Prompt, PromptSet
 from impressionism.hub import PainterError
 from impressionism.paint import defaults, read_recipe, recipe_of, save, sweep
 from impressionism.pipeline import Painter, load_pipeline
-from impressionism.records import Arm, Exhibit, Run
+from impressionism.records import Arm, Exhibit, Run, Sampling
 
 PATIENCE = datetime.timedelta(days=1)  # how long a process that is done waits for the others
 
@@ -89,7 +89,7 @@ def plan(prompts: PromptSet, painter: Painter, strength: float, only: int | None
     return result
 
 
-def exhibit(prompt: Prompt, arm: Arm, painter: Painter, sampling: Any, strength: float) -> Exhibit:
+def exhibit(prompt: Prompt, arm: Arm, painter: Painter, sampling: Sampling, strength: float) -> Exhibit:
     file = f"{prompt.id}/{sampling.seed}-{arm}-{strength:g}.png"
     recipe = recipe_of(painter, sampling, strength)
     return Exhibit(file=file, prompt=prompt.id, genre=prompt.genre, arm=arm, recipe=recipe)

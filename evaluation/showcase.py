@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from evaluation.exhibits import pairs, write_lines
-from evaluation.measures import measured
+from evaluation.features import look_at
 from impressionism.paint import open_image
 from impressionism.records import Exhibit, Pair
 
@@ -36,7 +36,7 @@ def write(gallery: Path, exhibits: list[Exhibit]) -> None:
 
 def gains(gallery: Path, hung: list[tuple[Exhibit, Exhibit]]) -> list[float]:
     """How much more Impressionist each pair's adapted picture is than its base."""
-    base, adapted = (measured(gallery / pair[side].file for pair in hung) for side in (0, 1))
+    base, adapted = (look_at(gallery / pair[side].file for pair in hung)[0] for side in (0, 1))
     return [after["index"] - before["index"] for before, after in zip(base, adapted, strict=True)]
 
 
