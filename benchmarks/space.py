@@ -30,13 +30,11 @@ import psutil
 import torch
 from tqdm import tqdm
 
-from benchmarks.miniature import write_into_readme
 from impressionism.paint import common, defaults, encode, noise, set_strength
 from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import Sampling
 
 HERE = Path(__file__).parent
-MARK = "<!-- written by benchmarks/space.py -->"
 PROMPTS = ("a haystack in a field at sunset", "a sailing boat on the sea at dawn", "a cottage in the snow")
 SIX = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
 
@@ -226,9 +224,6 @@ def main() -> None:
         "versions": {name: metadata.version(name) for name in ("torch", "diffusers", "gradio", "spaces")},
     }
     chosen.out.write_text(json.dumps(result, indent=1) + "\n")
-    readme = HERE.parent / "README.md"
-    if chosen.out == HERE / "space.json" and MARK in readme.read_text():
-        write_into_readme(table(result), mark=MARK)
     print(table(result))
 
 
