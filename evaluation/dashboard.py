@@ -22,7 +22,7 @@ from evaluation.evidence import Table
 from evaluation.exhibits import own_strength, pairs, read_gallery
 from evaluation.score import FEW, is_better, row_of, verdict
 from impressionism.paint import open_image
-from impressionism.pictorial import STATISTICS, heat
+from impressionism.pictorial import EVERY, STATISTICS, heat
 from impressionism.records import Candidate, Estimate, Exhibit, Metric, Scores
 
 HERE = Path(__file__).parent
@@ -252,7 +252,7 @@ def curves(scores: Scores, real: tuple[float, float]) -> str:
 
 def embedded(run: Path, scores: Scores, exhibits: list[Exhibit], pictures: Table) -> dict:
     """What dashboard.js works with."""
-    columns = [name for name in pictures.columns if name not in STATISTICS]
+    columns = [name for name in pictures.columns if name not in EVERY]
     return {
         "strength": own_strength(exhibits),
         "pictures": json.loads(pictures[columns].to_json(orient="records", double_precision=4)),
