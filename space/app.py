@@ -20,7 +20,7 @@ from space.api import add_endpoints
 from space.gallery import SHOWCASE, pairs_in
 from space.painting import PAINTING
 from space.pictures import FRONT
-from space.settings import LIGHT, add_settings, make_settings, restore_from_link
+from space.settings import AT_ONCE, add_settings, make_settings, restore_from_link
 from space.studio import Studio
 from space.tabs.about import add_about
 from space.tabs.gallery import add_gallery
@@ -54,16 +54,16 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
                         add_strength(studio, settings)
                     with gr.Tab("Repaint", id="repaint"):
                         add_repaint(studio, settings)
-                    with gr.Tab("Gallery", id="gallery"):
+                    with gr.Tab("Gallery", id="gallery", elem_id="gallery"):
                         add_gallery(studio, settings, easel, showcase, pairs)
-                    with gr.Tab("About", id="about"):
+                    with gr.Tab("About", id="about", elem_id="about-tab"):
                         add_about(studio, words)
         gr.Markdown(f"{painter.about} {NOTICE}", elem_id="notice")
 
         def arrive(request: gr.Request) -> Any:
             return restore_from_link(studio, settings, request)
 
-        page.load(arrive, None, settings.restored, **LIGHT)
+        page.load(arrive, None, settings.restored, **AT_ONCE)
         add_endpoints(studio, PAINTING)
     return page.queue(max_size=32, default_concurrency_limit=1)
 

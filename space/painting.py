@@ -15,16 +15,14 @@ from impressionism import paint
 from impressionism.records import Sampling
 from space.errors import plain_words
 from space.pictures import Item, View, view_of
-from space.settings import LIGHT
+from space.settings import AT_ONCE, LIGHT
 from space.studio import Picture, Step, Studio
 
 # One picture is painted at a time, whoever asks.
 PAINTING: dict[str, Any] = {"concurrency_id": "painting", "concurrency_limit": 1}
-# Answers at once; not LIGHT, because Gradio notices a changed State only in what went through its queue.
-AT_ONCE: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
 
-COPY = """async ({link}) => {
-  const url = location.origin + location.pathname + link;
+COPY = """async (view) => {
+  const url = location.origin + location.pathname + (view?.link ?? "");
   try { await navigator.clipboard.writeText(url); return "Copied"; } catch { prompt("The link:", url); }
   return "Copy link";
 }"""
@@ -44,6 +42,8 @@ class Job(NamedTuple):
     change: float | None = None
     beside: Sequence[Item] = ()
     """What hangs in front of the pictures: the photograph that is painted over."""
+    row: bool = False
+    """The pictures belong together: the link names all their strengths, not only the last."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def add_recipe(board: gr.HTML, first: dict[str, Any] | None = None, beside: Comp
         save = gr.Button("Save recipe", size="sm", min_width=110, scale=0)
         if beside:
             beside.render()
-    with gr.Accordion("Recipe", open=False):
+    with gr.Accordion("Recipe", open=False, elem_classes="recipe"):
         recipe = gr.JSON(first, show_label=False)
     copy.click(None, board, copy, js=COPY).then(None, None, copy, js=COPIED)
     save.click(None, recipe, None, js=SAVE)
@@ -109,7 +109,7 @@ def on_click(
 
     def shown(job: Job, pictures: list[Picture], step: Step | None) -> dict[Component, Any]:
         recipes = [picture.recipe for picture in pictures]
-        board = view_of(pictures, job.strengths, step, job.beside)
+        board = view_of(pictures, job.strengths, step, job.beside, row=job.row)
         return {bench.board: board, bench.recipe: recipes[-1] if recipes else None}
 
     def made_of(pictures: list[Picture]) -> dict[Any, Any]:
@@ -147,4 +147,5 @@ def on_click(
         work, inputs, outputs, show_progress="full", show_progress_on=bench.board, api_visibility="private", **PAINTING
     )
     painting.then(rest, bench.board, [bench.board, *buttons], **LIGHT)
+    painting.failure(rest, bench.board, [bench.board, *buttons], **LIGHT)  # `then` is for what did not fail
     bench.cancel.click(rest, bench.board, [bench.board, *buttons], cancels=painting, **LIGHT)

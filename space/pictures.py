@@ -44,13 +44,18 @@ def board(name: str, value: View | None, **more: Any) -> gr.HTML:
 
 
 def view_of(
-    pictures: Sequence[Picture], strengths: Sequence[float], step: Step | None = None, beside: Sequence[Item] = ()
+    pictures: Sequence[Picture],
+    strengths: Sequence[float],
+    step: Step | None = None,
+    beside: Sequence[Item] = (),
+    row: bool = False,
 ) -> View:
-    """The pictures that are finished, after what hangs beside them, and how far the next one is."""
+    """The pictures that are finished, after what hangs beside them, and how far the next one is. The link leads to
+    the last picture, or to the whole row."""
     recipes = [Recipe.from_dict(picture.recipe) for picture in pictures]
     painted = [hang(picture.path, recipe) for picture, recipe in zip(pictures, recipes, strict=True)]
     now = progress(step, strengths[step.picture - 1]) if step else {}
-    return {"items": [*beside, *painted], "link": link(recipes), **now}
+    return {"items": [*beside, *painted], "link": link(recipes if row else recipes[-1:]), **now}
 
 
 def progress(step: Step, strength: float) -> View:

@@ -19,7 +19,9 @@ from space.studio import Studio
 from space.words import Size, Words
 
 LIGHT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-"""Of events that answer at once, outside the queue of the painter."""
+"""Of events that answer at once, past the queue, and cannot fail: what they raise is not shown."""
+AT_ONCE: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
+"""Of events that do not wait for the painter; Gradio shows their errors, and notices a State that they change."""
 
 STRENGTHS = [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5]
 RATIOS = {"1:1": 1, "5:4": 5 / 4, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9}
@@ -174,7 +176,7 @@ def add_settings(studio: Studio, words: Words, settings: Settings) -> None:
         lambda wide, high: shape_of(words, wide, high),
         [settings.width, settings.height], settings.shape, **LIGHT,
     )  # fmt: skip
-    load.upload(lambda path: restore_from_picture(studio, settings, path), load, settings.restored, **LIGHT)
+    load.upload(lambda path: restore_from_picture(studio, settings, path), load, settings.restored, **AT_ONCE)
 
 
 # ---- Settings from a recipe

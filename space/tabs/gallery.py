@@ -13,7 +13,7 @@ from space.gallery import by_genre, on_easel, on_wall
 from space.painting import Bench
 from space.pictures import wall
 from space.recipes import settings_of
-from space.settings import LIGHT, Settings, restored
+from space.settings import AT_ONCE, Settings, restored
 from space.studio import Studio
 
 MISSING = "There is no showcase here yet; `python -m evaluation gallery` paints one."
@@ -29,7 +29,7 @@ def add_gallery(studio: Studio, settings: Settings, easel: Bench, folder: Path, 
             with gr.Tab(genre.capitalize()):
                 items = [on_wall(folder, pair) for pair in members]
                 place = wall({"items": items}, choose=True, elem_classes="pairs")
-            place.select(chooser(studio, settings, easel, folder, members), None, outputs, **LIGHT)
+            place.select(chooser(studio, settings, easel, folder, members), None, outputs, **AT_ONCE)
 
 
 def introduction(pairs: Sequence[Pair]) -> str:

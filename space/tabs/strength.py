@@ -35,7 +35,7 @@ def add_strength(studio: Studio, settings: Settings) -> None:
     recipe = add_recipe(board, beside=sheet)
     with gr.Column(visible=False) as measures:
         chosen = gr.Dropdown([INDEX, *LABELS.values()], value=INDEX, label="What the pixels say, against strength")
-        plot = gr.LinePlot(x="strength", y="value", x_title="Strength", y_title="", height=260, elem_id="plot")
+        plot = gr.LinePlot(x="strength", y="value", x_title="Strength", height=260, elem_id="plot")
     table = gr.State(None)
     on_click(
         studio,
@@ -53,7 +53,7 @@ def add_strength(studio: Studio, settings: Settings) -> None:
 
 def job_of(*values: Any) -> Job:
     *sampling, strengths = values
-    return Job(sampling_of(*sampling), weakest_first(strengths))
+    return Job(sampling_of(*sampling), weakest_first(strengths), row=True)
 
 
 def contact_sheet_of(studio: Studio, pictures: Sequence[Picture]) -> str:
@@ -74,8 +74,9 @@ def measured(pictures: Sequence[Picture]) -> list[dict[str, float]]:
     return rows
 
 
-def curve(rows: list[dict[str, float]] | None, chosen: str) -> pd.DataFrame | None:
+def curve(rows: list[dict[str, float]] | None, chosen: str) -> Any:
     """One statistic against strength."""
     if not rows:
         return None
-    return pd.DataFrame({"strength": [row["strength"] for row in rows], "value": [row[chosen] for row in rows]})
+    points = {"strength": [row["strength"] for row in rows], "value": [row[chosen] for row in rows]}
+    return gr.update(value=pd.DataFrame(points), y_title=chosen)
