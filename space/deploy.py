@@ -18,8 +18,8 @@ from impressionism.hub import PainterError
 ROOT = Path(__file__).parents[1]
 NEEDED = ("README.md", "LICENSE", "requirements.txt", "impressionism", "space")
 HARDWARE = "zero-a10g"  # what the Hub calls ZeroGPU, whichever card that is today
-TOKEN = "SPACE_HF_TOKEN"
-PINNED = "IMPRESSIONISM_ADAPTER_PINNED"
+TOKEN = "SPACE_HF_TOKEN"  # of this machine; on the Space it is HF_TOKEN
+PINNED = "IMPRESSIONISM_ADAPTER_PINNED"  # the variable that space/opening.py falls back on
 
 
 class Plan(NamedTuple):

@@ -11,8 +11,7 @@ import re
 
 from impressionism import names
 from impressionism.pipeline import Painter, PainterError, choose_adapter, choose_base, choose_device, load_pipeline
-
-PINNED = "IMPRESSIONISM_ADAPTER_PINNED"  # set by space/deploy.py
+from space.deploy import PINNED
 
 
 def open_painter(model: str = "auto", adapter: str = "auto", quantize: str = "auto", device: str = "auto") -> Painter:

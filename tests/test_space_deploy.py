@@ -16,7 +16,8 @@ from impressionism import names, paint
 from impressionism.pipeline import Painter
 from impressionism.records import Sampling
 from space import deploy
-from space.opening import PINNED, open_painter
+from space.deploy import PINNED
+from space.opening import open_painter
 from space.studio import Studio
 
 ROOT = Path(__file__).parents[1]
