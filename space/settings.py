@@ -41,6 +41,7 @@ class Settings:
     strength: gr.Slider
     strengths: gr.CheckboxGroup
     change: gr.Slider
+    repaint_strength: gr.Slider
     tabs: gr.Tabs
 
     @property
@@ -49,7 +50,7 @@ class Settings:
 
     @property
     def restored(self) -> list[Any]:
-        return [*self.sampling, self.strength, self.strengths, self.change, self.tabs]
+        return [*self.sampling, self.strength, self.strengths, self.change, self.repaint_strength, self.tabs]
 
 
 def make_settings(studio: Studio, words: Words, recipe: Recipe | None) -> Settings:
@@ -108,14 +109,14 @@ def make_settings(studio: Studio, words: Words, recipe: Recipe | None) -> Settin
             render=False,
         ),
         change=gr.Slider(
-            minimum=0.05,
-            maximum=limits["change"][1],
+            **ends(limits["change"]),
             value=CHANGE,
             step=0.05,
             label="Change",
             info="How far to leave the photograph.",
             render=False,
         ),
+        repaint_strength=gr.Slider(**ends(limits["strength"]), value=1, step=0.05, label="Strength", render=False),
         tabs=gr.Tabs(selected="paint", elem_id="ways", render=False),
     )
 
@@ -210,7 +211,7 @@ def restored(studio: Studio, settings: Settings, asked: dict[str, Any]) -> dict[
     if len(strengths) > 1:
         updates[settings.strengths] = gr.update(choices=sorted({*STRENGTHS, *strengths}), value=strengths)
     elif "strengths" in asked:
-        updates[settings.strength] = strengths[0]
+        updates[settings.strength] = updates[settings.repaint_strength] = strengths[0]
     return updates
 
 

@@ -361,6 +361,14 @@ def test_a_copied_link_opens_the_page_with_the_pictures_settings(page: Page, bro
     other.close()
 
 
+def test_a_link_with_a_change_opens_the_repaint(browser: BrowserContext, address: str):
+    page = visit(browser, f"{address}?prompt=a+haystack&strength=0.6&change=0.3")
+    expect(page.get_by_role("tab", name="Repaint")).to_have_attribute("aria-selected", "true", timeout=WAIT)
+    expect(page.get_by_label("number input for Change")).to_have_value("0.3")
+    expect(page.get_by_label("number input for Strength").locator("visible=true")).to_have_value("0.6")
+    page.close()
+
+
 def test_a_link_with_several_strengths_opens_the_sweep(browser: BrowserContext, address: str):
     page = visit(browser, f"{address}?prompt=a+haystack&strength=0&strength=0.3&strength=1")
     expect(page.get_by_role("tab", name="Strength")).to_have_attribute("aria-selected", "true", timeout=WAIT)

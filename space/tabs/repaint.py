@@ -12,7 +12,7 @@ from impressionism import paint
 from impressionism.records import Sampling
 from space.painting import Bench, Job, add_quota, add_recipe, add_start, on_click
 from space.pictures import Item, item, wall
-from space.settings import Settings, ends
+from space.settings import Settings
 from space.studio import Studio, open_photograph, real, sampling_of
 
 
@@ -29,15 +29,15 @@ def add_repaint(studio: Studio, settings: Settings) -> None:
         photograph.preprocess = lambda payload: payload and payload.path
         with gr.Column(min_width=240):
             gr.Markdown("The prompt says what the photograph shows. It is cropped to the shape.")
-            strength = gr.Slider(**ends(studio.limits()["strength"]), value=1, step=0.05, label="Strength")
+            settings.repaint_strength.render()
             settings.change.render()
             start, cancel = add_start("Repaint", elem_id="repaint")
-    add_quota(studio, [*settings.sampling, strength, settings.change], asked)
+    add_quota(studio, [*settings.sampling, settings.repaint_strength, settings.change], asked)
     board = wall(elem_id="repainted")
     on_click(
         studio,
         Bench(start, cancel, board, add_recipe(board)),
-        [*settings.sampling, strength, photograph, settings.change],
+        [*settings.sampling, settings.repaint_strength, photograph, settings.change],
         lambda *values: job_of(studio, *values),
     )
 
