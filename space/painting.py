@@ -81,14 +81,16 @@ def add_quota(studio: Studio, inputs: Sequence[Component], job_of: Callable[...,
     if studio.seconds(paint.defaults(studio.painter, "any"), [1.0]) is None:
         return
 
-    def said(*values: Any) -> str:
-        seconds = studio.seconds(*job_of(*values)[:4])
-        if seconds is None:
-            return ""
-        return f"Reserves {seconds} s of your ZeroGPU quota." if seconds else "Painted before: costs nothing."
-
     line = gr.Markdown(elem_classes="quota")
-    gr.on(None, said, list(inputs), line, **LIGHT)
+    gr.on(None, lambda *values: quota(studio, job_of(*values)), list(inputs), line, **LIGHT)
+
+
+def quota(studio: Studio, job: Job) -> str:
+    """Nothing, for what cannot be painted: the click will say why."""
+    seconds = studio.seconds(*job[:4])
+    if seconds is None:
+        return ""
+    return f"Reserves {seconds} s of your ZeroGPU quota." if seconds else "Painted before: costs nothing."
 
 
 def on_click(

@@ -1,0 +1,72 @@
+"""The controls: what they offer, what a recipe makes of them, what ZeroGPU will reserve."""
+
+import gradio as gr
+import pytest
+
+from impressionism.hub import PainterError
+from impressionism.pipeline import Painter
+from impressionism.records import Sampling
+from space.painting import Job, quota
+from space.settings import Settings, make_settings, ratio, restored
+from space.studio import Studio, pictures_of
+from space.words import FLUX, MINIATURE
+
+SMALL = {"steps": 2, "width": 64, "height": 64}
+
+
+@pytest.fixture(scope="module")
+def studio(tiny_painter: Painter) -> Studio:
+    return Studio(tiny_painter)
+
+
+@pytest.fixture
+def settings(studio: Studio) -> Settings:
+    with gr.Blocks():
+        return make_settings(studio, MINIATURE, None)
+
+
+def test_sizes_have_the_usual_name_of_their_aspect_ratio():
+    assert {name: ratio(size) for name, size in FLUX.sizes.items()} == {
+        "Square": "1:1", "Landscape": "3:2", "Portrait": "2:3", "Wide": "16:9", "Tall": "9:16",
+    }  # fmt: skip
+    assert {name: ratio(size) for name, size in MINIATURE.sizes.items()} == {
+        "Square": "1:1", "Landscape": "4:3", "Portrait": "3:4",
+    }  # fmt: skip
+
+
+def test_the_controls_end_where_painting_ends(studio: Studio, settings: Settings):
+    limits = studio.limits()
+    for name in ("seed", "steps", "guidance", "width", "height", "strength", "change"):
+        control = getattr(settings, name)
+        assert [control.minimum, control.maximum] == list(limits[name]), name
+    assert settings.prompt.max_length == limits["prompt"][1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "tab"),
+    [({"strengths": [0.3]}, "paint"), ({"strengths": [0.0, 0.3]}, "strength"), ({"change": 0.4}, "repaint")],
+)
+def test_a_recipe_opens_the_tab_that_it_comes_from(studio: Studio, settings: Settings, asked: dict, tab: str):
+    updates = restored(studio, settings, {"prompt": "a haystack", **asked})
+    assert updates[settings.prompt] == "a haystack"
+    assert updates[settings.tabs]["selected"] == tab
+    assert settings.seed not in updates  # what is not named stays
+
+
+@pytest.mark.parametrize("asked", [{"steps": 1000}, {"width": 65}, {"strengths": [float("nan")]}, {"prompt": " "}])
+def test_a_recipe_that_cannot_be_painted_reaches_no_control(studio: Studio, settings: Settings, asked: dict):
+    with pytest.raises(PainterError):
+        restored(studio, settings, asked)
+
+
+def test_the_quota_is_told_before_the_click(tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch):
+    studio = Studio(tiny_painter)
+    job = Job(Sampling(prompt="a quay", seed=61, **SMALL), [0.0, 1.0])
+    assert quota(studio, job) == ""  # nothing is reserved off ZeroGPU
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    assert quota(studio, job) == f"Reserves {studio.seconds(*job[:4])} s of your ZeroGPU quota."
+    assert quota(studio, job._replace(strengths=[99.0])) == ""
+    monkeypatch.delenv("SPACES_ZERO_GPU")
+    pictures_of(studio.paint(*job[:4]))
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    assert quota(studio, job) == "Painted before: costs nothing."
