@@ -47,6 +47,17 @@ def percent(estimate: Estimate | None) -> str:
     return f"{value} % ({low} to {high})"
 
 
+def stacked(text: str) -> str:
+    """The interval under its value, for narrow columns."""
+    return text.replace(" (", "<br>(").replace(" to ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")
+
+
+def caption(row: Any) -> str:
+    """Prompt, seed and gain of a noise that was painted several times."""
+    sampling = row.adapted.recipe.sampling
+    return f"{cell(sampling.prompt)}<br>seed {sampling.seed}<br>index {minus(f'{row.gain:+.2f}')}"
+
+
 def p_value(p: float | None) -> str:
     if p is None:
         return "–"
@@ -79,7 +90,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "short": short, "interval": interval, "change": change, "percent": percent, "p_value": p_value,
     "duration": duration, "cell": cell, "image": image, "file": pictures.name_of,
     "auc": auc,
-    "signed": lambda x: minus(f"{x:+.2f}"),
+    "stacked": stacked, "caption": caption,
     "python": functools.partial(json.dumps, ensure_ascii=False), "shell": shlex.quote,
 }  # fmt: skip
 
