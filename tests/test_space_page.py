@@ -278,6 +278,9 @@ def test_a_sweep_shows_each_strength_a_contact_sheet_and_the_statistics(page: Pa
     sheet = download(page, page.locator("#sheet"), tmp_path / "sheet.png")
     assert [recipe.strength for recipe in recipes_in(sheet)] == [0, 0.5, 1, 1.5]
     expect(page.locator("#plot canvas, #plot svg.marks").first).to_be_visible(timeout=WAIT)
+    expect(page.locator("#plot")).to_contain_text(
+        re.compile(r"[\d.]+ at 0 · [\d.]+ at 0.5 · [\d.]+ at 1 · [\d.]+ at 1.5")
+    )
 
 
 def test_a_photograph_is_repainted_beside_the_original(page: Page, tmp_path: Path):

@@ -75,8 +75,9 @@ def measured(pictures: Sequence[Picture]) -> list[dict[str, float]]:
 
 
 def curve(rows: list[dict[str, float]] | None, chosen: str) -> Any:
-    """One statistic against strength."""
+    """One statistic against strength, and its values in words for those who do not see the line."""
     if not rows:
         return None
     points = {"strength": [row["strength"] for row in rows], "value": [row[chosen] for row in rows]}
-    return gr.update(value=pd.DataFrame(points), y_title=chosen)
+    said = " · ".join(f"{row[chosen]:.3g} at {row['strength']:g}" for row in rows)
+    return gr.update(value=pd.DataFrame(points), y_title=chosen, caption=said)
