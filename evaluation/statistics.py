@@ -37,10 +37,10 @@ def statistics(pictures: list[Path], out: Path) -> None:
 
 
 def found(places: list[Path]) -> list[Path]:
-    """The pictures named and those in the folders named, each once."""
+    """The pictures named and those in and under the folders named, each once."""
     if absent := [str(place) for place in places if not place.exists()]:
         raise PainterError(f"There is no {', no '.join(absent)}.")
-    inside = (sorted(place.iterdir()) if place.is_dir() else [place] for place in places)
+    inside = (sorted(place.rglob("*")) if place.is_dir() else [place] for place in places)
     files = [file for part in inside for file in part if file in places or file.suffix.lower() in SUFFIXES]
     if not files:
         raise PainterError(f"No pictures in {', '.join(map(str, places))}; they end in {', '.join(sorted(SUFFIXES))}.")
@@ -56,9 +56,10 @@ def measured(files: list[Path]) -> Iterator[Row]:
 def measure_file(file: Path) -> Row:
     try:
         with Image.open(file) as image:
-            return measure(ImageOps.exif_transpose(image))
+            measured = measure(ImageOps.exif_transpose(image))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise PainterError(f"{file} cannot be read as a picture: {error}") from error
+    return {name: float(f"{value:.7g}") for name, value in measured.items()}  # as the table has it
 
 
 # ---- The table
@@ -73,7 +74,7 @@ def write(table: Path, rows: Iterable[tuple[Path, Row]]) -> None:
 
 
 def append(stream, file: Path, row: Row) -> None:
-    csv.writer(stream).writerow([file, *(f"{row[name]:.7g}" for name in EVERY), f"{index(row):.6f}"])
+    csv.writer(stream).writerow([file, *(row[name] for name in EVERY), f"{index(row):.6f}"])
     stream.flush()
 
 

@@ -107,7 +107,7 @@ def test_artists_are_dealt_whole_into_parts_of_like_size():
 
 
 def random_values(offset: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Values of 12 artists, four of a kind; each artist has a hand of their own, and a kind differs by `offset`."""
+    """Values of 60 artists, 20 of a kind; each artist has a hand of their own, and a kind differs by `offset`."""
     rng = np.random.default_rng(0)
     artists = np.repeat([f"{i}" for i in range(60)], 6)
     kind = np.repeat([0, 1, 2], 120)
@@ -128,7 +128,7 @@ def test_the_hands_of_artists_are_not_taken_for_a_style():
 def test_a_style_that_artists_share_is_found_on_those_left_out():
     values, kind, artists = random_values(offset=0.7)
     found = cross_validated(values, kind, artists)
-    assert found["auc"] > 0.9 and found["auc_styles"] > 0.9
+    assert min(found["auc"], found["auc_styles"]) > 0.85
     assert np.mean([one["auc"] for one in found["painters"].values()]) == pytest.approx(found["auc"], abs=0.02)
 
 
