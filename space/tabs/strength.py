@@ -19,7 +19,10 @@ from space.settings import LIGHT, Settings
 from space.studio import Picture, Studio, sampling_of, weakest_first
 
 INDEX = "Impressionist index (0 to 1)"
-LABELS = {name: f"{known.label} ({known.unit})" if known.unit else known.label for name, known in STATISTICS.items()}
+LABELS = {
+    name: known.label + (f" ({known.unit})" if known.unit else "") + (", exploratory" if known.exploratory else "")
+    for name, known in STATISTICS.items()
+}
 
 
 def add_strength(studio: Studio, settings: Settings) -> None:
