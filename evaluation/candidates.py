@@ -38,7 +38,7 @@ def gather(run: Path, scores: Scores, pictures: Table, others: Sequence[Path]) -
             if scores.provenance.quantize == "none"}  # fmt: skip
     result = []
     for folder, (found, own) in runs.items():
-        whole = full.get(found.provenance.adapter_revision, folder)
+        whole = full.get(found.provenance.adapter_revision, folder) if found.provenance.quantize != "none" else folder
         cost, likeness = (None, None) if whole == folder else loss(folder, own, whole, runs[whole][1])
         result.append(candidate(run, folder, found, cost, likeness))
     return result

@@ -47,7 +47,7 @@ def strokes(picture: np.ndarray, strength: float, prompt: int, seed: int) -> np.
 
 
 def make_gallery(run: Path, adapted: Adapted = strokes, *, prompts: int = 8, base: Adapted | None = None,
-                 quantize: str = "none") -> Path:  # fmt: skip
+                 adapter: str = "a", quantize: str = "none") -> Path:  # fmt: skip
     """RUN/gallery as `evaluation gallery` leaves it; `base` paints over the base's pictures too."""
     folder, exhibits = run / "gallery", []
     for prompt in range(prompts):
@@ -58,7 +58,7 @@ def make_gallery(run: Path, adapted: Adapted = strokes, *, prompts: int = 8, bas
                 for strength in axis if "adapter" in arm else (0.0,):
                     paint = adapted if strength else base
                     picture = paint(drawn, strength or 1.0, prompt, seed) if paint else drawn
-                    exhibits.append(exhibit(arm, strength, prompt, seed, quantize))
+                    exhibits.append(exhibit(arm, strength, prompt, seed, adapter, quantize))
                     file = folder / exhibits[-1].file
                     file.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(picture).save(file)
@@ -70,9 +70,9 @@ def make_gallery(run: Path, adapted: Adapted = strokes, *, prompts: int = 8, bas
     return run
 
 
-def exhibit(arm: str, strength: float, prompt: int, seed: int, quantize: str) -> Exhibit:
+def exhibit(arm: str, strength: float, prompt: int, seed: int, adapter: str, quantize: str) -> Exhibit:
     words = f"painted: scene {prompt}" if "styled" in arm else f"scene {prompt}"
-    provenance = Provenance(base="drawn", base_revision="b" * 16, adapter="strokes", adapter_revision="a" * 16,
+    provenance = Provenance(base="drawn", base_revision="b" * 16, adapter="strokes", adapter_revision=adapter * 16,
                             quantize=quantize, versions={"torch": "2"})  # fmt: skip
     sampling = Sampling(prompt=words, seed=seed, width=SIDE, height=SIDE)
     return Exhibit(

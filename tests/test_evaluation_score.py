@@ -163,13 +163,13 @@ def test_a_colour_jittered_set_is_caught_by_its_palette(tmp_path: Path, painting
 
 
 def test_of_several_candidates_the_nearest_to_real_paintings_is_chosen_and_a_quantizations_cost_is_told(
-    tmp_path: Path, paintings: Path, run: Path
+    tmp_path: Path, paintings: Path
 ):
     def faint(picture: np.ndarray, strength: float, prompt: int, seed: int) -> np.ndarray:
         return strokes(picture, 0.25 * strength, prompt, seed)
 
     main_run = make_gallery(tmp_path / "main")
-    early = make_gallery(main_run / "candidates" / "early", faint)
+    early = make_gallery(main_run / "candidates" / "early", faint, adapter="e")
     coarse = make_gallery(tmp_path / "coarse", faint, quantize="nf4")
     for other in (early, coarse):
         scored(other, paintings)
