@@ -20,7 +20,7 @@ from impressionism.pictorial import STATISTICS
 from impressionism.records import Metric, Run, Scores
 from model_card import figures
 from model_card.numbers import environment
-from model_card.words import QUESTIONS, label
+from model_card.words import QUESTIONS, gap_rows, label
 
 ROOT = Path(__file__).parents[1]
 KEPT = ("scores.json", "run.json", "log.jsonl")
@@ -59,7 +59,7 @@ def compose(root: Path) -> dict[str, bytes]:
     files = {"method/strokes.png": figures.dose(benchmark(root, "miniature")["c_strokes_grow"])}
     if scores:
         files["method/strength.png"] = figures.strength_curve(scores)
-        files["method/characteristics.png"] = figures.gaps([(label(row), row) for row in style_rows(scores)])
+        files["method/characteristics.png"] = figures.gaps(gap_rows(scores), "real pictures")
     if (folder / "log.jsonl").exists():
         lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
         files["method/training.png"] = figures.training_loss([json.loads(line) for line in lines])
@@ -85,10 +85,6 @@ def tables(root: Path) -> dict[str, str]:
     )
     text = (root / "README.md").read_text(encoding="utf-8")
     return {name: table.strip() for name, table in marked.findall(text) if table.strip()}
-
-
-def style_rows(scores: Scores) -> list[Metric]:
-    return [row for row in scores.metrics if row.question == "style" and row.gap_closed]
 
 
 def rows(scores: Scores | None) -> list[tuple[str, str, Metric]]:

@@ -54,7 +54,7 @@ def compose(evidence: Evidence, preset: Preset, *, repo: str | None, space: str 
     rows = [row_of(evidence, pair) for pair in evidence.pairs if pair.chosen != "worst"]
     worst = [row_of(evidence, pair) for pair in evidence.pairs if pair.chosen == "worst"]
     strengths = pictures.rows_of_strengths(evidence, shown)
-    gaps = gap_rows(evidence)
+    gaps = gap_rows(evidence.scores)
     hung = [*shown, *(exhibit for row in rows + worst for exhibit in row[:3] if exhibit)]
     files = pictures.files_of(evidence, hung)
     files["images/strength.png"] = figures.strength_curve(evidence.scores)

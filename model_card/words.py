@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from impressionism import names
-from impressionism.records import AtStrength, Comparison, Exhibit, Metric
+from impressionism.records import AtStrength, Comparison, Exhibit, Metric, Scores
 from model_card.evidence import Evidence
 from model_card.numbers import duration, interval, minus, percent, short
 from model_card.presets import Preset
@@ -101,13 +101,13 @@ def label(metric: Metric) -> str:
     return f"{MEASURES[kind]}, by {by}" if kind in MEASURES else metric.name.replace("-", " ")
 
 
-def gap_rows(evidence: Evidence) -> list[tuple[str, Metric]]:
+def gap_rows(scores: Scores) -> list[tuple[str, Metric]]:
     """The index and the characteristics that tell real pictures from the base model's."""
     from impressionism.pictorial import STATISTICS
 
     return [
         (label(metric), metric)
-        for metric in evidence.scores.metrics
+        for metric in scores.metrics
         if metric.gap_closed and (metric.name == "index" or metric.name in STATISTICS)
     ]
 
@@ -143,7 +143,7 @@ def at_recommended(evidence: Evidence) -> AtStrength | None:
 def limits(evidence: Evidence, preset: Preset) -> list[str]:
     """What the scores say against the adapter."""
     scores = evidence.scores
-    told = [line for name, row in gap_rows(evidence) if (line := short_of(name, row, preset.real))]
+    told = [line for name, row in gap_rows(scores) if (line := short_of(name, row, preset.real))]
     told += [line for row in scores.metrics if (line := worse(row))]
     worded, plain = scores.arms.get("base-styled"), scores.arms.get("adapter")
     if worded and plain and plain.low <= worded.high:
