@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from impressionism import names
-from impressionism.records import Run
+from impressionism.hub import digest_of
+from impressionism.records import Run, Scores
 from training.examples import say
 from training.options import TrainingError
 
@@ -42,6 +43,8 @@ class Parcel:
     """Of the adapter."""
     files: dict[str, Path | bytes]
     """Path in the repository → where it lies, or what it holds."""
+    strength: float | None
+    """The strength that evaluation recommends; none: these weights were not evaluated."""
 
     @property
     def weights(self) -> Path:
@@ -70,7 +73,7 @@ def gather(folder: Path) -> Parcel:
         raise TrainingError(
             f"{folder} holds no finished run (no run.json): run `python -m training fit` with the same recipe first."
         )
-    adapter = folder / "adapter"
+    adapter, strength = chosen(folder)
     files: dict[str, Path | bytes] = {
         file.relative_to(adapter).as_posix(): file for pattern in BELONGS for file in sorted(adapter.glob(pattern))
     }
@@ -89,7 +92,31 @@ def gather(folder: Path) -> Parcel:
         problems += wrong(name, source, forbidden)
     if problems:
         raise TrainingError(f"{folder} cannot go to the Hub: {'; '.join(problems)}.")
-    return Parcel(run, adapter, files)
+    return Parcel(run, adapter, files, strength)
+
+
+def chosen(folder: Path) -> tuple[Path, float | None]:
+    """The adapter that evaluation chose to publish, and at which strength; the run's own where it was not evaluated."""
+    adapter, file = folder / "adapter", folder / "scores.json"
+    if not file.exists():
+        return adapter, None
+    try:
+        scores = Scores.from_json(file.read_text(encoding="utf-8"))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise TrainingError(f"{file} cannot be read ({one_line(error)}): evaluate the run again.") from None
+    choice = next((one for one in scores.candidates if one.name == scores.choice), None)
+    if choice is None:
+        say("The evaluation found none that it would publish (scores.json): look at the pictures first.")
+        return adapter, None
+    if (folder / choice.name / "adapter").is_dir():  # of a checkpoint, say, that was evaluated as a candidate
+        adapter = folder / choice.name / "adapter"
+    weights = adapter / names.WEIGHTS_FILE
+    if weights.exists() and digest_of(weights) != choice.provenance.adapter_revision:
+        say(
+        say(f"The evaluation chose {choice.name} (scores.json), and another goes up: push that, or score anew.")
+        )
+        return adapter, None
+    return adapter, choice.strength
 
 
 def portable(value: Any) -> Any:

@@ -77,7 +77,8 @@ def push(
     where = f"{commit.pr_url or commit.commit_url} ({'private' if is_private else 'public'})"
     say(f"{where}: the adapter came back byte for byte{' and paints the same picture' if painter else ''}.")
     if not pull_request:
-        say(f'Paint with it: python -m impressionism "…" --adapter {repo} --adapter-revision {parcel.tag}')
+        strength = "" if parcel.strength is None else f" --strength {parcel.strength:g}"
+        say(f'Paint with it: python -m impressionism "…" --adapter {repo} --adapter-revision {parcel.tag}{strength}')
 
 
 # ---- To the Hub
@@ -222,8 +223,9 @@ def compare(parcel: Parcel, returned: Path, painter: "Painter | None") -> None:
         from impressionism.pipeline import load_adapter
 
         sampling = dataclasses.replace(defaults(painter, f"{names.TRIGGER} a boat"), steps=4)
-        before = paint(painter, sampling)
+        strength = 1.0 if parcel.strength is None else parcel.strength
+        before = paint(painter, sampling, strength)
         painter.flux.unload_lora_weights()
         load_adapter(painter.flux, returned)
-        if paint(painter, sampling).tobytes() != before.tobytes():
+        if paint(painter, sampling, strength).tobytes() != before.tobytes():
             raise TrainingError("The adapter that came back paints another picture than the one here: do not use it.")
