@@ -112,9 +112,7 @@ def chosen(folder: Path) -> tuple[Path, float | None]:
         adapter = folder / choice.name / "adapter"
     weights = adapter / names.WEIGHTS_FILE
     if weights.exists() and digest_of(weights) != choice.provenance.adapter_revision:
-        say(
         say(f"The evaluation chose {choice.name} (scores.json), and another goes up: push that, or score anew.")
-        )
         return adapter, None
     return adapter, choice.strength
 
