@@ -57,7 +57,9 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width
 def save_sheet(paths: Sequence[str], recipes: Sequence[Recipe], path: Path) -> Path:
     """The sheet of these pictures as a PNG that carries all their recipes."""
     sampling = recipes[0].sampling
-    caption = f"“{sampling.prompt}”, seed {sampling.seed}, {sampling.steps} steps. AI-generated."
+    caption = (
+        f"AI-generated, seed {sampling.seed}, {sampling.steps} steps: “{sampling.prompt}”"  # what is cut is the prompt
+    )
     labels = [f"strength {recipe.strength:g}" for recipe in recipes]
     path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet([Image.open(each) for each in paths], labels, caption).save(path, pnginfo=sheet_text(recipes))
