@@ -36,15 +36,12 @@ SIGNS = np.array([statistic.impressionist for statistic in EVERY.values()])
 
 
 def calibrate(paintings: Path, styles: Path, photographs: Path, out: Path | None = None) -> None:
-    folders = (paintings, styles, photographs)
-    manifests = [manifest(folder) for folder in folders]
-    files = [file for rows in manifests for file in rows]
-    artists = [artist for rows in manifests for artist in rows.values()]
-    groups = np.array([artist or str(file) for file, artist in zip(files, artists, strict=True)])
+    manifests = [manifest(folder) for folder in (paintings, styles, photographs)]
+    artists = {file: artist for rows in manifests for file, artist in rows.items()}
+    groups = np.array([artist or str(file) for file, artist in artists.items()])
     kind = np.repeat(range(3), [len(rows) for rows in manifests])
-    values = np.array([list(row.values()) for row in measured(files)])
-    photographed = [file for file, of in zip(files, kind, strict=True) if of == PHOTOGRAPHS]
-    doses = dosed(photographed[:: max(1, len(photographed) // DOSED)])
+    values = np.array([list(row.values()) for row in measured(list(artists))])
+    doses = dosed(list(manifests[PHOTOGRAPHS])[:: max(1, len(manifests[PHOTOGRAPHS]) // DOSED)])
 
     model = fit(values, kind)
     result = {
@@ -60,7 +57,7 @@ def calibrate(paintings: Path, styles: Path, photographs: Path, out: Path | None
             "dose": trend(score(model, doses)),
         },
         "pictures": dict(zip(("paintings", "styles", "photographs"), map(len, manifests), strict=True)),
-        "artists": Counter(filter(None, artists)),
+        "artists": Counter(filter(None, artists.values())),
     }
     (out or CALIBRATION).write_text(json.dumps(rounded(result), indent=1, ensure_ascii=False) + "\n")
     print(table(result))
@@ -93,7 +90,7 @@ def fit(values: np.ndarray, kind: np.ndarray) -> dict:
     """Ridge logistic regression on standardised statistics; no weight goes against its statistic's direction."""
     weights, sides = weights_of(kind), np.where(kind == PAINTINGS, 1, -1)
     mean = weights @ values
-    scale = np.sqrt(weights @ (values - mean) ** 2)
+    scale = np.sqrt(weights @ (values - mean) ** 2) + 1e-9
     signed = bent((values - mean) / scale) * SIGNS
 
     def loss(p: np.ndarray) -> tuple[float, np.ndarray]:
