@@ -69,7 +69,7 @@ def visit(browser: BrowserContext, address: str, width: int = 1280, height: int 
     page.set_viewport_size({"width": width, "height": height})
     page.set_default_timeout(WAIT)
     page.goto(address)
-    page.get_by_role("button", name="Compare").wait_for()
+    page.get_by_label("Prompt").wait_for()
     return page
 
 
