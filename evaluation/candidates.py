@@ -9,7 +9,7 @@ import pandas
 from evaluation.evidence import ByPrompt, Table
 from evaluation.features import look_at
 from evaluation.intervals import bootstrap
-from evaluation.metrics import CONTENT_KEPT, correlations
+from evaluation.metrics import CONTENT_KEPT, SEEN, correlations
 from impressionism.hub import PainterError
 from impressionism.records import Candidate, Estimate, Scores
 
@@ -61,7 +61,9 @@ def candidate(run: Path, folder: Path, scores: Scores, cost: Estimate | None, li
 
 def choose(candidates: Sequence[Candidate]) -> str | None:
     """Of those that surely close some of the gap and keep the content, the one that is nearest to real paintings."""
-    fit = [one for one in candidates if one.gap_closed and one.gap_closed.low > 0 and one.content.value >= CONTENT_KEPT]
+    fit = [
+        one for one in candidates if one.gap_closed and one.gap_closed.low > SEEN and one.content.value >= CONTENT_KEPT
+    ]
     return min(fit, key=lambda one: abs(1 - one.gap_closed.value)).name if fit else None  # type: ignore[union-attr]
 
 

@@ -11,6 +11,9 @@ from impressionism.records import AtStrength, Estimate
 
 CONTENT_KEPT = 0.8
 """Correlation with the base model's composition from which on the content counts as kept."""
+SEEN = 0.1
+"""Share of the gap that must surely be closed before an adapter counts as better: less, no eye sees. The pictures are
+paired by their noise, so that even what shuffled weights do is told from zero."""
 PENALTY = 10.0  # of the probe; its vectors have unit variance, so that one value suits all features
 
 

@@ -20,7 +20,7 @@ from evaluation.candidates import choose, gather
 from evaluation.evidence import Evidence, Table, collect, files_of
 from evaluation.intervals import bootstrap, gap_closed
 from evaluation.learned import learned_rows
-from evaluation.metrics import CONTENT_KEPT, recommended
+from evaluation.metrics import CONTENT_KEPT, SEEN, recommended
 from evaluation.prompt_set import PromptSet, digest
 from evaluation.rows import corrected, distinct, weightless
 from impressionism.hub import digest_of, label
@@ -90,7 +90,7 @@ def recommended_point(scores: Scores) -> AtStrength:
 def is_better(scores: Scores) -> bool:
     """Whether the adapter surely closes some of the gap to real paintings and still paints the same scene."""
     point = recommended_point(scores)
-    return bool(point.gap_closed and point.gap_closed.low > 0 and point.content.value >= CONTENT_KEPT)
+    return bool(point.gap_closed and point.gap_closed.low > SEEN and point.content.value >= CONTENT_KEPT)
 
 
 def verdict(scores: Scores) -> str:
