@@ -113,7 +113,7 @@ def test_an_adapter_that_does_nothing_is_no_better(tmp_path: Path, paintings: Pa
 
 
 def test_what_no_eye_sees_is_no_better_however_sure_it_is(tmp_path: Path, paintings: Path):
-    """As from an adapter with shuffled weights, which changes every picture a little: the pairing tells it from zero."""
+    """As from an adapter with shuffled weights, which changes each picture a little: pairing tells it from zero."""
     faint = scored(make_gallery(tmp_path / "faint", lambda p, s, *which: strokes(p, 0.03 * s, *which)), paintings)
     point = faint.curve[-1]
     assert point.gap_closed and 0 < point.gap_closed.value < 0.1
