@@ -1,0 +1,25 @@
+"""What the command does beyond opening the page."""
+
+from pathlib import Path
+
+import pytest
+import torch._dynamo
+import torch._inductor.config
+
+from impressionism import paint
+from impressionism.pipeline import load_pipeline
+from impressionism.records import Sampling
+from space.__main__ import compile_or_not
+
+
+def test_where_blocks_cannot_be_compiled_they_paint_as_they_are(
+    tiny_flux: Path, tiny_adapter: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """That compiled blocks paint the same is held by test_impressionism_compiled.py."""
+    painter = load_pipeline(str(tiny_flux), str(tiny_adapter), device="cpu")
+    sampling = Sampling(prompt="a mill", steps=1, width=64, height=64)
+    eager = [paint.paint(painter, sampling, strength).tobytes() for strength in (0.0, 1.0)]
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nonexistent/compiler",))
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)  # and put back
+    compile_or_not(painter)
+    assert [paint.paint(painter, sampling, strength).tobytes() for strength in (0.0, 1.0)] == eager
