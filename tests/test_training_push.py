@@ -219,6 +219,24 @@ def test_the_plain_hf_command_takes_the_adapter_folder_too(hub: Hub, recipe_file
     assert b"They glow" in hub.files("monet/plain", "refs/pr/1")["README.md"]
 
 
+@pytest.mark.parametrize("what", ["pictures", "votes"])
+def test_the_plain_hf_command_takes_a_dataset_too(hub: Hub, tmp_path: Path, what: str) -> None:
+    """A curated folder as `curate` leaves it, or a run's votes."""
+    folder = tmp_path / what
+    folder.mkdir()
+    if what == "pictures":
+        Image.new("RGB", (64, 64), "teal").save(folder / "0.png")
+        (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "a pond"}) + "\n")
+    else:
+        (folder / "votes.jsonl").write_text(json.dumps({"trial": 0, "answer": "left"}) + "\n")
+    hf = Path(sys.executable).with_name("hf")
+    command = [str(hf), "upload", f"monet/{what}", str(folder), "--type", "dataset", "--private"]
+    done = subprocess.run(command, env=os.environ | hub.environment(tmp_path / "home"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert hub.files(f"datasets/monet/{what}") == {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert hub.repos[f"datasets/monet/{what}"].private
+
+
 # ---- When the way is bad
 
 

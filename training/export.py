@@ -23,29 +23,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 
+from impressionism.adapters import DOUBLE_BLOCK, SINGLE_BLOCK
 from training.options import TrainingError
 
 Weights = dict[str, torch.Tensor]
 Layers = dict[str, tuple[torch.Tensor, torch.Tensor, float]]  # of each layer A (rank, in), B (out, rank) and the scale
 
-# FLUX's own layers, and diffusers' that each is made of, in the order of their rows.
-DOUBLE_BLOCK = {
-    "img_attn_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-    "img_attn_proj": ("attn.to_out.0",),
-    "img_mlp_0": ("ff.net.0.proj",),
-    "img_mlp_2": ("ff.net.2",),
-    "img_mod_lin": ("norm1.linear",),
-    "txt_attn_qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-    "txt_attn_proj": ("attn.to_add_out",),
-    "txt_mlp_0": ("ff_context.net.0.proj",),
-    "txt_mlp_2": ("ff_context.net.2",),
-    "txt_mod_lin": ("norm1_context.linear",),
-}
-SINGLE_BLOCK = {
-    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
-    "linear2": ("proj_out",),
-    "modulation_lin": ("norm.linear",),
-}
 MLP_RATIO = 4  # a block's MLP is so many times as wide as the block
 FLUX_WIDTH = 3072
 LINEAR1_UP = "linear1.lora_up.weight"
