@@ -21,7 +21,7 @@ function show() {
   const rough = preview && { url: preview, alt: "A rough preview of the picture that is being painted" };
   hang("base", base ?? rough);
   hang("adapted", adapted ?? (base && rough));
-  const two = Boolean(base && adapted);
+  const two = Boolean(base && (adapted ?? rough));
   pair.classList.toggle("two", two);
   pair.classList.toggle("rough", Boolean(rough));
   pair.classList.toggle("empty", !base && !words);
