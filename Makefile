@@ -28,7 +28,7 @@ FEATURES ?= # of clip, dinov2, csd, sscd: 4.5 GB of weights, and half an hour mo
 evaluate: $(VENV)/.ready ## gallery, scores and dashboard of the miniature's adapter (about 12 minutes on two CPU cores)
 	test -f work/held-out/metadata.jsonl || $(BIN)/python -m training.miniature.scenes work/held-out --painted --held-out --count 96 --seed 300
 	test -f work/painted/metadata.jsonl || $(BIN)/python -m training.miniature.scenes work/painted --painted --count 320
-	$(BIN)/accelerate launch --cpu --num_processes 2 --module evaluation gallery $(RUN) --model miniature --device cpu
+	$(BIN)/torchrun --nproc-per-node 2 -m evaluation gallery $(RUN) --model miniature --device cpu
 	$(BIN)/python -m evaluation score $(RUN) --real work/held-out --training work/painted --features $(FEATURES)
 	$(BIN)/python -m evaluation dashboard $(RUN)
 

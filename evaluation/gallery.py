@@ -1,7 +1,8 @@
 """The gallery: a prompt set painted by base and adapter, one Exhibit a picture.
 
 python -m evaluation gallery runs/NAME
-accelerate launch -m evaluation gallery runs/NAME      the same, shared by all GPUs, or on a CPU by --num_processes
+accelerate launch -m evaluation gallery runs/NAME                  the same, shared by all GPUs
+torchrun --nproc-per-node 2 -m evaluation gallery runs/NAME        or by processes on a CPU
 
 Four arms, base and adapter with the plain and with the style-worded prompt, from the same noise; and the adapter at
 other strengths. A picture is made by `paint` from its record alone, so it is the one that the Space would show.
@@ -50,7 +51,8 @@ def gallery(
     wanted = missing(folder, exhibits)
     if state.is_main_process:
         there = len(exhibits) - sum(len(row) for row in wanted)
-        print(f"{painter.about} {len(exhibits)} pictures, {there} of them are there already.", flush=True)
+        shared = f" {state.num_processes} processes share the rest." if state.num_processes > 1 else ""
+        print(f"{painter.about} {len(exhibits)} pictures, {there} of them are there already.{shared}", flush=True)
     hang(painter, folder, wanted[state.process_index :: state.num_processes], shown=state.is_main_process)
     state.wait_for_everyone()
 

@@ -84,10 +84,11 @@ def test_what_is_there_is_left_and_what_is_missing_or_of_another_adapter_is_pain
 
 def test_several_processes_share_a_gallery(run: Path, asked: list[str], tmp_path: Path):
     together = tmp_path / "tiny"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m",
-               "evaluation", "gallery", str(together), *asked]  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "evaluation",
+               "gallery", str(together), *asked]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
+    assert "2 processes share the rest" in done.stdout
     lines = (together / "gallery" / "gallery.jsonl").read_text()
     assert lines == (run / "gallery" / "gallery.jsonl").read_text()
     for exhibit in read_gallery(run):
