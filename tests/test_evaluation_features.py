@@ -22,7 +22,7 @@ from impressionism.pictorial import to_lab
 from impressionism.records import Metric
 
 VISION = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 1,
-          "image_size": 28, "patch_size": 14, "hidden_act": "quick_gelu"}  # fmt: skip
+          "image_size": 28, "patch_size": 14, "hidden_act": "quick_gelu", "projection_dim": 16}  # fmt: skip
 
 
 # ---- Without weights
@@ -42,7 +42,7 @@ def test_the_structure_outlives_brush_strokes_and_not_another_scene():
     assert kept(drawn, drawn) == pytest.approx(1)
     assert kept(drawn, strokes(drawn, 1.0, 3, 1)) > 0.9
     assert kept(drawn, drawn[:, ::-1]) < kept(drawn, strokes(drawn, 1.0, 3, 1))
-    assert kept(drawn, scene(4, 2)) < 0.8
+    assert kept(drawn, scene(4, 2)) < kept(drawn, strokes(drawn, 1.0, 3, 1))
 
 
 def test_the_palette_knows_colours_and_not_places():
@@ -84,7 +84,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = clip_tokenizer()
     text = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
             "num_attention_heads": 2, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 1,
-            "pad_token_id": 1}  # fmt: skip
+            "pad_token_id": 1, "projection_dim": 16}  # fmt: skip
     CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=16)).save_pretrained(folder / "clip")
     tokenizer.save_pretrained(folder / "clip")
     Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28)
@@ -161,7 +161,6 @@ def test_every_extractor_runs_from_the_hub_and_fills_its_rows(hub: Hub, weights:
 
 def test_what_the_hub_does_not_have_is_a_row_that_says_so(hub: Hub, weights: Path, evidence: Evidence, real: Path):
     publish(hub, weights, "dinov2")
-    hub.add_repo(EXTRACTORS["csd"].repository).refs["refs/tags/" + EXTRACTORS["csd"].revision] = "0" * 40
     rows = by_name(learned_rows(evidence, real, None, "cpu"))
     assert rows["dinov2-kid"].adapter
     for name in ("clip-score", "sscd-copies"):
