@@ -167,7 +167,8 @@ def estimate(value: float, low: float, high: float) -> Estimate:
     ],
 )
 def test_nothing_is_coloured_unless_its_interval_leaves_no_doubt(better, difference, closed, colour):
-    row = Metric(name="index", question="style", better=better, difference=estimate(*difference),
+    row = Metric(name="index", question="style", better=better, adapter=estimate(1, 0, 2),
+                 difference=estimate(*difference),
                  gap_closed=estimate(*closed) if closed else None)  # fmt: skip
     assert dashboard.effect(row) == colour
     coloured = re.findall('class="(good|bad)"', dashboard.table_row(row))
