@@ -17,7 +17,7 @@ from diffusers import FluxImg2ImgPipeline, FluxPipeline
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from impressionism.hub import PainterError
-from impressionism.pipeline import ADAPTER_NAME, Painter, lora_layers
+from impressionism.pipeline import ADAPTER_NAME, Painter, known_layers
 from impressionism.records import Recipe, Sampling
 
 OnStep = Callable[[int, int, torch.Tensor], None]
@@ -127,7 +127,7 @@ def render(flux: FluxPipeline, sampling: Sampling, words: Words, report: Callabl
 
 def set_strength(flux: FluxPipeline, strength: float) -> None:
     """1 is the adapter as trained; at 0 it is switched off, so that not even a rounding is left of it."""
-    for layer in lora_layers(flux):
+    for layer in known_layers(flux):
         held = layer.scaling[ADAPTER_NAME]
         layer.set_scale(ADAPTER_NAME, strength)
         if isinstance(held, torch.Tensor):  # by impressionism/compiled.py, whose code must stay the same

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import re
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from impressionism.quantize import MODES, load_transformer
 from impressionism.records import Provenance
 
 ADAPTER_NAME = "impressionism"  # of the LoRA on the painter's transformer
+KNOWN: weakref.WeakKeyDictionary[torch.nn.Module, list[LoraLayer]] = weakref.WeakKeyDictionary()
 GIB = 2**30
 
 # Free memory that a precision needs, as a multiple of the pipeline's files in bfloat16, activations included.
@@ -249,6 +251,7 @@ def load_adapter(flux: FluxPipeline, file: Path) -> None:
     for path, update in updates.items():  # a layer's own: PEFT takes patterns of names, which may fit several
         layers[path].lora_alpha[ADAPTER_NAME] = update.scale * len(update.down)
         layers[path].set_scale(ADAPTER_NAME, 1.0)
+    KNOWN.pop(flux.transformer, None)
     flux.transformer.requires_grad_(False)
 
 
@@ -256,6 +259,13 @@ def lora_layers(flux: FluxPipeline) -> list[LoraLayer]:
     """The transformer's layers that carry the painter's adapter."""
     layers = (module for module in flux.transformer.modules() if isinstance(module, LoraLayer))
     return [layer for layer in layers if ADAPTER_NAME in layer.lora_A]
+
+
+def known_layers(flux: FluxPipeline) -> list[LoraLayer]:
+    """The same, sought once after load_adapter: FLUX.1-dev has thousands of modules, and each picture asks."""
+    if flux.transformer not in KNOWN:
+        KNOWN[flux.transformer] = lora_layers(flux)
+    return KNOWN[flux.transformer]
 
 
 # ---- Saying what it is
