@@ -42,7 +42,7 @@ def gallery(
     """Writes RUN/gallery: the pictures, and when all are there prompts.yaml, the showcase and gallery.jsonl."""
     state: Any = PartialState(cpu=device == "cpu", timeout=PATIENCE)
     if state.num_processes > 1:
-        device = str(state.device)
+        device = str(state.device) if state.device.type == "cuda" else state.device.type  # a CPU has no number
     painter = load(run, model, adapter, quantize, device)
     file = prompts or PROMPTS / ("miniature.yaml" if painter.is_miniature else "flux.yaml")
     exhibits = plan(PromptSet.read(file), painter, strength, only)
