@@ -23,7 +23,7 @@ def add_repaint(studio: Studio, settings: Settings) -> None:
             elem_id="photograph",
             type="filepath",
             sources=["upload", "clipboard"],
-            height=260,
+            height=292,
         )
         # As it came: Gradio would decode it, and answer a broken one without a sentence.
         photograph.preprocess = lambda payload: payload and payload.path
