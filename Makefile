@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench miniature evaluate
+.PHONY: demo test lint bench bench-full miniature evaluate
 
 demo: $(VENV)/.ready ## the page, at http://127.0.0.1:7860
 	$(BIN)/python -m space
@@ -16,8 +16,16 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: $(VENV)/.ready
+bench: $(VENV)/.ready ## the figures in benchmarks/ (about 40 minutes on two CPU cores)
 	$(BIN)/python -m benchmarks.miniature
+	$(BIN)/python -m benchmarks.painting
+	$(BIN)/python -m benchmarks.space
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.page
+
+bench-full: $(VENV)/.ready ## FLUX.1-dev's full size on a CPU: 45 GB of disk, half an hour
+	$(BIN)/python -m benchmarks.full_size
+	$(BIN)/python -m benchmarks.page
 
 miniature: $(VENV)/.ready ## build the bundled miniature from nothing (about three hours on two CPU cores)
 	$(BIN)/python -m training.miniature

@@ -32,7 +32,7 @@ class Section:
 
     @property
     def mark(self) -> str:
-        return f"<!-- written by benchmarks/{self.script}.py -->"
+        return f"<!-- written by benchmarks/page.py: {self.script} -->"
 
     def table(self) -> str | None:
         if not self.result.exists():
@@ -87,8 +87,9 @@ bit, which is the comparison's promise.
 
 def text() -> str:
     parts = [
-        "# Measured\n\nEach table is written by the script of its name from what it measured, in turn and in one run; "
-        "nothing here is typed. `make bench` measures again what takes minutes; `make bench-full` the full size."
+        "# Measured\n\nEach table is written by `python -m benchmarks.page` from the JSON beside the script of its "
+        "name, which keeps what that measured. `make bench` runs the scripts that take minutes (about 40 in all, on two "
+        "CPU cores); `make bench-full` FLUX.1-dev's full size."
     ]
     for section in SECTIONS:
         table = section.table()
@@ -97,7 +98,7 @@ def text() -> str:
         parts.append(table or "**Not measured.**")
         if section.script == "growth" and table:
             parts.append(f"![Memory and seconds against resolution and rank]({PLOT.name})")
-        if section.notes:
+        if section.notes and (table or section.script == "gpu"):
             parts.append(section.notes.strip())
     return "\n\n".join(parts) + "\n"
 

@@ -39,8 +39,8 @@ COMMANDS = [["impressionism"], ["space"]] + [
     [room, *more]
     for room, commands in {
         "training": ("curate", "caption", "plan", "cache", "fit", "tune", "push"),
-        "evaluation": ("gallery", "score", "ab", "dashboard", "statistics"),
-        "model_card": ("render", "check"),
+        "evaluation": ("gallery", "score", "ab", "dashboard", "statistics", "calibrate"),
+        "model_card": ("render", "check", "method"),
     }.items()
     for more in ([], *([command] for command in commands))
 ]

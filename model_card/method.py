@@ -81,7 +81,7 @@ def recipe(root: Path, name: str) -> dict[str, Any]:
 def tables(root: Path) -> dict[str, str]:
     """What each benchmark wrote into README.md, by its name."""
     marked = re.compile(
-        r"<!-- written by benchmarks/(\w+)\.py -->\n(.*?)<!-- written by benchmarks/\1\.py -->", re.DOTALL
+        r"<!-- written by benchmarks/page\.py: (\w+) -->\n(.*?)<!-- written by benchmarks/page\.py: \1 -->", re.DOTALL
     )
     text = (root / "README.md").read_text(encoding="utf-8")
     return {name: table.strip() for name, table in marked.findall(text) if table.strip()}

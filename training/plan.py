@@ -416,7 +416,8 @@ def refusal(recipe: Recipe, card: Card) -> str:
     least = predict(recipe.model_copy(update={"model": recipe.model.model_copy(update=keys)}), card)
     return (
         f"{card.name} has {_size(card.memory)} for a run, and this recipe needs {_size(least.needed)} at the least; "
-        f"the nearest that fits is training/recipes/{nearest(card).name}. Or lower data.resolution, optimizer.batch or adapter.rank."
+        f"the nearest that fits is training/recipes/{nearest(card).name}. "
+        "Or lower data.resolution, optimizer.batch or adapter.rank."
     )
 
 
