@@ -88,8 +88,8 @@ bit, which is the comparison's promise.
 def text() -> str:
     parts = [
         "# Measured\n\nEach table is written by `python -m benchmarks.page` from the JSON beside the script of its "
-        "name, which keeps what that measured. `make bench` runs the scripts that take minutes (about 40 in all, on two "
-        "CPU cores); `make bench-full` FLUX.1-dev's full size."
+        "name, which keeps what that measured. `make bench` runs the scripts that take minutes (about 40 in all, on "
+        "two CPU cores); `make bench-full` FLUX.1-dev's full size."
     ]
     for section in SECTIONS:
         table = section.table()
