@@ -97,6 +97,7 @@ def unfold(page: Page) -> None:
 
 
 def set_up(page: Page, prompt: str, seed: int, steps: int = 2, side: int = 64) -> None:
+    set_strength(page, 0.8)
     page.get_by_label("Prompt").fill(prompt)
     page.get_by_label("Seed", exact=True).fill(str(seed))
     unfold(page)
@@ -201,12 +202,14 @@ def test_a_repeat_is_shown_while_the_painter_is_busy_with_somebody_else(page: Pa
     set_up(page, "a cottage", seed=13)
     compare(page, seed=13)
     before = sources(page)
+    set_up(page, "a cottage", seed=19)
+    compare(page, seed=19)
     client = Client(address, download_files=tmp_path, verbose=False)
     busy = client.submit(prompt="a long one", steps=100, width=128, height=128, api_name="/generate")
     set_strength(page, 0.5)
     page.get_by_role("button", name="Compare").click()  # waits behind it
     page.get_by_role("button", name="Cancel").click()
-    set_strength(page, 0.8)
+    set_up(page, "a cottage", seed=13)
     compare(page, seed=13)
     assert sources(page) == before
     assert not busy.done()
@@ -292,6 +295,23 @@ def test_an_example_fills_the_fields(page: Page):
     expect(page.get_by_label("Seed", exact=True)).to_have_value(str(seed))
     unfold(page)
     expect(page.get_by_label("Height")).to_have_value(str(MINIATURE.sizes[shape][1]))
+
+
+def test_what_zerogpu_will_reserve_is_said_before_the_click(
+    browser: BrowserContext, tiny_painter: Painter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    server = app.build(tiny_painter, tmp_path)
+    page = visit(browser, app.launch(server, prevent_thread_lock=True, quiet=True))
+    said = page.locator("#easel .block.quota").locator("visible=true")
+    expect(said).to_have_text(re.compile(r"Reserves \d+ s of your ZeroGPU quota"), timeout=WAIT)
+    few = said.inner_text()
+    unfold(page)
+    page.get_by_label("number input for Steps").fill("100")
+    page.get_by_label("number input for Steps").blur()
+    expect(said).not_to_have_text(few, timeout=WAIT)
+    page.close()
+    server.close(verbose=False)
 
 
 # ---- Strength, Repaint, Gallery, About
