@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from training import fit, recipe
-wanted = recipe.read(Path(sys.argv[1]), sys.argv[3:])
+wanted = recipe.read(Path(sys.argv[1]), sys.argv[4:])
 
 def start():
     if child := os.fork():
@@ -35,11 +35,11 @@ def start():
         print(repr(error), file=sys.stderr)
         os._exit(1)
 
-moments, kills = random.Random(5), int(sys.argv[2])
+moments, kills, longest = random.Random(5), int(sys.argv[2]), float(sys.argv[3])
 begun = time.monotonic()
 for _ in range(kills):
     child = start()
-    time.sleep(moments.uniform(0.02, 0.6))
+    time.sleep(moments.uniform(0.02, longest))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 child = start()
@@ -48,8 +48,9 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def harness(recipe: Path, kills: int, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", HARNESS, recipe, kills, *options]
+def harness(recipe: Path, kills: int, longest: float, *options: str) -> subprocess.Popen:
+    """`fit` that is killed so many times, each time after at most `longest` seconds, and then left alone."""
+    command = [sys.executable, "-c", HARNESS, recipe, kills, longest, *options]
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                             start_new_session=True)  # fmt: skip
 
@@ -65,8 +66,10 @@ def on_two_processes(*arguments: object) -> subprocess.CompletedProcess:
 def test_ended_at_thirty_random_moments_it_still_comes_out_the_same_bit_for_bit(recipe_file, tmp_path):  # noqa: F811
     changes = ["optimizer.ema=0.9", "run.checkpoint_every=1", "run.validate_every=3", "run.keep=2"]
     whole = recipes.read(recipe_file, [*changes, f"run.folder={tmp_path / 'whole'}"])
+    begun = time.monotonic()
     fit.fit(whole)
-    process = harness(recipe_file, 30, *changes, f"run.folder={tmp_path / 'pieces'}")
+    took = time.monotonic() - begun  # on a busy machine nothing would be reached in moments of an idle one's
+    process = harness(recipe_file, 30, took / 2, *changes, f"run.folder={tmp_path / 'pieces'}")
     _, said = process.communicate()
     assert process.returncode == 0, said
     assert 1 <= said.count("going on from step") <= 30
@@ -93,7 +96,7 @@ def test_two_processes_with_half_the_batch_agree_with_one(recipe_file, tmp_path)
 def test_a_second_run_in_the_folder_is_refused(recipe_file):  # noqa: F811
     options = ["optimizer.steps=5000"]
     recipe = recipes.read(recipe_file, options)
-    process = harness(recipe_file, 0, *options)
+    process = harness(recipe_file, 0, 0, *options)
     try:
         while not (recipe.run.folder / "log.jsonl").exists() and process.poll() is None:
             time.sleep(0.05)
