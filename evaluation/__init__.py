@@ -1,1 +1,1 @@
-"""Adapter → evidence: the showcase gallery, and with numbers what an adapter does (not written yet)."""
+"""Adapter → evidence: the gallery with its showcase, the scores, the dashboard, and what people prefer, blind."""
