@@ -21,7 +21,7 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     ],
     "check": [
         ("folder", {"type": Path, "metavar": "FOLDER", "help": "an adapter's folder, as runs/NAME/adapter"}),
-        ("--base", {"metavar": "FOLDER", "help": "its base model on this machine, to run the card's snippet on"}),
+        ("--base", {"metavar": "FOLDER", "help": "its base model on this machine, or miniature; runs the snippet"}),
     ],
     "method": [
         ("run", {"type": Path, "nargs": "?", "metavar": "RUN", "help": "keep this run's records in docs/method first"}),

@@ -19,7 +19,7 @@ from PIL import Image
 
 from impressionism import names
 from impressionism.hub import PainterError
-from impressionism.records import Run, Scores
+from impressionism.records import Run, Scores, parsed
 from model_card import snippet, weights
 from model_card.faults import when
 from model_card.presets import FLUX
@@ -90,7 +90,7 @@ def faults(folder: Path, base: str | None = None) -> list[str]:
         return [str(error)]
     here = base_at_hand(card, base)
     told = [fault for rule in RULES for fault in rule(card)]
-    return [*told, *weights.faults(folder, here), *snippet.faults(folder, card.text, here)]
+    return [*told, *weights.faults(folder, here), *snippet.faults(folder, card.text, here if base else None)]
 
 
 def base_at_hand(card: Card, base: str | None) -> Path | None:
@@ -214,7 +214,7 @@ def stale(card: Card, results: Iterable[Any]) -> list[str]:
     record = card.folder.parent / "scores.json"
     if not record.exists():
         return []
-    known = {row.name: row.adapter.value for row in Scores.from_json(record.read_text()).metrics if row.adapter}
+    known = {row.name: row.adapter.value for row in parsed(record, Scores.from_json).metrics if row.adapter}
     told = [
         f"model-index says {one.metric_type} is {one.metric_value}, and scores.json "
         f"{known.get(one.metric_type, 'nothing')}: render the card again."
@@ -335,7 +335,7 @@ def steps(card: Card) -> list[str]:
     found = [next(filter(None, groups)) for groups in STEPS.findall(card.text)]
     told = {int(re.sub(r"\D", "", number)) for number in found}
     record = next((file for file in (card.folder / "run.json", card.folder.parent / "run.json") if file.exists()), None)
-    real = Run.from_json(record.read_text(encoding="utf-8")).steps if record else None
+    real = parsed(record, Run.from_json).steps if record else None
     listed = ", ".join(map(str, sorted(told)))
     return when(
         (len(told) > 1, f"It says that training took {listed} steps: which?"),

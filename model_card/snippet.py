@@ -1,6 +1,7 @@
-"""The card's Python blocks: they parse, they use FLUX's pipeline, and they run where the base model is at hand.
+"""The card's Python blocks: they parse, they use FLUX's pipeline, and they run on a base model that is named.
 
-A card may come from anywhere, so a block runs only if it uses nothing but a few names of torch and diffusers.
+A card may come from anywhere, so a block runs only where a base is named for it, and only if every name, attribute and
+keyword in it is one of those below.
 """
 
 import ast
@@ -14,7 +15,20 @@ from pathlib import Path
 from model_card.faults import when
 
 BLOCK = re.compile(r"^```(?:python|py)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-OF_TORCH = {"Generator", "bfloat16", "float32", "cuda", "is_available", "inference_mode", "no_grad", "device"}
+PAINTERS = re.compile(r"\w+Pipeline|AutoPipelineForText2Image|PipelineQuantizationConfig")  # of diffusers
+OF_TORCH = {"Generator", "bfloat16", "float32", "cuda", "inference_mode", "no_grad", "device"}
+METHODS = {
+    "is_available", "manual_seed", "to", "from_pretrained", "load_lora_weights", "set_adapters", "fuse_lora", "images",
+    "save", "enable_model_cpu_offload", "enable_sequential_cpu_offload", "vae", "enable_tiling", "enable_slicing",
+}  # fmt: skip
+CALLED = {"from_pretrained", "load_lora_weights", "save"}  # touch files, so where and what must be plain to see
+KEYWORDS = {  # not custom_pipeline nor trust_remote_code, which run code of the repository
+    "torch_dtype", "dtype", "device_map", "weight_name", "adapter_name", "adapter_weights", "lora_scale",
+    "quantization_config", "quant_backend", "quant_kwargs", "components_to_quantize", "prompt", "prompt_2", "width",
+    "height", "num_inference_steps", "guidance_scale", "max_sequence_length", "generator", "device",
+    "num_images_per_prompt", "joint_attention_kwargs",
+}  # fmt: skip
+FILE_NAME = re.compile(r"\w[\w .-]*")  # leads to no other folder
 BUILTINS = {"print", "range", "enumerate", "zip", "len"}
 PATIENCE = 600  # seconds
 
@@ -85,23 +99,43 @@ def weight_names(tree: ast.AST) -> set[str]:
 
 
 def runnable(tree: ast.AST) -> bool:
-    """Whether the block uses torch and diffusers only, and of torch and Python what paints and nothing else."""
-    modules = {
-        name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or "."])
-    }
-    of_torch = {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch"
-    }
-    free = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    bound |= imported(tree, "diffusers") | {"torch"}
-    hidden = {attribute for attribute in attributes(tree) if attribute.startswith("_")}
-    return modules <= {"torch", "diffusers"} and of_torch <= OF_TORCH and free - bound <= BUILTINS and not hidden
+    """Whether the block can do no more than paint and save pictures in the folder where it runs."""
+    nodes = list(ast.walk(tree))
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    bound = {node.id for node in names if isinstance(node.ctx, ast.Store)} | imported(tree, "diffusers") | {"torch"}
+    free = {node.id for node in names if isinstance(node.ctx, ast.Load)} - bound
+    keywords = {node.arg for node in nodes if isinstance(node, ast.keyword)}  # None: **
+    return (
+        all(may_import(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
+        and free <= BUILTINS
+        and attributes(tree) <= METHODS | OF_TORCH
+        and all(node.attr in OF_TORCH for node in nodes if isinstance(node, ast.Attribute) and is_torch(node.value))
+        and keywords <= KEYWORDS
+        and keeps_to_its_folder(nodes)
+    )
+
+
+def may_import(node: ast.Import | ast.ImportFrom) -> bool:
+    """torch itself, and what paints of diffusers, under their own names."""
+    if any(alias.asname for alias in node.names):
+        return False
+    if isinstance(node, ast.Import):
+        return all(alias.name == "torch" for alias in node.names)
+    return node.module == "diffusers" and all(PAINTERS.fullmatch(alias.name) for alias in node.names)
+
+
+def is_torch(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and node.id == "torch"
+
+
+def keeps_to_its_folder(nodes: list[ast.AST]) -> bool:
+    """What touches files is called by its name, and what it saves or loads by name is a bare file name."""
+    calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    seen = [node.func for node in calls if node.args]
+    hidden = [node for node in nodes if isinstance(node, ast.Attribute) and node.attr in CALLED and node not in seen]
+    files = [arg for node in calls if getattr(node.func, "attr", "") == "save" for arg in node.args]
+    files += [node.value for node in nodes if isinstance(node, ast.keyword) and node.arg == "weight_name"]
+    return not hidden and all(isinstance(it, ast.Constant) and FILE_NAME.fullmatch(str(it.value)) for it in files)
 
 
 def run(trees: list[ast.Module], folder: Path, base: Path) -> list[str]:

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import make_tiny_adapter
 
-from impressionism.names import WEIGHTS_FILE
+from impressionism.names import MINIATURE, WEIGHTS_FILE
 from impressionism.records import Run
 from model_card import __main__ as model_card
 from model_card import check, modelspec, snippet, weights
@@ -253,12 +253,28 @@ def test_a_number_of_steps_that_the_run_did_not_take_is_told(folder: Path) -> No
 @pytest.mark.parametrize(
     "line",
     ["import os", "import torch.hub", "torch.hub.load('a/b', 'c')", "open('x', 'w')", "__import__('os')",
-     "print(flux.__class__)", "torch.load('x')", "eval('1')"],
+     "print(flux.__class__)", "torch.load('x')", "eval('1')",
+     "from diffusers import utils\nutils.import_utils.os.system('ls')", "from diffusers import utils as FluxPipeline",
+     "from torch import load as torch", "import torch as flux", "flux.numpy_to_pil.__func__", "flux.transformer.save",
+     "flux('x').images[0].save('/tmp/x.png')", "flux('x').images[0].save('../x.png')", "flux('x').images[0].save(name)",
+     "name = '/tmp/x.png'\nflux('x').images[0].save(name)", "keep = flux('x').images[0].save\nkeep('/tmp/x.png')",
+     "flux('x').images[0].save(f'{1}/x.png')", "flux.save_pretrained('/tmp/x')", "print('x', file=flux)",
+     "FluxPipeline.from_pretrained('x', custom_pipeline='y')", "FluxPipeline.from_pretrained('x', trust_remote_code=1)",
+     "FluxPipeline.from_pretrained('x', **{'custom_pipeline': 'y'})", "load = FluxPipeline.from_pretrained\nload('x')",
+     "flux.load_lora_weights('x', weight_name='../y.bin')"],
 )  # fmt: skip
 def test_a_snippet_that_could_do_more_than_paint_is_not_run(line: str) -> None:
     block = snippet.BLOCK.findall(GOOD)[0]
     assert snippet.runnable(ast.parse(block))
     assert not snippet.runnable(ast.parse(f"{block}\n{line}"))
+
+
+def test_a_card_runs_nothing_unless_a_base_is_named_for_it(folder: Path) -> None:
+    card = GOOD.replace("base_model: black-forest-labs/FLUX.1-dev\nbase_model_relation: adapter\n", "")
+    card = card.replace("- lora\n", "- lora\n- miniature\n").replace("import torch\n", "1 / 0\nimport torch\n")
+    (folder / "README.md").write_text(card)
+    assert "ZeroDivisionError" not in "\n".join(check.faults(folder))
+    assert "ZeroDivisionError" in "\n".join(snippet.faults(folder, card, MINIATURE))
 
 
 def test_a_snippet_that_fails_is_told(folder: Path, tiny_flux: Path) -> None:
