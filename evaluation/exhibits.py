@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from impressionism.hub import PainterError
-from impressionism.records import Exhibit, Record
+from impressionism.records import Exhibit, Record, parsed_lines
 
 
 class Noise(NamedTuple):
@@ -31,7 +31,7 @@ def read_gallery(run: Path) -> list[Exhibit]:
     path = run / "gallery" / "gallery.jsonl"
     if not path.exists():
         raise PainterError(f"{run} has no finished gallery: paint it with `python -m evaluation gallery {run}`.")
-    return [Exhibit.from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return parsed_lines(path, Exhibit.from_json)
 
 
 def own_strength(exhibits: list[Exhibit]) -> float:

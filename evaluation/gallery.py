@@ -23,7 +23,7 @@ from evaluation.prompt_set import PROMPTS, Prompt, PromptSet
 from impressionism.hub import PainterError
 from impressionism.paint import defaults, read_recipe, recipe_of, save, sweep
 from impressionism.pipeline import Painter, load_pipeline
-from impressionism.records import Arm, Exhibit, Run, Sampling
+from impressionism.records import Arm, Exhibit, Run, Sampling, parsed
 
 PATIENCE = datetime.timedelta(days=1)  # how long a process that is done waits for the others
 
@@ -69,7 +69,7 @@ def load(run: Path, model: str | None, adapter: str | None, quantize: str, devic
     own, record, revision = run / "adapter", run / "run.json", None
     adapter = adapter or (str(own) if own.is_dir() else "auto")
     if not model and record.exists():
-        told = Run.from_json(record.read_text(encoding="utf-8"))
+        told = parsed(record, Run.from_json)
         model = told.base
         revision = told.base_revision if len(told.base_revision or "") == 40 else None  # else a digest of local files
     painter = load_pipeline(model or "auto", adapter, quantize, device, model_revision=revision)

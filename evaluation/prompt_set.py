@@ -58,7 +58,7 @@ class PromptSet(Record):
             *(["styled must have {text} in it"] if "{text}" not in self.styled else []),
             *(["an interval needs at least two prompts"] if len(ids) < 2 else []),
             *(["it has no seeds"] if not self.seeds else []),
-            *(["strengths must differ from 0, which is the base"] if 0 in self.strengths else []),
+            *(["strengths must be above 0, which is the base"] if min(self.strengths, default=1) <= 0 else []),
         ]
 
     def first(self, count: int | None) -> list[Prompt]:

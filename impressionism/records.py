@@ -3,7 +3,13 @@
 import dataclasses
 import json
 import typing
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, Self
+
+import yaml
+
+from impressionism.hub import PainterError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +42,19 @@ def revive(hint: Any, value: Any) -> Any:
     if typing.get_origin(hint) is dict and isinstance(value, dict):
         return {key: revive(inner[1], one) for key, one in value.items()}
     return next((revive(one, value) for one in inner if isinstance(value, dict)), value)
+
+
+def parsed(file: Path, parse: Callable[[str], Any]) -> Any:
+    """A file's text as a record; PainterError for one that is damaged."""
+    try:
+        return parse(file.read_text(encoding="utf-8"))
+    except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+        raise PainterError(f"{file} cannot be read ({' '.join(str(error).split())}); write it again.") from error
+
+
+def parsed_lines(file: Path, parse: Callable[[str], Any]) -> list[Any]:
+    """The same of a file with a record a line."""
+    return parsed(file, lambda text: [parse(line) for line in text.splitlines()])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,6 +138,9 @@ class Run(Record):
 
 # ---- What evaluation found: gallery/gallery.jsonl and scores.json
 
+FEW_PROMPTS = 20
+"""With fewer a result is called exploratory: an interval says little."""
+
 Arm = Literal["base", "base-styled", "adapter", "adapter-styled"]
 """Who painted, and whether the prompt was plain or worded in the style; base is the adapter's strength 0."""
 
@@ -172,7 +194,7 @@ class Metric(Record):
 
     name: str
     """Of a statistic, as in impressionism.pictorial, or of a learned measure, for example clip-score."""
-    question: Literal["style", "content", "diversity", "memorisation", "quality"]
+    question: Literal["style", "content", "diversity", "memorisation"]
     unit: str = ""
     better: Literal["higher", "lower", "closer"] = "higher"
     """Which way is good: up, down, or towards the real paintings."""
@@ -190,6 +212,34 @@ class Metric(Record):
     """Exploratory, or why it was not computed."""
     weights: str | None = None
     """Hub id and revision of what a learned measure looks with, and its licence."""
+
+
+QUESTIONS = {
+    "style": "Is it more Impressionist?",
+    "content": "Is the scene kept?",
+    "diversity": "Do its pictures differ?",
+    "memorisation": "Does it copy?",
+}
+FEATURES = {  # a measure's name is FEATURE-KIND: what it looks with
+    "pictorial": "pictorial statistics",
+    "palette": "colours",
+    "structure": "lightness without brush strokes",
+    "layout": "colours at 16 × 16",
+    "clip": "CLIP",
+    "dinov2": "DINOv2",
+    "csd": "CSD",
+    "sscd": "SSCD",
+}
+KINDS = {  # and what it measures
+    "kid": "Kernel distance to the real pictures (MMD², as KID)",
+    "probe": "Taken for a real picture by a classifier",
+    "similarity": "Likeness to the real pictures",
+    "kept": "Composition kept",
+    "score": "Likeness to the prompt (CLIPScore)",
+    "vendi": "Distinct pictures for a prompt (Vendi)",
+    "nearest": "Likeness to the nearest training picture",
+    "copies": "Share liker to a training picture than 99 % of held-out pictures",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -227,7 +277,7 @@ class Candidate(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scores(Record):
-    """All that evaluation found out about a run: scores.json, which the dashboard, the card and the Space read."""
+    """All that evaluation found out about a run: scores.json, which the dashboard and the card read."""
 
     version: int = 1
     run: str
@@ -246,7 +296,7 @@ class Scores(Record):
     strength: float
     """Recommended, from the curve."""
     strength_low: float
-    """From here on the picture is Impressionist."""
+    """From here on half of what the recommended strength gains is there."""
     strength_high: float
     """Up to here the content is kept."""
     best: list[str]
@@ -258,6 +308,11 @@ class Scores(Record):
     seconds: float
     machine: str
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def recommended(self) -> AtStrength:
+        """The curve's point at the recommended strength."""
+        return next(point for point in self.curve if point.strength == self.strength)
 
 
 # ---- What people preferred: ab.json
@@ -319,7 +374,7 @@ class Comparison(Record):
     votes: int
     """Of these, the ones that count."""
     prompts: int
-    """Prompts voted on; fewer than 20 are exploratory."""
+    """Prompts voted on; fewer than FEW_PROMPTS are exploratory."""
     raters: int
     sessions: int
     excluded: dict[str, int]

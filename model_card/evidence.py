@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import yaml
 
 from impressionism import names
 from impressionism.hub import PainterError, digest_of
-from impressionism.records import Comparison, Exhibit, Pair, Run, Scores
+from impressionism.records import Comparison, Exhibit, Pair, Run, Scores, parsed, parsed_lines
 
 NEEDED = {  # record → the command that writes it
     "recipe.yaml": "training fit RECIPE.yaml",
@@ -66,31 +65,21 @@ def read(folder: Path) -> Evidence:
     if missing:
         raise PainterError(f"{folder} lacks {', '.join(missing)}: a card says only what records show.")
     emissions = folder / "emissions.csv"
+    measured = list(csv.DictReader(emissions.read_text().splitlines())) if emissions.exists() else []
     evidence = Evidence(
         folder=folder,
         run=parsed(folder / "run.json", Run.from_json),
         recipe=parsed(folder / "recipe.yaml", yaml.safe_load),
-        log=lines(folder / "log.jsonl", json.loads),
-        exhibits=lines(folder / "gallery" / "gallery.jsonl", Exhibit.from_json),
-        pairs=lines(folder / "gallery" / "showcase" / "showcase.jsonl", Pair.from_json),
+        log=parsed_lines(folder / "log.jsonl", json.loads),
+        exhibits=parsed_lines(folder / "gallery" / "gallery.jsonl", Exhibit.from_json),
+        pairs=parsed_lines(folder / "gallery" / "showcase" / "showcase.jsonl", Pair.from_json),
         scores=parsed(folder / "scores.json", Scores.from_json),
         votes=parsed(folder / "ab.json", Comparison.from_json) if (folder / "ab.json").exists() else None,
-        emissions=list(csv.DictReader(emissions.read_text().splitlines()))[-1] if emissions.exists() else None,
+        emissions=measured[-1] if measured else None,
     )
     if problems := contradictions(evidence):
         raise PainterError(f"{folder}: {'; '.join(problems)}.")
     return evidence
-
-
-def parsed(file: Path, parse: Callable[[str], Any]) -> Any:
-    try:
-        return parse(file.read_text(encoding="utf-8"))
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise PainterError(f"{file} cannot be read ({' '.join(str(error).split())}); write it again.") from error
-
-
-def lines(file: Path, parse: Callable[[str], Any]) -> list[Any]:
-    return parsed(file, lambda text: [parse(line) for line in text.splitlines()])
 
 
 def contradictions(evidence: Evidence) -> list[str]:

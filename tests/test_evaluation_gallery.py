@@ -124,12 +124,20 @@ def test_a_run_is_painted_with_its_own_adapter_and_base(tiny_flux: Path, tmp_pat
     assert {exhibit.recipe.provenance.adapter for exhibit in exhibits} == {"mine"}
 
 
+def test_a_damaged_gallery_is_told_in_a_sentence(tmp_path: Path):
+    (tmp_path / "gallery").mkdir()
+    (tmp_path / "gallery" / "gallery.jsonl").write_text('{"file": "cut off')
+    with pytest.raises(PainterError, match=r"gallery\.jsonl cannot be read .* write it again"):
+        read_gallery(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"styled": "as a painting"}, "styled must have {text}"),
         ({"prompts": PROMPT_SET["prompts"][:1] * 2}, "two prompts are called boat"),
         ({"seeds": []}, "it has no seeds"),
+        ({"strengths": [0.5, -0.5]}, "strengths must be above 0"),
         ({"colour": "red"}, "PromptSet has no colour"),
     ],
 )
