@@ -9,19 +9,16 @@ import pandas
 from evaluation.evidence import ByPrompt, Table
 from evaluation.features import look_at
 from evaluation.intervals import bootstrap
-from evaluation.metrics import CONTENT_KEPT, SEEN, correlations
+from evaluation.metrics import correlations, is_worth
 from impressionism.hub import PainterError
-from impressionism.records import Candidate, Estimate, Scores
+from impressionism.records import Candidate, Estimate, Scores, parsed
 
 
 def read_scores(run: Path) -> Scores:
     file = run / "scores.json"
     if not file.exists():
         raise PainterError(f"{run} has no scores: run `python -m evaluation score {run} --real FOLDER` first.")
-    try:
-        return Scores.from_json(file.read_text(encoding="utf-8"))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise PainterError(f"{file} cannot be read ({error}); score the run again.") from error
+    return parsed(file, Scores.from_json)
 
 
 def gather(run: Path, scores: Scores, pictures: Table, others: Sequence[Path]) -> list[Candidate]:
@@ -29,10 +26,9 @@ def gather(run: Path, scores: Scores, pictures: Table, others: Sequence[Path]) -
     runs: dict[Path, tuple[Scores, Table]] = {run: (scores, pictures)}
     for other in others:
         found = read_scores(other)
-        for what in ("prompt_set_sha256", "real"):
+        for what, name in {"prompt_set_sha256": "prompts", "real": "paintings"}.items():
             if getattr(found, what) != getattr(scores, what):
-                raise PainterError(f"{other} was scored on other {'prompts' if 'p' in what[0] else 'paintings'}: "
-                                   "candidates must be asked the same.")  # fmt: skip
+                raise PainterError(f"{other} was scored on other {name}: candidates must be asked the same.")
         runs[other] = found, pandas.read_parquet(other / "pictures.parquet")
     full = {scores.provenance.adapter_revision: folder for folder, (scores, _) in runs.items()
             if scores.provenance.quantize == "none"}  # fmt: skip
@@ -46,7 +42,7 @@ def gather(run: Path, scores: Scores, pictures: Table, others: Sequence[Path]) -
 
 def candidate(run: Path, folder: Path, scores: Scores, cost: Estimate | None, likeness: Estimate | None) -> Candidate:
     """At its recommended strength; called by its path within the run, or by its run's name."""
-    point = next(point for point in scores.curve if point.strength == scores.strength)
+    point = scores.recommended
     return Candidate(
         name=folder.relative_to(run).as_posix() if folder != run and folder.is_relative_to(run) else scores.run,
         provenance=scores.provenance,
@@ -60,11 +56,10 @@ def candidate(run: Path, folder: Path, scores: Scores, cost: Estimate | None, li
 
 
 def choose(candidates: Sequence[Candidate]) -> str | None:
-    """Of those that surely close some of the gap and keep the content, the one that is nearest to real paintings."""
-    fit = [
-        one for one in candidates if one.gap_closed and one.gap_closed.low > SEEN and one.content.value >= CONTENT_KEPT
-    ]
-    return min(fit, key=lambda one: abs(1 - one.gap_closed.value)).name if fit else None  # type: ignore[union-attr]
+    """Of those that are worth it the one that is nearest to real paintings."""
+    fit = [(abs(1 - one.gap_closed.value), one.name) for one in candidates
+           if one.gap_closed and is_worth(one.gap_closed, one.content)]  # fmt: skip
+    return min(fit)[1] if fit else None
 
 
 def loss(quantized: Path, own: Table, full: Path, whole: Table) -> tuple[Estimate, Estimate]:

@@ -47,7 +47,7 @@ def track(label: str, note: str, band: tuple[float, float], marks: Sequence[Mark
 
 
 def curve(points: Sequence[AtStrength], what: str, band: tuple[float, float] | None, good: tuple[float, float]) -> str:
-    """index, content or diversity by strength, with its interval; the recommended range is shaded."""
+    """index or content by strength, with its interval; the recommended range is shaded."""
     pairs = [(point.strength, getattr(point, what)) for point in points]
     known: list[tuple[float, Estimate]] = [(x, estimate) for x, estimate in pairs if estimate is not None]
     ends = [known[0][0], known[-1][0]]

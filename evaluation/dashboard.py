@@ -20,37 +20,27 @@ from evaluation.candidates import read_scores
 from evaluation.charts import curve, number, text, track
 from evaluation.evidence import Table
 from evaluation.exhibits import own_strength, pairs, read_gallery
-from evaluation.score import FEW, is_better, row_of, verdict
+from evaluation.metrics import CONTENT_KEPT, SEEN
+from evaluation.score import is_better, row_of, verdict
 from impressionism.paint import open_image
 from impressionism.pictorial import EVERY, STATISTICS, heat
-from impressionism.records import Candidate, Estimate, Exhibit, Metric, Scores
+from impressionism.records import (
+    FEATURES,
+    FEW_PROMPTS,
+    KINDS,
+    QUESTIONS,
+    Candidate,
+    Estimate,
+    Exhibit,
+    Metric,
+    Scores,
+)
 
 HERE = Path(__file__).parent
 BUDGET = 10_000_000  # bytes of the gallery's pictures before they become text, a third longer
 SIZES = ((768, 82), (640, 80), (512, 80), (384, 78), (320, 75), (256, 70), (192, 60))  # pixels and WebP quality
 REFERENCE, LITTLE = (128, 70), (160, 75)  # of training pictures and of real paintings
 HEAT, WARM = 32, (255, 120, 20)  # pixels and colour of a heat map
-QUESTIONS = {
-    "style": "Is it more Impressionist?",
-    "content": "Is the scene kept?",
-    "diversity": "Do its pictures differ?",
-    "memorisation": "Does it copy?",
-    "quality": "Is it well made?",
-}
-FEATURES = {
-    "pictorial": "pictorial statistics", "palette": "colours", "structure": "lightness without brush strokes",
-    "layout": "colours at 16 × 16", "clip": "CLIP", "dinov2": "DINOv2", "csd": "CSD", "sscd": "SSCD",
-}  # fmt: skip
-KINDS = {
-    "kid": "Distance to real paintings as a set (KID)",
-    "probe": "Taken for a real painting by a classifier",
-    "similarity": "Likeness to real paintings",
-    "kept": "Composition kept",
-    "score": "CLIPScore: the picture fits the prompt",
-    "vendi": "Distinct pictures for a prompt (Vendi)",
-    "nearest": "Likeness to the nearest training picture",
-    "copies": "Share liker to one than 99 % of held-out paintings",
-}
 
 
 def dashboard(run: Path, *, serve: bool = False) -> None:
@@ -107,7 +97,7 @@ def render(run: Path, scores: Scores, exhibits: list[Exhibit], pictures: Table, 
 
 
 def asked(scores: Scores, exhibits: list[Exhibit]) -> str:
-    few = " Below 20 prompts a result is exploratory." if scores.prompts < FEW else ""
+    few = f" Below {FEW_PROMPTS} prompts a result is exploratory." if scores.prompts < FEW_PROMPTS else ""
     return (f"{len(exhibits)} pictures: {scores.prompts} prompts of the set {scores.prompt_set}, {scores.seeds} seeds, "
             f"against {scores.real.split(', content')[0]} as real paintings.{few}")  # fmt: skip
 
@@ -115,8 +105,8 @@ def asked(scores: Scores, exhibits: list[Exhibit]) -> str:
 def recommendation(scores: Scores) -> str:
     return (f"Recommended: {scores.strength:g}, the strength whose pictures come nearest to real paintings among those "
             f"that keep the content. From {scores.strength_low:.2f} half of its gain is there; up to "
-            f"{scores.strength_high:.2f} the composition stays (correlation 0.8 or more). Bands: real paintings "
-            "in the index, and the usable range of strengths.")  # fmt: skip
+            f"{scores.strength_high:.2f} the composition stays (correlation {CONTENT_KEPT:g} or more). Bands: real "
+            "paintings in the index, and the usable range of strengths.")  # fmt: skip
 
 
 def memory(scores: Scores) -> str:
@@ -194,8 +184,8 @@ def candidates(scores: Scores) -> str:
     heads = ("candidate", "base", "precision", "strength", "index", "gap closed", "content", "cost", "likeness")
     rows = "".join(candidate_row(one, chosen=one.name == scores.choice) for one in scores.candidates)
     return ('<h3>Candidates</h3><p class="note">To publish: the one whose index is nearest to real paintings, of '
-            "those that surely close some of the gap and keep the content. Cost and likeness are a quantization’s, "
-            "against the same adapter on the unquantized base, from the same noise.</p>"
+            f"those that surely close more than {SEEN:.0%} of the gap and keep the content. Cost and likeness are a "
+            "quantization’s, against the same adapter on the unquantized base, from the same noise.</p>"
             f'<div class="scroll"><table><thead><tr>{"".join(f"<th>{head}</th>" for head in heads)}</tr></thead>'
             f"<tbody>{rows}</tbody></table></div>")  # fmt: skip
 

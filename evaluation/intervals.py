@@ -101,14 +101,6 @@ def paired_p(adapter: Values, base: Values | None = None, *, draws: int = 10_000
     return float(test.pvalue)
 
 
-def effect_size(adapter: Values, base: Values) -> float:
-    """Cohen's d_z: the mean paired difference in its standard deviations."""
-    adapter, base = aligned(adapter, base)
-    difference = adapter - base
-    spread = difference.std(ddof=1)
-    return float(difference.mean() / spread) if spread else math.copysign(math.inf, difference.mean())
-
-
 def binomial_p(successes: int, trials: int, rate: float = 0.5) -> float:
     """Exact two-sided p that independent trials succeed at this rate."""
     return float(stats.binomtest(successes, trials, rate).pvalue) if trials else 1.0

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 from scipy.spatial.distance import cdist, pdist
 
+from evaluation.intervals import LEVEL
 from impressionism.records import AtStrength, Estimate
 
 CONTENT_KEPT = 0.8
@@ -78,7 +79,7 @@ def jackknife(statistic: Callable[..., float], sizes: Sequence[int]) -> Estimate
     for place, size in enumerate(sizes):
         without = [statistic(*whole[:place], 1 - np.eye(size)[left], *whole[place + 1 :]) for left in range(size)]
         variance += (size - 1) * float(np.var(without))
-    reach = float(stats.t.ppf(0.975, min(sizes) - 1)) * math.sqrt(variance)
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, min(sizes) - 1)) * math.sqrt(variance)
     value = statistic(*whole)
     return Estimate(value=value, low=value - reach, high=value + reach, n=sizes[0])
 
@@ -151,6 +152,11 @@ def spread(vectors: np.ndarray) -> float:
 
 
 # ---- The strength
+
+
+def is_worth(gap: Estimate | None, content: Estimate) -> bool:
+    """Whether an adapter surely closes a part of the gap that is seen, and still paints the same scene."""
+    return gap is not None and gap.low > SEEN and content.value >= CONTENT_KEPT
 
 
 def recommended(curve: list[AtStrength], real: Estimate) -> tuple[float, float, float]:

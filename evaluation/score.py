@@ -1,4 +1,4 @@
-"""What the adapter does, in numbers: scores.json for the dashboard, the card and the Space, and a row a picture.
+"""What the adapter does, in numbers: scores.json for the dashboard and the card, and a row a picture.
 
 python -m evaluation score runs/NAME --real FOLDER --training FOLDER
 
@@ -20,7 +20,7 @@ from evaluation.candidates import choose, gather
 from evaluation.evidence import Evidence, Table, collect, files_of
 from evaluation.intervals import bootstrap, gap_closed
 from evaluation.learned import learned_rows
-from evaluation.metrics import CONTENT_KEPT, SEEN, recommended
+from evaluation.metrics import is_worth, recommended
 from evaluation.prompt_set import PromptSet, digest
 from evaluation.rows import corrected, distinct, weightless
 from impressionism.hub import digest_of, label
@@ -28,7 +28,6 @@ from impressionism.paint import open_image
 from impressionism.records import AtStrength, Estimate, Metric, Scores
 
 SHOWN = 12  # of the best, of the worst, and of real paintings
-FEW = 20  # prompts below which a result is called exploratory
 THUMBNAIL = 256  # pixels, of a picture that is not the gallery's
 
 
@@ -51,7 +50,7 @@ def score(
     file = run / "gallery" / "prompts.yaml"
     prompts = PromptSet.read(file)
     scores = Scores(
-        run=label(run),
+        run=run.resolve().name,
         provenance=evidence.exhibits[0].recipe.provenance,
         prompt_set=f"{prompts.name}, version {prompts.version}",
         prompt_set_sha256=digest(file),
@@ -83,24 +82,19 @@ def row_of(scores: Scores, name: str) -> Metric:
     return next(row for row in scores.metrics if row.name == name)
 
 
-def recommended_point(scores: Scores) -> AtStrength:
-    return next(point for point in scores.curve if point.strength == scores.strength)
-
-
 def is_better(scores: Scores) -> bool:
-    """Whether the adapter surely closes some of the gap to real paintings and still paints the same scene."""
-    point = recommended_point(scores)
-    return bool(point.gap_closed and point.gap_closed.low > SEEN and point.content.value >= CONTENT_KEPT)
+    """Whether the adapter is worth it at its recommended strength."""
+    return is_worth(scores.recommended.gap_closed, scores.recommended.content)
 
 
 def verdict(scores: Scores) -> str:
     """The scores in a sentence or two."""
-    point, own = recommended_point(scores), row_of(scores, "index").gap_closed
+    point, own = scores.recommended, row_of(scores, "index").gap_closed
     closed = point.gap_closed
     if not closed:
         return "No better than the base: the index does not tell real paintings from its pictures."
-    share = (f"{closed.value:.0%} [{closed.low:.0%}, {closed.high:.0%}] of the gap between the base and real paintings "
-             f"and keeps {point.content.value:.2f} of the composition")  # fmt: skip
+    share = (f"{closed.value:.0%} [{closed.low:.0%}, {closed.high:.0%}] of the gap between the base and real "
+             f"paintings; its composition correlates with the base's by {point.content.value:.2f}")  # fmt: skip
     if not is_better(scores):
         return f"No better than the base: at its best strength, {point.strength:g}, the adapter closes {share}."
     beyond = f" At the strength of the gallery it is overdone: {own.value:.0%}." if own and own.low > 1 else ""
@@ -141,9 +135,10 @@ def diversity(evidence: Evidence, strength: float) -> Estimate | None:
 
 
 def extremes(evidence: Evidence, count: int = SHOWN) -> tuple[list[str], list[str]]:
-    """Files of the pairs that gained most and least: of each genre the first, then by rank."""
-    adapted = evidence.pictures.loc[evidence.rows("adapter")]
-    return tuple(ranked(adapted.sort_values("gain", ascending=up), count) for up in (False, True))  # type: ignore[return-value]
+    """Files of the pairs that gained most and least: of each genre the first, then by rank over all. The showcase
+    has a best, a worst and a middle of each genre by the same gain (showcase.choose)."""
+    adapted = evidence.pictures.loc[evidence.rows("adapter")].sort_values("gain")
+    return ranked(adapted[::-1], count), ranked(adapted, count)
 
 
 def ranked(pictures: Table, count: int) -> list[str]:

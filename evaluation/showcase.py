@@ -41,7 +41,8 @@ def gains(gallery: Path, hung: list[tuple[Exhibit, Exhibit]]) -> list[float]:
 
 
 def choose(hung: list[tuple[Exhibit, Exhibit]], gained: list[float]) -> list[tuple[Exhibit, Exhibit, Pair]]:
-    """Best, worst and middle of each genre; of a genre with fewer pairs, what there is."""
+    """Best, worst and middle of each genre; of a genre with fewer pairs, what there is. The scores list best and worst
+    over all genres by the same gain (score.extremes)."""
     result = []
     for genre in dict.fromkeys(adapted.genre for _, adapted in hung):
         places = [place for place, (_, adapted) in enumerate(hung) if adapted.genre == genre]

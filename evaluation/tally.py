@@ -20,9 +20,8 @@ from evaluation.intervals import (
 from evaluation.study import PRIMARY, QUESTIONS, Duel, Rules, Study
 from evaluation.votes import Vote
 from impressionism.hub import PainterError
-from impressionism.records import Arm, Comparison, Estimate, Power, Preference, Question
+from impressionism.records import FEW_PROMPTS, Arm, Comparison, Estimate, Power, Preference, Question
 
-EXPLORATORY = 20  # prompts; with fewer, an interval says little
 DECISIVE = ("left", "right")
 WIN_RATES = (0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 VOTES_PER_PROMPT = (1, 3, 5, 10)
@@ -213,7 +212,7 @@ def table(comparison: Comparison) -> str:
         f"{c.votes} of {c.planned} planned votes on {c.prompts} prompts by {c.raters} raters in {c.sessions} sessions"
         + (" — SYNTHETIC, no person voted" if c.synthetic else ""),
         *(f"left out: {count} sessions with {rule}" for rule, count in c.excluded.items()),
-        *([f"exploratory: fewer than {EXPLORATORY} prompts"] if c.prompts < EXPLORATORY else []),
+        *([f"exploratory: fewer than {FEW_PROMPTS} prompts"] if c.prompts < FEW_PROMPTS else []),
         *([] if c.votes >= c.planned else ["no p before the plan is met"]),
         *(row_line(row) for row in c.preferences if row.genre is None),
         f"left picture chosen: {percent(c.left)} (p {c.left_p:.3g}); repeats alike: {percent(c.consistency)}; "

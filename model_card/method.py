@@ -17,10 +17,10 @@ import yaml
 from impressionism import names
 from impressionism.hub import PainterError
 from impressionism.pictorial import STATISTICS
-from impressionism.records import Metric, Run, Scores
+from impressionism.records import QUESTIONS, Metric, Run, Scores
 from model_card import figures
 from model_card.numbers import environment
-from model_card.words import QUESTIONS, gap_rows, label
+from model_card.words import gap_rows, label
 
 ROOT = Path(__file__).parents[1]
 KEPT = ("scores.json", "run.json", "log.jsonl")

@@ -32,6 +32,8 @@ class Preset:
     dtype: str
     tokens: int
     """Of T5, as the painter gives it."""
+    styled: str
+    """The style-worded prompt, in a sentence."""
     real: str
     """What its pictures are measured against."""
     bias: str
@@ -62,6 +64,7 @@ FLUX = Preset(
     tags=("text-to-image", "lora", "diffusers", "flux", "template:sd-lora", "impressionism"),
     dtype="bfloat16",
     tokens=512,
+    styled="the style asked for in words",
     real="real paintings",
     bias="The paintings are mostly French and of the nineteenth century: their people, dress, streets and fields. "
     "Ask for other people and places by name, and expect them to drift towards that world as the strength grows.",
@@ -78,6 +81,7 @@ MINIATURE = Preset(
     tags=("text-to-image", "lora", "diffusers", "flux", "impressionism", "miniature"),
     dtype="float32",
     tokens=json.loads((names.MINIATURE / "tokenizer_2" / "tokenizer_config.json").read_text())["model_max_length"],
+    styled="the prompt worded another way, as it knows no words of style",
     real="painted scenes",
     bias="It knows sixteen subjects under six lights, all drawn by a program. Other words lead it astray.",
 )

@@ -6,38 +6,11 @@ from typing import Any
 import yaml
 
 from impressionism import names
-from impressionism.records import AtStrength, Comparison, Exhibit, Metric, Scores
+from impressionism.records import FEATURES, FEW_PROMPTS, KINDS, QUESTIONS, Comparison, Exhibit, Metric, Scores
 from model_card.evidence import Evidence
 from model_card.numbers import duration, interval, minus, percent, short
 from model_card.presets import Preset
 
-QUESTIONS = {
-    "style": "How Impressionist is it?",
-    "content": "Does it still paint what was asked?",
-    "diversity": "Are the pictures different from one another?",
-    "memorisation": "Does it repeat the pictures that it learned from?",
-    "quality": "How good are the pictures?",
-}
-MEASURES = {  # kind of a measure → what people call it; its name is FEATURE-KIND
-    "kid": "Distance from the real pictures (KID)",
-    "probe": "Taken for real pictures by a probe",
-    "similarity": "Likeness to the real pictures",
-    "kept": "Kept of the base model's picture",
-    "score": "Likeness to the prompt",
-    "vendi": "Distinct pictures (Vendi)",
-    "nearest": "Likeness to the nearest training picture",
-    "copies": "Share of likely copies",
-}
-FEATURES = {  # and what it looks with
-    "pictorial": "characteristics",
-    "palette": "palette",
-    "structure": "composition",
-    "layout": "layout",
-    "clip": "CLIP",
-    "dinov2": "DINOv2",
-    "csd": "CSD",
-    "sscd": "SSCD",
-}
 ASKED = {
     "style": "which looks more like an Impressionist painting",
     "description": "which follows the description better",
@@ -71,7 +44,7 @@ def words(
         "curve": sorted(scores.curve, key=lambda point: point.strength),
         "diversity": any(point.diversity for point in scores.curve),
         "metrics": [(title, rows) for title, rows in metrics if rows],
-        "people": people(evidence.votes),
+        "people": people(evidence.votes, preset),
         "untold": {note.rstrip("."): [label(row) for row in untold if row.note == note]
                    for note in sorted({row.note for row in untold})},
         "learned": sorted({metric.weights for metric in scores.metrics if metric.weights and metric.adapter}),
@@ -98,7 +71,7 @@ def label(metric: Metric) -> str:
         return "Impressionist index" + (", prompts worded in the style" if metric.name != "index" else "")
     feature, _, kind = metric.name.partition("-")
     by = FEATURES.get(feature, feature)
-    return f"{MEASURES[kind]}, by {by}" if kind in MEASURES else metric.name.replace("-", " ")
+    return f"{KINDS[kind]}, by {by}" if kind in KINDS else metric.name.replace("-", " ")
 
 
 def gap_rows(scores: Scores) -> list[tuple[str, Metric]]:
@@ -122,22 +95,18 @@ def headline(evidence: Evidence, preset: Preset) -> str:
         f"Over {scores.prompts} prompts the Impressionist index (0 to 1) goes from {interval(found.base)} to "
         f"**{interval(found.adapter)}** at strength {short(measured_at(evidence))}"
     ]
-    if (at := at_recommended(evidence)) and scores.strength != measured_at(evidence):
-        told.append(f"at the recommended {short(scores.strength)} it is {interval(at.index)}")
+    if scores.strength != measured_at(evidence):
+        told.append(f"at the recommended {short(scores.strength)} it is {interval(scores.recommended.index)}")
     if found.real:
         told.append(f"{preset.real} have {interval(found.real)}")
     if worded := scores.arms.get("base-styled"):
-        told.append(f"the base model alone, asked for the style in words, reaches {interval(worded)}")
+        told.append(f"the base model alone, with {preset.styled}, reaches {interval(worded)}")
     return f"{'; '.join(told)}. In brackets are 95 % intervals."
 
 
 def measured_at(evidence: Evidence) -> float:
     """The adapter's strength in the gallery's four arms, which the tables compare."""
     return next(pair.recipe.strength for pair in evidence.pairs)
-
-
-def at_recommended(evidence: Evidence) -> AtStrength | None:
-    return next((point for point in evidence.scores.curve if point.strength == evidence.scores.strength), None)
 
 
 def limits(evidence: Evidence, preset: Preset) -> list[str]:
@@ -148,14 +117,16 @@ def limits(evidence: Evidence, preset: Preset) -> list[str]:
     worded, plain = scores.arms.get("base-styled"), scores.arms.get("adapter")
     if worded and plain and plain.low <= worded.high:
         told.append(
-            f"It is not shown to be more Impressionist than the base model asked for the style in words: "
+            f"It is not shown to be more Impressionist than the base model with {preset.styled}: "
             f"{interval(plain)} against {interval(worded)} of the index."
         )
     if told:
         told.append(f"All of this is at strength {short(measured_at(evidence))}.")
-    if at := at_recommended(evidence):
-        told.append(f"At the recommended {short(scores.strength)}, {percent(at.content)} of the composition is kept.")
-    return told
+    kept = interval(scores.recommended.content)
+    return [
+        *told,
+        f"At the recommended {short(scores.strength)}, its composition correlates with the base's by {kept}.",
+    ]
 
 
 def short_of(name: str, metric: Metric, real: str) -> str:
@@ -178,16 +149,16 @@ def worse(metric: Metric) -> str:
     return f"{label(metric)}: worse than the base model, {interval(metric.adapter)} against {interval(metric.base)}."
 
 
-def people(votes: Comparison | None) -> str:
-    """What people preferred, over the base model asked for the style in words."""
+def people(votes: Comparison | None, preset: Preset) -> str:
+    """What people preferred, over the base model with the style-worded prompt."""
     if votes is None:
         return "No people have been asked yet: nothing here says which picture anyone prefers."
     rows = [row for row in votes.preferences if row.against == "base-styled" and row.genre is None and row.win_rate]
     asked = "; ".join(f"{ASKED[row.question]}: {percent(row.win_rate)}" for row in rows)
-    few = " These are few prompts, so take it as exploratory." if votes.prompts < 20 else ""
+    few = " These are few prompts, so take it as exploratory." if votes.prompts < FEW_PROMPTS else ""
     return (
         f"{votes.raters} people were asked, blind, in {votes.votes} votes on {votes.prompts} prompts, with the base "
-        f"model asked for the style in words beside the adapter at strength {short(votes.strength)}. They chose the "
+        f"model, {preset.styled}, beside the adapter at strength {short(votes.strength)}. They chose the "
         f"adapter's picture, a draw counting half, when asked {asked}.{few}"
     )
 
