@@ -35,7 +35,7 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {  # handed to the functi
         ("--real", {"type": Path, "required": True, "help": "a folder of real paintings that no training saw"}),
         ("--training", {"type": Path, "help": "the folder of training pictures, to look for copies of them"}),
         ("--candidates", {"type": Path, "nargs": "*", "default": [], "metavar": "RUN", "help": "scored runs besides"}),
-        ("--features", {"nargs": "*", "metavar": "NAME", "help": "of clip, dinov2, csd, sscd (default: all)"}),
+        ("--features", {"nargs": "*", "metavar": "NAME", "help": "of clip, dinov2, csd (default: all)"}),
         ("--device", {"default": "auto", "help": "of the learned features: auto, cuda, mps or cpu (default auto)"}),
     ],
     "ab": [
@@ -46,7 +46,7 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {  # handed to the functi
         ("--paintings", {"type": Path, "help": "a folder of real paintings, for catch trials"}),
         ("--photographs", {"type": Path, "help": "a folder of photographs, for catch trials"}),
         ("--strength", {"type": float, "help": "of the adapter (default: the recommended one)"}),
-        ("--planned", {"type": int, "default": 200, "metavar": "VOTES", "help": "where the study ends (default 200)"}),
+        ("--planned", {"type": int, "metavar": "VOTES", "help": "where a new study ends (default 200)"}),
         ("--synthetic", {"action": "store_true", "help": "a rehearsal: its votes are marked, and kept apart"}),
         ("--host", {"help": "127.0.0.1 by default; 0.0.0.0 opens the page to the network"}),
         ("--port", {"type": int, "help": "the first free one from 7860 by default"}),

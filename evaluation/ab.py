@@ -46,7 +46,7 @@ def ab(
     paintings: Path | None = None,
     photographs: Path | None = None,
     strength: float | None = None,
-    planned: int = 200,
+    planned: int | None = None,
     synthetic: bool = False,
     host: str | None = None,
     port: int | None = None,
@@ -98,14 +98,30 @@ def announcement(study: Study) -> str:
 
 
 def settled(run: Path, folder: Path, **how: Any) -> Study:
-    """The study as it was fixed, or a new one; its pictures must be the ones that it was fixed with."""
+    """The study as it was fixed, or a new one; what is asked for now must be what it was fixed with."""
     file = folder / "study.json"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "study.partial"
-        partial.write_text(plan(run, **how).to_json(), encoding="utf-8")
-        partial.replace(file)
+    if file.exists():
+        study = Study.read(file)
+        if changed := differences(study, **how):
+            raise PainterError(
+                f"{file} is fixed, with {changed}; leave this out, or give a new study its own --folder."
+            )
+        return study
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "study.partial"
+    partial.write_text(plan(run, **how).to_json(), encoding="utf-8")
+    partial.replace(file)
     return Study.read(file)
+
+
+def differences(
+    study: Study, *, strength: float | None, votes: int | None, paintings: Path | None, photographs: Path | None
+) -> str:
+    """What the study has otherwise, of what is given; the catch trials' pictures themselves Room.check compares."""
+    told = [f"strength {study.strength:g}"] if strength not in (None, study.strength) else []
+    told += [f"{study.planned} votes planned"] if votes not in (None, study.planned) else []
+    told += ["no catch trials"] if paintings and photographs and all(duel.against for duel in study.duels) else []
+    return ", ".join(told)
 
 
 def secret_of(run: Path) -> bytes:

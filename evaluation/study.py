@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 
 from evaluation.exhibits import Noise, noise_of, own_strength, read_gallery
 from impressionism.hub import PainterError
-from impressionism.records import Arm, Exhibit, Question, Record, Scores
+from impressionism.records import FEW_PROMPTS, Arm, Exhibit, Question, Record, Scores, parsed
 
 Kind = Literal["main", "catch", "repeat"]
 
@@ -27,6 +27,7 @@ QUESTIONS: dict[Question, str] = {  # in the order in which they are asked
     "preference": "Which do you prefer?",
 }
 PRIMARY: Arm = "base-styled"
+VOTES = 200  # planned where nothing else is said
 BLOCK = 4  # in so many trials, each side comes up twice
 
 
@@ -91,7 +92,7 @@ class Study(Record):
         "Win rate of the adapter with ties and 'neither' as halves, votes of one prompt averaged first; 95 % interval "
         "by 10,000 bootstrap draws of prompts; p by flipping prompts' signs, Holm-corrected over the questions, and "
         "apart from these over questions and genres. A rater's first answer to a question about a pair counts. "
-        "Sessions that break a rule are left out whole. Fewer than 20 prompts are exploratory."
+        f"Sessions that break a rule are left out whole. Fewer than {FEW_PROMPTS} prompts are exploratory."
     )
 
     @property
@@ -120,7 +121,9 @@ class Study(Record):
 # ---- What is compared
 
 
-def plan(run: Path, *, strength: float | None, votes: int, paintings: Path | None, photographs: Path | None) -> Study:
+def plan(
+    run: Path, *, strength: float | None, votes: int | None, paintings: Path | None, photographs: Path | None
+) -> Study:
     """The study of a run's gallery; catch trials where both folders are given."""
     exhibits = read_gallery(run)
     strength = recommended(run, exhibits) if strength is None else strength
@@ -128,14 +131,16 @@ def plan(run: Path, *, strength: float | None, votes: int, paintings: Path | Non
     if not any(duel.against == PRIMARY for duel in pairs):
         raise PainterError(f"{run}'s gallery has no adapter at strength {strength:g}; paint it, or set --strength.")
     pairs += catches(paintings, photographs) if paintings and photographs else []
-    return Study(run=run.resolve().name, strength=strength, questions=dict(QUESTIONS), duels=pairs, planned=votes)
+    return Study(
+        run=run.resolve().name, strength=strength, questions=dict(QUESTIONS), duels=pairs, planned=votes or VOTES
+    )
 
 
 def recommended(run: Path, exhibits: list[Exhibit]) -> float:
     """The strength that scores.json recommends, if the gallery has it; else the gallery's own."""
     file = run / "scores.json"
     if file.exists():
-        advised = Scores.from_json(file.read_text(encoding="utf-8")).strength
+        advised = parsed(file, Scores.from_json).strength
         if any(one.arm == "adapter" and one.recipe.strength == advised for one in exhibits):
             return advised
     return own_strength(exhibits)

@@ -232,19 +232,30 @@ def contrast(one: str, other: str) -> float:
 
 
 def fixed(run: Path, **changed) -> Study:
-    how = {"strength": None, "votes": 200, "paintings": None, "photographs": None}
+    how = {"strength": None, "votes": None, "paintings": None, "photographs": None}
     return ab.settled(run, run / "votes", **{**how, **changed})
 
 
 def test_the_study_is_fixed_by_the_first_opening(run: Path):
     study = fixed(run, votes=50)
-    assert fixed(run, votes=999) == study
+    assert fixed(run, votes=None) == fixed(run, strength=1.0) == study
     assert study.strength == 1  # the gallery's own, as nothing is recommended
     assert [duel.against for duel in study.duels] == [PRIMARY] * 3 + ["base"] * 3
     for duel in study.duels:
         assert [side.arm for side in duel.sides] == ["adapter", duel.against]
         assert duel.sides[0].file.endswith("adapter-1.png")
         assert "Impressionist" not in duel.text
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"strength": 0.5}, "with strength 1;"), ({"votes": 999}, "with 200 votes planned;"),
+     ({"paintings": Path("a"), "photographs": Path("b")}, "with no catch trials;")],
+)  # fmt: skip
+def test_what_a_fixed_study_has_otherwise_is_refused(run: Path, changed: dict, said: str):
+    fixed(run)
+    with pytest.raises(PainterError, match=said):
+        fixed(run, **changed)
 
 
 def test_a_strength_that_the_gallery_lacks_is_refused(run: Path):
