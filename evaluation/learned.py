@@ -1,4 +1,4 @@
-"""What pictures look like to learned eyes: CLIP, DINOv2, CSD and SSCD, from the Hub at a pinned commit.
+"""What pictures look like to learned eyes: CLIP, DINOv2 and CSD, from the Hub at a pinned commit.
 
 Where the weights cannot be had, their rows say so; nothing is left out in silence, and nothing counts as zero.
 """
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import nn
 from tqdm import tqdm
 from transformers import (
     CLIPTextModelWithProjection,
@@ -26,7 +25,7 @@ from transformers import (
 )
 
 from evaluation.evidence import Evidence, Vectors, files_of
-from evaluation.rows import ASKED, not_computed, rows_of
+from evaluation.rows import not_computed, rows_of
 from impressionism.hub import PainterError, commit_of, folder_of
 from impressionism.paint import open_image
 from impressionism.pipeline import choose_device
@@ -67,7 +66,8 @@ def clip(folder: Path, device: str) -> Eye:
     """CLIP's image and text towers with their projections (Radford et al. 2021)."""
     vision: Any = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True).eval()
     text: Any = CLIPTextModelWithProjection.from_pretrained(folder, local_files_only=True).eval()
-    vision.to(device), text.to(device)
+    vision.to(device)
+    text.to(device)
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     longest = text.config.max_position_embeddings
 
@@ -151,12 +151,6 @@ def renamed(tower: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]
             yield name, tensor
 
 
-def sscd(folder: Path, device: str) -> Eye:
-    """Self-supervised copy detection (Pizzi et al., CVPR 2022), as TorchScript."""
-    model: nn.Module = torch.jit.load(folder / "sscd_disc_mixup.torchscript.pt", map_location=device).eval()
-    return Eye(model, 320, IMAGENET_NORM)
-
-
 EXTRACTORS = {
     "clip": Extractor(
         "openai/clip-vit-large-patch14",
@@ -179,14 +173,10 @@ EXTRACTORS = {
         ("pytorch_model.bin",),
         csd,
     ),
-    "sscd": Extractor(
-        "m3/sscd-copy-detection",
-        "main",  # a mirror of Meta's file whose commit could not be looked up; the row names the one that was found
-        "MIT",
-        ("sscd_disc_mixup.torchscript.pt",),
-        sscd,
-    ),
 }
+# Copy detection by SSCD (Pizzi et al., CVPR 2022) would fit, but the Hub has its weights only as a third party's
+# TorchScript: a program that runs when it is loaded, and of which no digest is known.
+UNPINNED = {"sscd": "SSCD"}
 
 
 # ---- From pictures to rows
@@ -202,6 +192,8 @@ def learned_rows(evidence: Evidence, real: Path, names: Sequence[str] | None, de
             rows += rows_of_extractor(name, evidence, real, choose_device(device))
         else:
             rows += not_computed(name, "Not computed: not asked for (--features).", told(extractor, None))
+    for name, weights in UNPINNED.items():
+        rows += not_computed(name, "Not computed: no pinned weights are known.", weights)
     return rows
 
 
@@ -232,12 +224,10 @@ def readable() -> Iterator[None]:
 
 def look(eye: Eye, name: str, evidence: Evidence, real: Path, device: str) -> Vectors:
     files = [evidence.run / "gallery" / exhibit.file for exhibit in evidence.exhibits]
-    copies = "copies" in ASKED[name] and evidence.training
     return Vectors(
         see(eye, files, device, name),
         see(eye, files_of(real), device, name),
-        see(eye, evidence.training, device, name) if copies else None,
-        read(eye, list(evidence.pictures["text"])) if eye.read else None,
+        texts=read(eye, list(evidence.pictures["text"])) if eye.read else None,
     )
 
 
