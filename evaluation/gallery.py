@@ -49,6 +49,7 @@ def gallery(
 
     folder = run / "gallery"
     wanted = missing(folder, exhibits)
+    state.wait_for_everyone()  # all look before one paints: else each would share another list, and leave rows out
     if state.is_main_process:
         there = len(exhibits) - sum(len(row) for row in wanted)
         shared = f" {state.num_processes} processes share the rest." if state.num_processes > 1 else ""
