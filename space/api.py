@@ -22,7 +22,7 @@ from impressionism import paint
 from impressionism.pipeline import PainterError
 from impressionism.records import Sampling
 from space.errors import plain_words, sorry
-from space.studio import Picture, Studio, open_photograph, real, sampling_of, weakest_first
+from space.studio import Picture, Studio, open_photograph, paced, real, sampling_of, weakest_first
 from space.words import words_for
 
 VERSION = "1"  # a change that would break a program makes it 2, with a snapshot of its own
@@ -82,7 +82,7 @@ def streamed(studio: Studio, ask: Callable[..., Asked], answer: Callable[[list[P
             asked = ask(*values, **named)
         pictures: list[Picture] = []
         with closing(studio.paint(*asked)) as progress:
-            for event in progress:
+            for event in paced(progress):
                 pictures += [event] if isinstance(event, Picture) else []
                 yield answer(pictures)
 

@@ -16,7 +16,7 @@ from impressionism.records import Sampling
 from space.errors import plain_words
 from space.pictures import Item, View, view_of
 from space.settings import AT_ONCE, LIGHT
-from space.studio import Picture, Step, Studio
+from space.studio import Picture, Step, Studio, paced
 
 # One picture is painted at a time, whoever asks.
 PAINTING: dict[str, Any] = {"concurrency_id": "painting", "concurrency_limit": 1}
@@ -130,7 +130,7 @@ def on_click(
         with plain_words():
             job, pictures = job_of(*values), []
         with closing(studio.paint(*job[:4])) as progress:  # pyright: ignore[reportArgumentType]  (a generator)
-            for event in progress:
+            for event in paced(progress):
                 if isinstance(event, Picture):
                     pictures.append(event)
                 yield shown(job, pictures, event if isinstance(event, Step) else None)

@@ -32,6 +32,7 @@ MOST_STRENGTHS = 7  # pictures of one sweep
 MOST_PIXELS = 40_000_000  # of an upload, looked at before it is decoded
 MOST_REMEMBERED = 500  # pictures
 PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+PAUSE = 0.25  # seconds between steps that are told
 
 
 class Step(NamedTuple):
@@ -275,6 +276,15 @@ def key_of(recipe: Recipe) -> str:
         base = dataclasses.replace(recipe.provenance, adapter=None, adapter_revision=None)
         recipe = dataclasses.replace(recipe, provenance=base)
     return recipe.to_json()
+
+
+def paced(progress: Progress) -> Iterator[Step | Picture]:
+    """Every picture, and no more steps than are worth their way to a browser; a slower step than that goes at once."""
+    told = 0.0
+    for event in progress:
+        if isinstance(event, Picture) or time.monotonic() - told >= PAUSE:
+            told = time.monotonic()
+            yield event
 
 
 def pictures_of(progress: Progress) -> list[Picture]:
