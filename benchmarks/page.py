@@ -77,7 +77,7 @@ bit, which is the comparison's promise.
         "The Space",
         """
 On two cores the painting's threads, the page and the program that asks share the processor, and what the others do
-holds the painting up: asked for within one process, without HTTP, the same studio took about 2 % more than the pipeline.
+holds the painting up: asked within one process, without HTTP, the same studio took about 2 % more than the pipeline.
 Tried: telling the steps four times a second instead of each one (31 % more became 26 %), and one lasting thread for the
 painting instead of a new one a call (no difference beyond the noise). What a GPU makes of this is not measured.
 """,
