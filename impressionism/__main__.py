@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("prompt", nargs="?", help="what to paint, in English")
-    add("--strength", type=float, help="0: the base model, 1: the adapter as trained (default)")
+    add("--strength", type=float, help="-1 to 2; 0: the base model, 1: the adapter as trained (default)")
     add("--seed", type=int, help="of the initial noise (default 0)")
     add("--steps", type=int, help="denoising steps (default: as suits the model)")
     add("--guidance", type=float, help="distilled guidance, 0 to 20 (default 3.5)")

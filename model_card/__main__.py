@@ -40,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     except PainterError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nStopped. What is done stays; the same command goes on.", file=sys.stderr)
+        return 130
     return 1 if done is False else 0
 
 

@@ -29,7 +29,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PLACEHOLDER = re.compile(r"\bTODO\b|\[More Information Needed\]|\bFIXME\b|<your[ -]|lorem ipsum", re.IGNORECASE)
 STEPS = re.compile(
     r"(\d[\d,]*)\s+(?:training|train|optimi[sz]er) steps|trained (?:for|over) (\d[\d,]*) steps|"
-    r"(?:\b|_)steps\W{1,5}(\d[\d,]{2,})",
+    r"(?<!inference_)(?:\b|_)steps\W{1,5}(\d[\d,]+\d)",
     re.IGNORECASE,
 )
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)|<img\b([^>]*)>")

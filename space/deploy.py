@@ -144,9 +144,11 @@ def main() -> None:
         ask_it(api, todo)
     except PainterError as problem:
         sys.exit(str(problem))
-    except (errors.HfHubHTTPError, errors.HTTPError, errors.LocalTokenNotFoundError) as problem:
+    except (errors.HfHubHTTPError, errors.LocalTokenNotFoundError) as problem:
         first = str(problem).strip().splitlines()[0]
         sys.exit(f"The Hub refused ({first}): log in with a token that may write there, then run the command again.")
+    except errors.HTTPError as problem:  # no answer at all
+        sys.exit(f"The Hub cannot be reached ({problem}): connect to the network; a dry run asks it as well.")
     print(f"It runs: https://huggingface.co/spaces/{chosen.repo}")
 
 

@@ -378,3 +378,8 @@ def test_a_hash_of_other_tensors_is_told(folder: Path) -> None:
 def test_a_header_longer_than_the_file_is_no_reason_to_read_on(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")
     assert weights.told_of(tmp_path / "a.safetensors") == []  # reading its tensors says why
+
+
+def test_denoising_steps_are_not_taken_for_training_steps():
+    assert not check.STEPS.search("flux(prompt, num_inference_steps=20,\n    guidance_scale=3.5)")
+    assert check.STEPS.search("max_train_steps=1250,")
