@@ -87,8 +87,9 @@ painting instead of a new one a call (no difference beyond the noise). What a GP
     Section(
         "full_size",
         "FLUX.1-dev at its full size, on a CPU",
-        "The seconds were taken on a machine that was busy with other work, a load of eight on two cores, and are an "
-        "upper bound; memory does not depend on that. Rows that are missing were not measured.",
+        "The pass with the modulation computed ahead was timed on a machine that was busy with other work: its seconds are "
+        "an upper bound. What is kept in a file is mapped, so loading takes no time until a weight is used. Rows that "
+        "are missing were not measured.",
     ),
     Section(
         "gpu",
