@@ -88,14 +88,15 @@ painting instead of a new one a call (no difference beyond the noise). What a GP
         "full_size",
         "FLUX.1-dev at its full size, on a CPU",
         "The pass with the modulation computed ahead was timed on a machine that was busy with other work: its seconds "
-        "are an upper bound. What is kept in a file is mapped, so loading takes no time until a weight is used. Rows that "
-        "are missing were not measured.",
+        "are an upper bound. What is kept in a file is mapped, so loading takes no time until a weight is used. "
+        "Rows that are missing were not measured.",
     ),
     Section(
         "gpu",
         "On a GPU",
         "The script is written, and has not been run to its end: `python -m benchmarks.gpu` on a machine with a card "
-        "measures training and painting at full size with random weights, beside `plan`'s predictions; `--tiny` tries it.",
+        "measures training and painting at full size with random weights, beside `plan`'s predictions; "
+        "`--tiny` tries it.",
     ),
 )
 
