@@ -25,3 +25,8 @@ ENVIRONMENT = {
 def from_environment(what: str) -> str | None:
     """The variable's value; unset and empty are the same."""
     return os.environ.get(ENVIRONMENT[what]) or None
+
+
+def on_zero_gpu() -> bool:
+    """There a card is emulated until a visitor's call, so its memory says nothing."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")

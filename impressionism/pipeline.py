@@ -5,7 +5,6 @@ painter = load_pipeline()   # FLUX.1-dev and the published adapter on a GPU, els
 
 import importlib.metadata
 import json
-import os
 import re
 import weakref
 from dataclasses import dataclass
@@ -97,13 +96,8 @@ def load_pipeline(
 # ---- What to load
 
 
-def on_zero_gpu() -> bool:
-    """There a card is emulated until a visitor's call, so its memory says nothing."""
-    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
-
-
 def choose_device(device: str) -> str:
-    has_cuda = on_zero_gpu() or torch.cuda.is_available()
+    has_cuda = names.on_zero_gpu() or torch.cuda.is_available()
     if device == "auto":
         return "cuda" if has_cuda else "cpu"
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
@@ -160,7 +154,7 @@ def choose_quantization(quantize: str, folder: Path, device: str) -> tuple[str, 
     if quantize not in ("auto", *MODES):
         raise PainterError(f"There is no quantization {quantize}; there are auto, {', '.join(MODES)}.")
     kind = "cuda" if device.startswith("cuda") else "cpu"
-    if on_zero_gpu() or device == "mps":
+    if names.on_zero_gpu() or device == "mps":
         return ("none" if quantize == "auto" else quantize), False, ""
     free = torch.cuda.mem_get_info(device)[0] if kind == "cuda" else psutil.virtual_memory().available
     size = sum(file.stat().st_size for file in parts(folder))
@@ -183,7 +177,7 @@ def dtype_for(device: str) -> torch.dtype:
 def build(folder: Path, name: str, quantize: str, device: str) -> FluxPipeline:
     check_kind(folder, name)
     dtype = dtype_for(device)
-    staged = "cpu" if on_zero_gpu() else device  # a card that is only emulated cannot compute
+    staged = "cpu" if names.on_zero_gpu() else device  # a card that is only emulated cannot compute
     components: dict[str, Any] = {
         "transformer": load_transformer(folder, quantize=quantize, dtype=dtype, device=staged)
     }
@@ -278,7 +272,7 @@ def parts(folder: Path) -> list[Path]:
 
 
 def name_of(device: str) -> str:
-    if device.startswith("cuda") and not on_zero_gpu():
+    if device.startswith("cuda") and not names.on_zero_gpu():
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return "cuda (ZeroGPU)" if device.startswith("cuda") else device
 

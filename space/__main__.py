@@ -20,14 +20,15 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile FLUX's blocks: minutes once, then faster")
     chosen = parser.parse_args()
 
-    from space.app import build, launch, zerogpu  # late: gradio and torch take seconds, and --help needs neither
+    from impressionism import names
+    from space.app import build, launch  # late: gradio and torch take seconds, and --help needs neither
     from space.opening import open_painter
 
     try:
         painter = open_painter(chosen.model, chosen.adapter, chosen.quantize)
     except PainterError as problem:
         sys.exit(str(problem))
-    if chosen.compile and not zerogpu.is_here():  # ZeroGPU does not support torch.compile
+    if chosen.compile and not names.on_zero_gpu():  # ZeroGPU does not support torch.compile
         compile_or_not(painter)
     print(painter.about, flush=True)
     launch(build(painter), chosen.host, chosen.port)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from impressionism import paint
+from impressionism import names, paint
 from impressionism.pipeline import Painter, PainterError
 from impressionism.records import Recipe, Sampling
 from space.errors import plain_words
@@ -148,7 +148,7 @@ class Studio:
     ) -> int | None:
         """Seconds that ZeroGPU will reserve of the visitor's quota, 0 for what is remembered; none where nothing is
         reserved, and for what cannot be painted."""
-        if not zerogpu.is_here():
+        if not names.on_zero_gpu():
             return None
         try:
             recipes = self.recipes(sampling, strengths, source, change)
@@ -197,7 +197,7 @@ class Studio:
         """Steps, as (done, all, preview), and pictures."""
         with plain_words():
             call = partial(self._paint_all, sampling, strengths, source, change)
-            yield from stepwise(call, wait=zerogpu.is_here())  # there the GPU is taken away when this returns
+            yield from stepwise(call, wait=names.on_zero_gpu())  # there the GPU is taken away when this returns
 
     def _paint_all(
         self,

@@ -20,10 +20,6 @@ LARGE = 42 * 2**30  # bytes on the GPU from which ZeroGPU lends a whole card, at
 MEASURED = 20  # paintings whose pace is kept
 
 
-def is_here() -> bool:
-    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
-
-
 def on_gpu(function, duration):
     """The generator function with half a card lent for duration(*its arguments) seconds; off ZeroGPU, the function."""
     return spaces.GPU(function, duration=duration, size="large") if spaces else function
