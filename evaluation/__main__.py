@@ -72,16 +72,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
     command = options.pop("command")
+    from impressionism.command import status_of
     from impressionism.hub import PainterError
 
-    try:
+    def run() -> int:
         return getattr(importlib.import_module(f"evaluation.{command}"), command)(**options) or 0
-    except PainterError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. What is done stays; the same command goes on.", file=sys.stderr)
-        return 130
+
+    return status_of(run, PainterError)
 
 
 def _parser() -> argparse.ArgumentParser:

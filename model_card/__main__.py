@@ -32,18 +32,15 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 def main(arguments: list[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
+    from impressionism.command import status_of
     from impressionism.hub import PainterError
 
     command = options.pop("command")
-    try:
-        done = getattr(importlib.import_module(f"model_card.{command}"), command)(**options)
-    except PainterError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. What is done stays; the same command goes on.", file=sys.stderr)
-        return 130
-    return 1 if done is False else 0
+
+    def run() -> int:
+        return 1 if getattr(importlib.import_module(f"model_card.{command}"), command)(**options) is False else 0
+
+    return status_of(run, PainterError)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -33,21 +33,19 @@ OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to t
 def main(arguments: list[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
+    from impressionism.command import status_of
     from impressionism.hub import PainterError
     from training.options import TrainingError
     from training.recipe import read
 
     command = options.pop("command")
-    try:
+
+    def run() -> int:
         recipe = read(options.pop("recipe"), options.pop("override"))
-        run = getattr(importlib.import_module(f"training.{command}"), command)
-        return STOPPED if run(recipe, **options) is False else 0
-    except (TrainingError, PainterError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped. What is done stays; the same command goes on.", file=sys.stderr)
-        return 130
+        done = getattr(importlib.import_module(f"training.{command}"), command)(recipe, **options)
+        return STOPPED if done is False else 0
+
+    return status_of(run, TrainingError, PainterError)
 
 
 def _parser() -> argparse.ArgumentParser:
