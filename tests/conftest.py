@@ -1,11 +1,13 @@
 """The tiny FLUX that every test shares; see tiny.py."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hub import Hub
+from playwright.sync_api import Browser, sync_playwright
 from tiny import make_tiny_adapter, make_tiny_flux
 
 from impressionism.pipeline import Painter, load_pipeline
@@ -37,6 +39,18 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     with Hub() as hub:
         hub.lead_here(monkeypatch, tmp_path / "huggingface")
         yield hub
+
+
+@pytest.fixture(scope="module")  # while it lives, its event loop is the thread's: others need theirs
+def chromium() -> Iterator[Browser]:
+    """A real browser, without a window."""
+    path = shutil.which("chromium")
+    if not path:
+        pytest.skip("there is no chromium on this machine; on Debian: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from hub import Hub
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from evaluation import ab, votes
 from evaluation.exhibits import write_lines
@@ -71,20 +70,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     page.close(verbose=False)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("there is no chromium on this machine; on Debian: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-def visit(browser: Browser, address: str, width: int = 1280, height: int = 900) -> Page:
+def visit(chromium: Browser, address: str, width: int = 1280, height: int = 900) -> Page:
     """A visitor of their own, who has never been here."""
-    page = browser.new_context(viewport={"width": width, "height": height}).new_page()
+    page = chromium.new_context(viewport={"width": width, "height": height}).new_page()
     page.set_default_timeout(WAIT)
     page.goto(address)
     page.get_by_role("button", name="Begin").wait_for()
@@ -106,9 +94,9 @@ def press(page: Page, key: str) -> None:
     raise AssertionError(f"{key} was not taken at {before}")
 
 
-def test_a_whole_session_by_the_keyboard_alone_becomes_votes_and_a_report(browser: Browser, served: tuple[str, Path]):
+def test_a_whole_session_by_the_keyboard_alone_becomes_votes_and_a_report(chromium: Browser, served: tuple[str, Path]):
     address, run = served
-    page = visit(browser, address)
+    page = visit(chromium, address)
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
     press(page, "Enter")
@@ -155,9 +143,9 @@ def assert_blind(shown: list[str], requests: list[str]) -> None:
 
 
 def test_the_questions_come_one_at_a_time_and_the_description_only_where_it_is_asked_for(
-    browser: Browser, served: tuple[str, Path]
+    chromium: Browser, served: tuple[str, Path]
 ):
-    page = visit(browser, served[0])
+    page = visit(chromium, served[0])
     page.get_by_role("button", name="Begin").click()
     seen: dict[str, bool] = {}
     while len(seen) < 3:
@@ -176,11 +164,11 @@ def test_the_questions_come_one_at_a_time_and_the_description_only_where_it_is_a
 
 
 def test_a_click_on_a_picture_chooses_it_and_an_impatient_second_one_counts_once(
-    browser: Browser, served: tuple[str, Path]
+    chromium: Browser, served: tuple[str, Path]
 ):
     address, run = served
     before = sum(1 for file in (run / "votes").glob("*.jsonl") for _ in file.open())
-    page = visit(browser, address)
+    page = visit(chromium, address)
     press(page, "Enter")
     first = step(page)
     page.wait_for_timeout(1000)
@@ -195,9 +183,9 @@ def test_a_click_on_a_picture_chooses_it_and_an_impatient_second_one_counts_once
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_both_pictures_and_all_answers_fit_on_a_phone(
-    browser: Browser, served: tuple[str, Path], theme: str, tmp_path: Path
+    chromium: Browser, served: tuple[str, Path], theme: str, tmp_path: Path
 ):
-    page = visit(browser, f"{served[0]}?__theme={theme}", 360, 740)
+    page = visit(chromium, f"{served[0]}?__theme={theme}", 360, 740)
     page.screenshot(path=tmp_path / f"begin-{theme}.png")
     page.get_by_role("button", name="Begin").click()
     expect(page.locator("#pictures img")).to_have_count(2)

@@ -4,14 +4,13 @@ import base64
 import io
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas
 import pytest
 from galleries import make_gallery, make_paintings
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from evaluation import charts, dashboard
 from evaluation.__main__ import main
@@ -29,20 +28,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("there is no chromium on this machine; on Debian: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def page(browser: Browser, run: Path) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+def page(chromium: Browser, run: Path) -> Iterator[Page]:
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     page = context.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -110,8 +98,8 @@ def test_the_grid_is_filtered_and_sorted(page: Page):
     assert gains == sorted(gains)
 
 
-def test_an_address_leads_to_a_pair(browser: Browser, run: Path):
-    page = browser.new_page()
+def test_an_address_leads_to_a_pair(chromium: Browser, run: Path):
+    page = chromium.new_page()
     page.goto(f"file://{run / 'report.html'}#pair=p2/2")
     assert "“scene 2”, seed 2" in page.locator("#caption").inner_text()
     page.close()
@@ -127,8 +115,8 @@ def test_every_picture_has_words_for_those_who_do_not_see_it(page: Page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_hangs_over_the_edge_of_a_phone(browser: Browser, run: Path, scheme):
-    context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+def test_nothing_hangs_over_the_edge_of_a_phone(chromium: Browser, run: Path, scheme):
+    context = chromium.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)
     page = context.new_page()
     page.goto(f"file://{run / 'report.html'}")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
