@@ -15,18 +15,16 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.process import Memory
+from benchmarks.process import Memory, surroundings
 
 HERE = Path(__file__).parent
 RESULT = HERE / "full_size.json"
@@ -331,8 +329,7 @@ def main() -> None:
         print(json.dumps(STAGES[arguments.stage](folder)))
         return
     result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {"stages": {}}
-    result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    result["versions"] = {name: metadata.version(name) for name in ("torch", "diffusers", "bitsandbytes")}
+    result |= surroundings(f"{os.cpu_count()} cores", ("torch", "diffusers", "bitsandbytes"))
     for stage in arguments.stages:
         result["stages"][stage] = run(stage, folder)
         print(stage, result["stages"][stage], flush=True)

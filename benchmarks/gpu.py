@@ -11,13 +11,11 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks import full_size
+from benchmarks.process import surroundings
 from impressionism.compiled import compile_blocks
 from impressionism.paint import compare, paint, sweep
 from impressionism.pipeline import Painter, load_pipeline
@@ -258,8 +257,7 @@ def measure(folder: Path, scale: Scale, only: tuple[str, ...], flux: dict) -> di
     parts = {"training": training, "painting": painting}
     card = torch.cuda.get_device_name() if scale.device == "cuda" else "a CPU"
     return {name: parts[name](folder, scale) for name in only} | {
-        "card": card, "machine": f"{platform.machine()}, {card}, Python {platform.python_version()}",
-        "versions": {name: metadata.version(name) for name in ("torch", "diffusers", "peft", "bitsandbytes")},
+        "card": card, **surroundings(card, ("torch", "diffusers", "peft", "bitsandbytes")),
     }  # fmt: skip
 
 

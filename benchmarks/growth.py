@@ -10,11 +10,9 @@ small that a data path slower than it would show.
 import argparse
 import dataclasses
 import json
-import platform
 import subprocess
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from benchmarks.miniature import scenes
-from benchmarks.process import Memory
+from benchmarks.process import Memory, surroundings, threads
 from benchmarks.training import Settings, idle, medium, ours, watch, write_model
 from impressionism import names, pictorial
 
@@ -158,8 +156,7 @@ def main() -> None:
             "training": training(root, root / "scenes", arguments.steps),
             "pictures": cached(root),
         }
-    result["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
-    result["versions"] = {name: metadata.version(name) for name in ("torch", "diffusers", "peft")}
+    result |= surroundings(threads(), ("torch", "diffusers", "peft"))
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(json.loads(json.dumps(result))))
 

@@ -13,11 +13,9 @@ And of the autoencoder: ≥ 30 dB on drawn scenes; a painted scene keeps ≥ 80 
 import argparse
 import dataclasses
 import json
-import platform
 import subprocess
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
 
 import cv2
@@ -29,6 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from benchmarks.process import surroundings, threads
 from impressionism import names
 from impressionism.paint import compare, defaults, paint, sweep
 from impressionism.pictorial import stroke_statistic
@@ -276,8 +275,7 @@ def main() -> None:
         "e_adapter": adapter(),
         "autoencoder": autoencoder(painter, 64),
         "provenance": dataclasses.asdict(painter.provenance),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}",
-        "versions": {name: metadata.version(name) for name in ("torch", "diffusers", "peft", "transformers")},
+        **surroundings(threads(), ("torch", "diffusers", "peft", "transformers")),
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     contact_sheet(pictures, rows).save(arguments.out.with_suffix(".jpg"), quality=90)

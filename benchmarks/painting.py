@@ -7,13 +7,11 @@
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch._dynamo.utils import counters
 
+from benchmarks.process import surroundings, threads
 from impressionism.compiled import compile_blocks
 from impressionism.paint import common, compare, encode, noise, paint, set_strength, sweep
 from impressionism.pipeline import ADAPTER_NAME, Painter, load_pipeline, lora_layers
@@ -243,8 +242,7 @@ def main() -> None:
         "adapter": adapter(3 * arguments.repeats),
         "slider": slider(50),
         "recompilations": recompilations(painter, sampling),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}",
-        "versions": {name: metadata.version(name) for name in ("torch", "diffusers", "peft")},
+        **surroundings(threads(), ("torch", "diffusers", "peft")),
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))

@@ -1,11 +1,15 @@
-"""What a process keeps in memory, looked at while it runs."""
+"""What a process keeps in memory, looked at while it runs; and where it ran."""
 
 import contextlib
 import os
+import platform
 import re
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 EVERY = 0.02  # seconds
 
@@ -48,3 +52,17 @@ def memory_of(process: int) -> dict[str, int]:
         status = Path(f"/proc/{process}/status").read_text()
         return {name: int(kilobytes) * 1024 for name, kilobytes in re.findall(r"(\w+):\s+(\d+) kB", status)}
     return {}
+
+
+def surroundings(processor: str, libraries: Iterable[str]) -> dict[str, Any]:
+    """Where and with what something was measured, as every record says it."""
+    parts = (platform.machine(), processor, f"Python {platform.python_version()}")
+    versions = {name: metadata.version(name) for name in libraries}
+    return {"machine": ", ".join(part for part in parts if part), "versions": versions}
+
+
+def threads() -> str:
+    """Of the processor, that PyTorch computes with."""
+    import torch
+
+    return f"{torch.get_num_threads()} threads"

@@ -13,23 +13,21 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import platform
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import httpx
 import psutil
-import torch
 from tqdm import tqdm
 
+from benchmarks.process import surroundings, threads
 from impressionism.paint import common, defaults, encode, noise, set_strength
 from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import Sampling
@@ -220,8 +218,7 @@ def main() -> None:
         result = measured(painter, space, chosen)
     result |= {
         "provenance": dataclasses.asdict(painter.provenance),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}",
-        "versions": {name: metadata.version(name) for name in ("torch", "diffusers", "gradio", "spaces")},
+        **surroundings(threads(), ("torch", "diffusers", "gradio", "spaces")),
     }
     chosen.out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))

@@ -18,14 +18,12 @@ import csv
 import dataclasses
 import io
 import json
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from importlib import metadata
 from pathlib import Path
 
 import cv2
@@ -34,6 +32,7 @@ from PIL import Image
 from scipy.stats import mannwhitneyu, spearmanr
 from tqdm import tqdm
 
+from benchmarks.process import surroundings
 from impressionism.pictorial import heat, index, measure
 from impressionism.pictorial.known import CALIBRATION
 from impressionism.pictorial.measures import to_size
@@ -149,17 +148,16 @@ def auc(more: np.ndarray, less: np.ndarray) -> float:
 
 def miniature(prompts: int) -> dict:
     """(c)"""
+    from benchmarks.miniature import scenes
     from impressionism.paint import defaults, sweep
     from impressionism.pipeline import load_pipeline
 
     painter = load_pipeline("miniature", device="cpu")
     curves = []
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "training.miniature.scenes", folder, "--count", prompts, "--seed", 204]
-        subprocess.run([str(part) for part in command], check=True)
-        lines = (Path(folder) / "metadata.jsonl").read_text().splitlines()
-    for seed, line in enumerate(tqdm(lines, desc="sweeps")):
-        sampling = dataclasses.replace(defaults(painter, json.loads(line)["text"]), seed=seed)
+        records = scenes(Path(folder), prompts, 204)
+    for seed, record in enumerate(tqdm(records, desc="sweeps")):
+        sampling = dataclasses.replace(defaults(painter, record["text"]), seed=seed)
         curves.append([index(measure(picture)) for _, picture in sweep(painter, sampling, STRENGTHS)])
     ranks = [spearmanr(STRENGTHS, curve).statistic for curve in curves]
     return {
@@ -222,8 +220,7 @@ def main() -> None:
         "b_robustness": robustness(folders, arguments.every),
         "c_miniature": miniature(arguments.prompts),
         "d_speed": speed(pictures_of(folders["paintings"])[:20]),
-        "machine": f"{platform.machine()}, Python {platform.python_version()}",
-        "versions": {name: metadata.version(name) for name in ("numpy", "opencv-python-headless", "scikit-image")},
+        **surroundings("", ("numpy", "opencv-python-headless", "scikit-image")),
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))

@@ -19,7 +19,6 @@ process, less that of one which only imports the same libraries. To be reached: 
 import argparse
 import dataclasses
 import json
-import platform
 import re
 import shutil
 import statistics
@@ -29,7 +28,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,7 +40,7 @@ from tqdm import tqdm
 from transformers import CLIPTextModel
 
 from benchmarks.miniature import scenes
-from benchmarks.process import Memory
+from benchmarks.process import Memory, surroundings, threads
 from impressionism import names
 
 HERE = Path(__file__).parent
@@ -381,8 +379,7 @@ def main() -> None:
         "idle_memory": nothing,
         "peer": {"repository": "huggingface/diffusers", "commit": commit, "script": str(SCRIPT)},
         "not_measured": NOT_MEASURED,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}",
-        "versions": {name: metadata.version(name) for name in LIBRARIES.split(", ")},
+        **surroundings(threads(), LIBRARIES.split(", ")),
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))
