@@ -36,10 +36,12 @@ def start():
         os._exit(1)
 
 moments, kills, longest = random.Random(5), int(sys.argv[2]), float(sys.argv[3])
-begun = time.monotonic()
-for _ in range(kills):
+for number in range(kills):
     child = start()
-    time.sleep(moments.uniform(0.02, longest))
+    while number == 0 and not [*wanted.run.folder.glob("checkpoints/step-*")]:  # there is then something to go on from
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), "it ended by itself"
+        time.sleep(0.01)
+    time.sleep(moments.uniform(0.02, longest) * (number > 0))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 child = start()
@@ -49,7 +51,8 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def harness(recipe: Path, kills: int, longest: float, *options: str) -> subprocess.Popen:
-    """`fit` that is killed so many times, each time after at most `longest` seconds, and then left alone."""
+    """`fit` that is killed so many times and then left alone: at its first checkpoint, then after at most `longest`
+    seconds each time."""
     command = [sys.executable, "-c", HARNESS, recipe, kills, longest, *options]
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                             start_new_session=True)  # fmt: skip
