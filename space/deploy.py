@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from impressionism import names
 from impressionism.hub import PainterError
 
@@ -67,6 +69,7 @@ def plan(api: Any, repo: str, adapter: str, revision: str | None, private: bool,
     if not (token or there):
         raise PainterError(f"A new Space needs a token to read FLUX.1-dev with: set {TOKEN}.")
     commit = api.model_info(adapter, revision=revision).sha
+    check_base(api, adapter, commit)
     before = {name: it.value for name, it in api.get_space_variables(repo).items()} if there else {}
     working = [before.get(names.ENVIRONMENT[name]) for name in ("adapter", "adapter_revision")]
     variables = {
@@ -77,6 +80,26 @@ def plan(api: Any, repo: str, adapter: str, revision: str | None, private: bool,
         PINNED: f"{working[0]}@{working[1]}" if all(working) else f"{adapter}@{commit}",
     }
     return Plan(repo, private, hardware, needed_files(), variables, {"HF_TOKEN": token} if token else {})
+
+
+def check_base(api: Any, adapter: str, commit: str) -> None:
+    """Refuses an adapter whose card says that it was made for another base than the Space loads; warns where no card
+    says for which."""
+    from huggingface_hub import ModelCard, errors
+
+    try:
+        said = ModelCard.load(api.hf_hub_download(adapter, "README.md", revision=commit)).data.get("base_model")
+    except (errors.HfHubHTTPError, errors.EntryNotFoundError, OSError, ValueError, yaml.YAMLError):
+        said = None  # no card, or none that can be read
+    if not said:
+        print(f"No card says that {adapter} is for {names.BASE}; it will not load if it is not.", file=sys.stderr)
+        return
+    bases = [str(base) for base in (said if isinstance(said, list) else [said])]
+    if names.BASE.casefold() not in (base.casefold() for base in bases):
+        raise PainterError(
+            f"{adapter} is an adapter of {' and '.join(bases)}, and the Space loads {names.BASE}: name an adapter of "
+            "that one with --adapter, or correct base_model in the card."
+        )
 
 
 def carry_out(api: Any, plan: Plan) -> None:

@@ -39,6 +39,10 @@ def stocked(hub: Hub, tiny_flux: Path, tmp_path: Path, monkeypatch: pytest.Monke
     yield hub
 
 
+def with_card(hub: Hub, card: str) -> None:
+    hub.commit("monet/adapter", hub.files("monet/adapter") | {"README.md": card.encode()})
+
+
 def switch(hub: Hub, folder: Path, seed: int) -> str:
     """Another adapter on main; its commit."""
     data = make_tiny_adapter(folder, seed=seed).joinpath(names.WEIGHTS_FILE).read_bytes()
@@ -164,6 +168,38 @@ def test_a_second_adapter_is_pinned_and_the_first_stays_known(stocked: Hub, monk
     deploy.main()
     assert variables(stocked)["IMPRESSIONISM_ADAPTER_REVISION"] == second
     assert variables(stocked)[PINNED] == f"monet/adapter@{first}"
+
+
+@pytest.mark.parametrize("base", ["monet/other", "[monet/other, renoir/third]"])
+def test_an_adapter_of_another_base_is_refused_before_anything_is_sent(stocked: Hub, base: str):
+    with_card(stocked, f"---\nbase_model: {base}\n---\n")
+    with pytest.raises(
+        SystemExit, match=r"monet/adapter is an adapter of monet/other.* loads bfl/flux: name an adapter"
+    ):
+        deploy.main()
+    assert not stocked.count("^(POST|PUT|DELETE)")
+
+
+@pytest.mark.parametrize(
+    ("card", "warns"),
+    [
+        ("---\nbase_model: BFL/flux\n---\n", False),
+        ("---\nbase_model: [bfl/flux, monet/other]\n---\n", False),
+        ("---\nlicense: mit\n---\n", True),
+        ("---\nbase_model: [\n---\n", True),
+        (None, True),
+    ],
+)
+def test_an_adapter_whose_base_nobody_names_is_sent_with_a_warning(
+    stocked: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, card: str | None, warns: bool
+):
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--dry-run"])
+    if card:
+        with_card(stocked, card)
+    deploy.main()
+    told = capsys.readouterr()
+    assert "variable IMPRESSIONISM_ADAPTER = monet/adapter" in told.out
+    assert told.err.count("No card says that monet/adapter is for bfl/flux") == warns
 
 
 # ---- What opens there
