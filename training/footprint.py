@@ -36,7 +36,7 @@ def stored(quantize: str, rows: int, columns: int, dtype: torch.dtype) -> int:
     count, wide = rows * columns, dtype.itemsize
     return {
         "none": count * wide,
-        "fp8": count + rows * wide,
+        "fp8": count + rows * 4,
         "int8": count + rows * 4,
         "nf4": count // 2 + count // 64 + count // 64 // 256 * 4,  # double quantization
         "int4": count // 2 + count // GROUP * 2 * wide,
