@@ -1,5 +1,7 @@
 """The scores of adapters whose worth is known."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import cv2
@@ -85,6 +87,12 @@ def test_what_could_not_be_computed_says_why(scores: Scores, bare: Path):
     assert row_of(scores, "csd-similarity").weights == "tomg-group-umd/CSD-ViT-L@5bc26a6fb048, CC-BY-4.0"
     assert row_of(scores, "sscd-copies").note == "Not computed: no pinned weights are known."
     assert "no training pictures" in row_of(read_scores(bare), "layout-copies").note
+
+
+def test_two_prompts_make_scores_without_a_number_that_is_none(tmp_path: Path, paintings: Path):
+    few = scored(make_gallery(tmp_path / "few", prompts=2), paintings)
+    assert "it takes three prompts" in row_of(few, "palette-kid").note
+    json.dumps(dataclasses.asdict(few), allow_nan=False)  # a browser cannot read NaN
 
 
 def test_the_scores_come_back_from_their_json_and_the_table_has_a_row_a_picture(run: Path, scores: Scores):
