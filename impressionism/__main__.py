@@ -11,9 +11,9 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from impressionism.hub import PainterError
+from impressionism.hub import PainterError, check_name
 
 if TYPE_CHECKING:  # imported where they are used: PyTorch takes seconds, --help should not
     from PIL.Image import Image
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # imported where they are used: PyTorch takes seconds, --help
     from impressionism.records import Recipe, Sampling
 
 SAMPLING = ("seed", "steps", "guidance", "width", "height")
+STRENGTH = 1.0  # where none is asked for
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,8 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors nobody uses
     try:
-        if args.out.suffix.lower() != ".png":
-            raise PainterError(f"{args.out.name} cannot carry a recipe; name the picture something.png.")
+        check_files(args)
         paint_again(args) if args.again else paint_new(args)
     except PainterError as error:
         print(error, file=sys.stderr)
@@ -69,18 +69,35 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def check_files(args: argparse.Namespace) -> None:
+    """What is wrong with the names, before anything is loaded."""
+    if args.out.suffix.lower() != ".png":
+        raise PainterError(f"{args.out.name} cannot carry a recipe; name the picture something.png.")
+    nearest = next(folder for folder in args.out.absolute().parents if folder.exists())
+    if args.out.is_dir() or not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise PainterError(f"{args.out} cannot be written; name another file.")
+    for source, revision in ((args.model, args.model_revision), (args.adapter, args.adapter_revision)):
+        if source not in (None, "auto", "none", "miniature"):
+            check_name(source, revision)
+
+
 def paint_new(args: argparse.Namespace) -> None:
     import dataclasses
 
-    from impressionism.paint import defaults
+    from impressionism.paint import defaults, open_image
     from impressionism.pipeline import load_pipeline
 
     if not args.prompt:
         raise PainterError('Say what to paint, as in: python -m impressionism "a sailing boat on the sea at dawn"')
     if args.change is not None and not args.repaint:
         raise PainterError("--change says how far --repaint may go; name the picture with --repaint.")
+    if args.sweep and args.strength is not None:
+        raise PainterError("--sweep names the strengths; leave out --strength.")
     if args.compare and args.out.name == "base.png":
         raise PainterError("--compare writes the base model's picture to base.png; give --out another name.")
+    given = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
+    check_wishes(args, given)
+    source = open_image(args.repaint) if args.repaint else None
     painter = load_pipeline(
         args.model or "auto",
         args.adapter or "auto",
@@ -90,15 +107,24 @@ def paint_new(args: argparse.Namespace) -> None:
         adapter_revision=args.adapter_revision,
     )
     print(painter.about)
-    given = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
-    sampling = dataclasses.replace(defaults(painter, args.prompt), **given)
-    paint_as_asked(args, painter, sampling, 1.0 if args.strength is None else args.strength)
+    paint_as_asked(args, painter, dataclasses.replace(defaults(painter, args.prompt), **given), source)
 
 
-def paint_as_asked(args: argparse.Namespace, painter: "Painter", sampling: "Sampling", strength: float) -> None:
+def check_wishes(args: argparse.Namespace, given: dict[str, Any]) -> None:
+    """Refuses what no model can paint; what the model decides, its steps and its largest size, is checked with it."""
+    from impressionism.paint import LIMITS, check
+    from impressionism.records import Sampling
+
+    sampling = Sampling(prompt=args.prompt, **({"steps": LIMITS["steps"][1]} | given))
+    for strength in args.sweep or [args.strength]:
+        check(sampling, STRENGTH if strength is None else strength, args.change)
+
+
+def paint_as_asked(args: argparse.Namespace, painter: "Painter", sampling: "Sampling", source: "Image | None") -> None:
     """One picture, a pair, a row, or a repaint."""
-    from impressionism.paint import compare, open_image, paint, recipe_of, repaint, sweep
+    from impressionism.paint import CHANGE, compare, paint, recipe_of, repaint, sweep
 
+    strength = STRENGTH if args.strength is None else args.strength
     if args.compare:
         base, adapted = compare(painter, sampling, strength, on_step=show)
         write(base, recipe_of(painter, sampling, 0.0), args.out.with_name("base.png"))
@@ -107,8 +133,8 @@ def paint_as_asked(args: argparse.Namespace, painter: "Painter", sampling: "Samp
         for each, picture in sweep(painter, sampling, args.sweep, on_step=show):
             name = f"{args.out.stem}-{each:g}{args.out.suffix}"
             write(picture, recipe_of(painter, sampling, each), args.out.with_name(name))
-    elif args.repaint:
-        source, change = open_image(args.repaint), 0.6 if args.change is None else args.change
+    elif source is not None:
+        change = CHANGE if args.change is None else args.change
         picture = repaint(painter, sampling, strength, source, change, on_step=show)
         write(picture, recipe_of(painter, sampling, strength, source, change), args.out)
     else:
@@ -117,7 +143,7 @@ def paint_as_asked(args: argparse.Namespace, painter: "Painter", sampling: "Samp
 
 def paint_again(args: argparse.Namespace) -> None:
     """The picture that a recipe describes; --model and --adapter say where its folders are now."""
-    from impressionism.paint import open_image, paint, read_recipe, recipe_of, repaint
+    from impressionism.paint import check, open_image, paint, read_recipe, recipe_of, repaint
     from impressionism.pipeline import load_pipeline
 
     given = ["strength", "change", "sweep", *SAMPLING]
@@ -126,12 +152,14 @@ def paint_again(args: argparse.Namespace) -> None:
     if changed:
         raise PainterError(f"--from paints what the recipe says; leave out {', '.join(changed)}.")
     recipe = read_recipe(args.again)
+    check(recipe.sampling, recipe.strength, recipe.change)
     if (recipe.source is None) != (args.repaint is None):
         raise PainterError(
             "The picture was painted over another one; give that one with --repaint."
             if recipe.source
             else "The picture was not painted over another one; leave out --repaint."
         )
+    source = open_image(args.repaint) if args.repaint else None
     was = recipe.provenance
     painter = load_pipeline(
         args.model or findable(was.base, "--model"),
@@ -142,7 +170,6 @@ def paint_again(args: argparse.Namespace) -> None:
         adapter_revision=args.adapter_revision or (commit(was.adapter_revision) if not args.adapter else None),
     )
     print(painter.about)
-    source = open_image(args.repaint) if args.repaint else None
     now = recipe_of(painter, recipe.sampling, recipe.strength, source, recipe.change)
     warn_of_differences(recipe, now)
     if source is not None and recipe.change is not None:

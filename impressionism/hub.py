@@ -26,14 +26,17 @@ def check_name(name: str | Path, revision: str | None) -> None:
         raise PainterError(f"There is no folder {name}, and it is no Hub repository's id (owner/name) either.")
 
 
-def folder_of(name: str | Path, revision: str | None, patterns: list[str]) -> Path:
-    """The folder itself, or the files of a Hub repository that match, from the cache where they are in it."""
+def folder_of(name: str | Path, revision: str | None, patterns: list[str], instead: str = "") -> Path:
+    """The folder itself, or the files of a Hub repository that match, from the cache where they are in it.
+
+    instead: what would also do, for the sentence that says why they cannot be had: "paint with another".
+    """
     check_name(name, revision)
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
 
-    with readable_errors(str(name), revision):
+    with readable_errors(str(name), revision, instead):
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
 
 
@@ -53,20 +56,21 @@ def digest_of(*files: Path) -> str:
 
 
 @contextmanager
-def readable_errors(repository: str, revision: str | None) -> Iterator[None]:
-    """The Hub's exceptions as sentences; the order matters, as some inherit from others."""
+def readable_errors(repository: str, revision: str | None, instead: str = "") -> Iterator[None]:
+    """The Hub's exceptions as sentences, which end with what to do instead; the order matters, as some inherit from
+    others."""
     from huggingface_hub import errors, get_token
 
     home = f"https://huggingface.co/{repository}"
-    instead = "or paint with the bundled model: --model miniature"
+    instead = f"; or {instead}" if instead else ""
     try:
         yield
     except errors.GatedRepoError as error:
         login = "" if get_token() else ", then log in with `hf auth login` or set HF_TOKEN"
-        raise PainterError(f"{repository} asks you to accept its licence at {home}{login}; {instead}.") from error
+        raise PainterError(f"{repository} asks you to accept its licence at {home}{login}{instead}.") from error
     except errors.RepositoryNotFoundError as error:
         login = "with a token that may read it" if get_token() else "with `hf auth login` or HF_TOKEN if it is private"
-        raise PainterError(f"The Hub shows no {repository}: check the name, log in {login}; {instead}.") from error
+        raise PainterError(f"The Hub shows no {repository}: check the name, log in {login}{instead}.") from error
     except errors.RevisionNotFoundError as error:
         raise PainterError(f"{repository} has no revision {revision}; its revisions are at {home}/commits.") from error
     except errors.RemoteEntryNotFoundError as error:
@@ -74,15 +78,15 @@ def readable_errors(repository: str, revision: str | None) -> Iterator[None]:
     except (errors.EntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         cause = error.__cause__ or error.__context__  # it also wraps refusals
         if isinstance(cause, errors.HfHubHTTPError):
-            raise PainterError(refused(repository, cause)) from error
-        raise PainterError(unreachable(repository)) from error
+            raise PainterError(refused(repository, cause, instead)) from error
+        raise PainterError(unreachable(repository, instead)) from error
     except (errors.HFValidationError, errors.HfHubHTTPError) as error:
-        raise PainterError(refused(repository, error)) from error
+        raise PainterError(refused(repository, error, instead)) from error
     except (errors.HTTPError, ConnectionError) as error:  # no answer at all
-        raise PainterError(unreachable(repository)) from error
+        raise PainterError(unreachable(repository, instead)) from error
 
 
-def refused(repository: str, error: Exception) -> str:
+def refused(repository: str, error: Exception, instead: str) -> str:
     response = getattr(error, "response", None)
     status, headers = (response.status_code, response.headers) if response is not None else (0, {})
     wait = headers.get("Retry-After", "")
@@ -92,14 +96,32 @@ def refused(repository: str, error: Exception) -> str:
         429: f"wait {wait} seconds" if wait.isdigit() else "wait a few minutes",
     }.get(status, "try again later, what has arrived is kept")
     said = f"HTTP {status}" if status else str(error).splitlines()[0]
-    return f"The Hub refused {repository} ({said}): {advice}, or paint with the bundled model: --model miniature."
+    return f"The Hub refused {repository} ({said}): {advice}{instead}."
 
 
-def unreachable(repository: str) -> str:
+def unreachable(repository: str, instead: str) -> str:
     return (
         f"{repository} is not completely on this machine and the Hub cannot be reached: "
-        f"connect to the network, unset HF_HUB_OFFLINE, or paint with the bundled model: --model miniature."
+        f"connect to the network, or unset HF_HUB_OFFLINE{instead}."
     )
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Diffusers' and transformers' bars of what they load from this machine; the Hub's, of what it sends, come before.
+
+    Transformers' own switch is the Hub's too, so both are turned on again."""
+    from diffusers.utils import logging as diffusers
+    from transformers.utils import logging as transformers
+
+    shown = [library for library in (diffusers, transformers) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
 
 
 def label(source: str | Path) -> str:

@@ -35,6 +35,7 @@ LIMITS: dict[str, tuple[int, int]] = {
     "strength": (-1, 2),
     "change": (0, 1),
 }
+CHANGE = 0.6  # of a photograph, where no other is asked for
 SMALLEST = 64  # pixels a side
 LARGEST = 2048
 LARGEST_MINIATURE = 512
@@ -86,7 +87,7 @@ def repaint(
     sampling: Sampling,
     strength: float,
     source: Image.Image,
-    change: float = 0.6,
+    change: float = CHANGE,
     *,
     on_step: OnStep | None = None,
 ) -> Image.Image:

@@ -19,7 +19,16 @@ from safetensors import SafetensorError
 
 from impressionism import names
 from impressionism.adapters import find_adapter, read_adapter
-from impressionism.hub import PIPELINE_FILES, PainterError, check_name, commit_of, digest_of, folder_of, label
+from impressionism.hub import (
+    PIPELINE_FILES,
+    PainterError,
+    check_name,
+    commit_of,
+    digest_of,
+    folder_of,
+    label,
+    without_bars,
+)
 from impressionism.quantize import MODES, load_transformer
 from impressionism.records import Provenance
 
@@ -65,11 +74,13 @@ def load_pipeline(
     base alone. `auto` follows the variables in names.ENVIRONMENT, then what this machine can do.
     """
     device = choose_device(device)
+    if quantize not in ("auto", *MODES):
+        raise PainterError(f"There is no quantization {quantize}; there are auto, {', '.join(MODES)}.")
     base, base_revision, why = choose_base(str(model), model_revision, device)
     adapter_source, adapter_revision = choose_adapter(str(adapter), adapter_revision, base, str(model) != "auto")
     check_name(base, base_revision)  # and the adapter is found before the large download: mistakes show early
     adapter_file = find_adapter(adapter_source, adapter_revision) if adapter_source else None
-    folder = folder_of(base, base_revision, PIPELINE_FILES)
+    folder = folder_of(base, base_revision, PIPELINE_FILES, "paint with the bundled model: --model miniature")
     quantize, offload, memory = choose_quantization(quantize, folder, device)
 
     flux = build(folder, label(base), quantize, device)
@@ -151,8 +162,6 @@ def choose_adapter(
 
 def choose_quantization(quantize: str, folder: Path, device: str) -> tuple[str, bool, str]:
     """The transformer's precision, whether models wait for their turn in main memory, and why."""
-    if quantize not in ("auto", *MODES):
-        raise PainterError(f"There is no quantization {quantize}; there are auto, {', '.join(MODES)}.")
     kind = "cuda" if device.startswith("cuda") else "cpu"
     if names.on_zero_gpu() or device == "mps":
         return ("none" if quantize == "auto" else quantize), False, ""
@@ -174,6 +183,7 @@ def dtype_for(device: str) -> torch.dtype:
     return torch.float32 if device == "cpu" else torch.bfloat16
 
 
+@without_bars()
 def build(folder: Path, name: str, quantize: str, device: str) -> FluxPipeline:
     check_kind(folder, name)
     dtype = dtype_for(device)

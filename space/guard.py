@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from impressionism.hub import PainterError, folder_of
+from impressionism.hub import PainterError, folder_of, without_bars
 
 logger = logging.getLogger(__name__)
 CLASSIFIER = "Falconsai/nsfw_image_detection@04367978d3474804ab1a00a9bd6548b741764069"
@@ -71,6 +71,7 @@ def objection(prompt: str) -> str | None:
 class ImageFilter:
     """An image classifier from the Hub, pinned, on the CPU: it costs no GPU's time."""
 
+    @without_bars()
     def __init__(self, source: str = CLASSIFIER, threshold: float = THRESHOLD) -> None:
         """source: owner/name@commit, or a folder. Raises PainterError if its files cannot be had or do not fit."""
         from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -78,7 +79,7 @@ class ImageFilter:
         name, _, revision = source.partition("@")
         if not Path(name).is_dir() and not re.fullmatch(r"[0-9a-f]{40}", revision):
             raise PainterError(f"The image filter {source} is not pinned; name it as owner/name@commit, 40 hex digits.")
-        folder = folder_of(name, revision or None, FILES)
+        folder = folder_of(name, revision or None, FILES, "name another filter in IMPRESSIONISM_FILTER")
         try:
             self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
             self.model = AutoModelForImageClassification.from_pretrained(

@@ -12,7 +12,7 @@ from hub import STRANGER, Hub, sha256
 from huggingface_hub import HfApi, constants
 
 from impressionism import names
-from impressionism.hub import PainterError
+from impressionism.hub import PainterError, readable_errors
 from impressionism.paint import common, encode, noise, paint
 from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import Sampling
@@ -102,6 +102,14 @@ def test_a_busy_or_slow_hub_is_asked_again(stocked: Hub, tiny_painter: Painter) 
     assert same(load(), tiny_painter)
 
 
+def test_what_is_downloaded_shows_how_far_it_is_and_what_is_loaded_does_not(
+    stocked: Hub, capsys: pytest.CaptureFixture
+) -> None:
+    load()
+    said = capsys.readouterr().err
+    assert "Fetching" in said and "Loading" not in said
+
+
 # ---- When there is no way
 
 
@@ -184,6 +192,14 @@ def test_each_failure_is_one_sentence_with_a_remedy(
         load()
     said = str(caught.value)
     assert "\n" not in said and said.endswith(".")
+
+
+def test_what_would_also_do_is_for_the_one_who_asks_to_say(stocked: Hub) -> None:
+    stocked.repos.pop(ADAPTER)
+    with pytest.raises(PainterError, match=r"; or paint without it: --adapter none\.$"):
+        load()
+    with pytest.raises(PainterError, match=r"log in with a token that may read it\.$"), readable_errors(ADAPTER, None):
+        HfApi().model_info(ADAPTER)
 
 
 def test_a_revision_that_is_not_there_is_told_with_where_to_look(stocked: Hub) -> None:

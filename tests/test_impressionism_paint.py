@@ -238,7 +238,8 @@ def test_a_picture_is_painted_again_identically(run, tmp_path: Path, capsys: pyt
     assert run("a boat", "--strength", 0.7, "--seed", 7, "--steps", 3, "--out", "boat.png") == 0
     assert run("--from", "boat.png", "--out", "again.png") == 0
     assert Path("boat.png").read_bytes() == Path("again.png").read_bytes()
-    assert "come out different" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "come out different" not in said and "Loading" not in said
 
 
 def test_other_weights_and_versions_are_said(run, tiny_painter: Painter, capsys: pytest.CaptureFixture) -> None:
@@ -282,6 +283,32 @@ def test_a_wrong_command_is_one_sentence(run, arguments: list, sentence: str, ca
     assert run(*arguments) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert sentence in said[-1] and "Traceback" not in "".join(said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["a boat", "--strength", 7], "Strength must be a number from -1 to 2"),
+        (["a boat", "--sweep", 0, 7], "Strength must be a number from -1 to 2"),
+        (["a boat", "--sweep", 0, 1, "--strength", 1], "leave out --strength"),
+        (["a boat", "--width", 100], "Width must be a multiple of 16"),
+        (["a boat", "--adapter", "nowhere"], "There is no folder nowhere"),
+        (["a boat", "--adapter", ".", "--adapter-revision", "v2"], "has no revision v2"),
+        (["a boat", "--quantize", "int3"], "There is no quantization int3"),
+        (["a boat", "--repaint", "boat.png"], "There is no file boat.png"),
+        (["a boat", "--repaint", "photo.png", "--change", 0], "Change must be above 0"),
+        (["a boat", "--out", "file/boat.png"], "file/boat.png cannot be written"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_base_is_loaded(
+    arguments: list, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The model is an empty folder, which is told as soon as it is opened."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flux").mkdir()
+    (tmp_path / "file").touch()
+    assert terminal.main([*map(str, arguments), "--model", "flux", "--device", "cpu"]) == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_a_recipe_from_an_unknown_folder_asks_where_it_is(
