@@ -55,6 +55,8 @@ class Evidence:
 
 def read(folder: Path) -> Evidence:
     """The run's records; raises one PainterError with everything that is missing, damaged or of another adapter."""
+    if not folder.is_dir():
+        raise PainterError(f"There is no folder {folder}; name a run's, as `training fit` leaves it: runs/NAME.")
     missing = [
         f"{record} (written by `python -m {command.replace('RUN', str(folder))}`)"
         for record, command in NEEDED.items()

@@ -231,6 +231,14 @@ def test_a_missing_record_is_named_with_the_way_to_it(run: Path, record: str, ca
     assert not (run / "adapter" / "README.md").exists()
 
 
+@pytest.mark.parametrize("command", ["render", "method"])
+def test_a_run_that_is_not_there_is_named_and_nothing_else(tmp_path: Path, command: str, capsys) -> None:
+    assert model_card.main([command, str(tmp_path / "lilies")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"There is no folder {tmp_path / 'lilies'}; ") and said.count("\n") == 1
+    assert "written by" not in said
+
+
 def other_weights(run: Path) -> None:
     modelspec.relabel(run / "adapter" / names.WEIGHTS_FILE, title="trained further")
 
