@@ -165,7 +165,7 @@ def test_both_files_say_what_they_are(tiny_flux: Path, tmp_path: Path) -> None:
         with safe_open(written, framework="pt") as stored:
             metadata = stored.metadata()
         facts = {key: metadata[f"modelspec.{key}"] for key in ("sai_model_spec", "architecture", "title", "license")}
-        assert list(facts.values()) == ["1.0.0", "flux-1-dev/lora", "Water lilies", "MIT"]
+        assert list(facts.values()) == ["1.0.1", "flux-1-dev/lora", "Water lilies", "MIT"]
         assert metadata["modelspec.implementation"] == implementation
         data = written.read_bytes()
         body = data[8 + int.from_bytes(data[:8], "little") :]

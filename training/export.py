@@ -107,7 +107,7 @@ def label(file: Path, *, title: str, **facts: str) -> Path:
         metadata = stored.metadata() or {}
     weights = load_file(file)
     spec = {
-        "sai_model_spec": "1.0.0",
+        "sai_model_spec": "1.0.1",
         "architecture": "flux-1-dev/lora",
         "implementation": "diffusers",
         "title": title,
