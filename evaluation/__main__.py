@@ -16,7 +16,7 @@ COMMANDS = {  # a command is the function of that name in the module of that nam
     "score": "Say with numbers what the adapter does: scores.json.",
     "ab": "Let people compare, blind.",
     "dashboard": "Show pictures and numbers in one HTML file that needs no server: report.html.",
-    "statistics": "Measure pictures: a row for each, with every pictorial statistic and the index.",
+    "statistics": "Measure pictures: a row for each, with every statistic that docs/method.md explains, and the index.",
     "calibrate": "Fit the index on real paintings and measure what each statistic is worth.",
 }
 OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {  # handed to the function by name

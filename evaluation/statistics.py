@@ -1,4 +1,4 @@
-"""One row a picture: its file, every pictorial statistic, and the index.
+"""One row a picture: its file, every pictorial statistic, and the index; docs/method.md has their units and meanings.
 
 python -m evaluation statistics PICTURE-OR-FOLDER… --out table.csv
 """
@@ -33,7 +33,7 @@ def statistics(pictures: list[Path], out: Path) -> None:
             rows[file] = row
     write(out, ((file, rows[file]) for file in files))
     partial.unlink()
-    print(f"{out}: {len(files)} rows.")
+    print(f"{out}: {len(files)} rows; docs/method.md says what each column is.")
 
 
 def found(places: list[Path]) -> list[Path]:

@@ -16,7 +16,7 @@ import yaml
 
 from impressionism import names
 from impressionism.hub import PainterError
-from impressionism.pictorial import STATISTICS
+from impressionism.pictorial import STATISTICS, SUPPORTING
 from impressionism.records import QUESTIONS, Metric, Run, Scores
 from model_card import figures
 from model_card.numbers import environment
@@ -44,6 +44,8 @@ def method(run: Path | None = None, *, root: Path = ROOT) -> None:
 
 def keep(run: Path, folder: Path) -> None:
     """The run's records, where the repository has them."""
+    if not run.is_dir():
+        raise PainterError(f"There is no folder {run}; name a run's, as `training fit` leaves it: runs/NAME.")
     if missing := [name for name in KEPT if not (run / name).exists()]:
         raise PainterError(f"{run} lacks {', '.join(missing)}: train and score it first.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,8 +66,9 @@ def compose(root: Path) -> dict[str, bytes]:
         lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
         files["method/training.png"] = figures.training_loss([json.loads(line) for line in lines])
     text = environment().get_template(TEMPLATE.name).render(
-        scores=scores, run=run, names=names, statistics=STATISTICS.values(), recipe=recipe(root, "impressionism"),
-        miniature=benchmark(root, "miniature"), tables=tables(root), rows=rows(scores), files=files,
+        scores=scores, run=run, names=names, statistics=STATISTICS, supporting=SUPPORTING,
+        recipe=recipe(root, "impressionism"), miniature=benchmark(root, "miniature"), tables=tables(root),
+        rows=rows(scores), files=files,
     )  # fmt: skip
     return {**files, "method.md": text.encode()}
 

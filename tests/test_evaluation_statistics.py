@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from evaluation import calibrate as calibration
+from evaluation.__main__ import main
 from evaluation.calibrate import aucs, calibrate, cross_validated, dealt, fit, score
 from evaluation.haeberli import haeberli
 from evaluation.statistics import statistics
@@ -42,6 +43,15 @@ def rows(table: Path) -> list[dict[str, str]]:
 
 
 # ---- statistics
+
+
+def test_help_names_the_page_that_explains_every_column(capsys):
+    with pytest.raises(SystemExit):
+        main(["statistics", "--help"])
+    assert "docs/method.md" in capsys.readouterr().out
+    page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    for name, statistic in EVERY.items():
+        assert f"| `{name}` | {statistic.label} | {statistic.unit or '–'} |" in page
 
 
 def test_a_row_for_each_picture_and_the_index_is_that_of_the_painter(tmp_path):
