@@ -1,5 +1,6 @@
 """The frozen FLUX with all that a run reads: what one adapter, or several in turn, are trained on."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Any
 import torch
 from accelerate.utils import reduce
 from diffusers.training_utils import compute_loss_weighting_for_sd3
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from impressionism.modulation import AHEAD, MODULATION_LAYERS, Bank, Rows
-from impressionism.quantize import kept_transformer
+from impressionism.quantize import BLOCKS, kept_transformer
 from training import adapter, cache, examples, flow
 from training.batches import Batch, Latents, Loader, Part
 from training.cache import Cache
@@ -36,6 +39,8 @@ class Base:
     """Which process this is."""
     world: int = 1
     """How many there are."""
+    sharded: bool = False
+    """Each holds a part of the weights only: a pass is then one of all processes together."""
 
     def with_modulation(self, parts: list[Part], guidance: float) -> Iterator[tuple[Part, Rows | None]]:
         """Each part with its modulation's rows, computed for AHEAD parts at a time; none where there is no bank."""
@@ -67,19 +72,41 @@ def prepare(recipe: Recipe, *, bank: bool | None = None) -> Base:
     device, dtype = cache.place(recipe.model)
     keep = recipe.run.cache / "transformers" if recipe.model.keep_quantized else None
     banked = recipe.model.modulation_bank and recipe.adapter.targets != "every" if bank is None else bank
+    sharded = recipe.model.shard and state.num_processes > 1
     transformer = kept_transformer(
-        folder, quantize=recipe.model.quantize, dtype=dtype, device=device, keep=keep,
+        folder, quantize=recipe.model.quantize, dtype=dtype, device="cpu" if sharded else device, keep=keep,
         without=MODULATION_LAYERS if banked else None, say=say,
     )  # fmt: skip
     latents = Latents.of(folder)
+    modulation = Bank(transformer, folder, device, dtype) if banked else None
+    if sharded:
+        shard(transformer, device, state.num_processes)
     return Base(
         transformer=transformer,
-        bank=Bank(transformer, folder, device, dtype) if banked else None,
+        bank=modulation,
         folder=folder, device=device, dtype=dtype, kept=kept, latents=latents,
         loader=Loader(kept, latents, device, recipe.run.seed),
         examples=known, trained_on=trained_on, held_out=held_out,
-        rank=state.process_index, world=state.num_processes,
+        rank=state.process_index, world=state.num_processes, sharded=sharded,
     )  # fmt: skip
+
+
+def shard(transformer: Any, device: torch.device, processes: int) -> None:
+    """Leave a process its part of every block's weights, on the device; the whole transformer was read on the CPU.
+
+    A block is gathered before its forward and before its backward pass, and freed after each. An adapter that is put
+    on it afterwards stays whole, as do the layers at both ends.
+    """
+    warnings.filterwarnings(
+        "ignore", "FSDP2-wrapped module"
+    )  # its outputs are views; nothing is added to them in place
+    mesh = init_device_mesh(device.type, (processes,))
+    for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
+        fully_shard(block, mesh=mesh)
+    ends = {weight for name, weight in transformer.named_parameters() if not name.startswith(BLOCKS)}
+    for weight in ends:
+        weight.data = weight.data.to(device)
+    fully_shard(transformer, mesh=mesh, ignored_params=ends)  # of its own it has none then, and leads the blocks
 
 
 def dress(base: Base, recipe: Recipe) -> dict[str, torch.nn.Parameter]:

@@ -37,7 +37,7 @@ from training.options import Optimizer, Recipe, TrainingError
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "bitsandbytes", "safetensors")
 FREE = (  # sections and keys that change no number of a run
-    "curate", "caption", "tune", "preview", "model.keep_quantized", "run.cache", "run.log_every",
+    "curate", "caption", "tune", "preview", "model.keep_quantized", "model.shard", "run.cache", "run.log_every",
     "run.checkpoint_every", "run.keep",
 )  # fmt: skip
 

@@ -63,11 +63,16 @@ class Model(Section):
     (`every`) they stay."""
     offload: int = Field(default=0, ge=0)
     """Blocks whose quantized weights wait in main memory and travel to the GPU when they are used."""
+    shard: bool = False
+    """Of several processes each keeps its part of every block's weights, unquantized, and has a block whole only while
+    it is used (FSDP). One process holds all of them all the same."""
 
     @model_validator(mode="after")
     def _can_travel(self) -> Self:
         if self.offload and self.quantize not in ("none", "nf4"):
             raise ValueError(f"offload works with quantize nf4 or none, not with {self.quantize}")
+        if self.shard and (self.offload or self.quantize != "none"):
+            raise ValueError("shard works with quantize none and offload 0 only; set these, or leave shard out")
         return self
 
 

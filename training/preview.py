@@ -1,5 +1,6 @@
 """Pictures on the way: the same prompts from the same noise every so often, and a sheet of step × prompt."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,30 @@ def paint(base: Base, recipe: Recipe, step: int, log: Log | None = None) -> None
     """`previews/step-000500/00.png …`, one for each prompt, and `previews/sheet.jpg`; what exists is left."""
     wanted, previews = recipe.preview, recipe.run.folder / "previews"
     folder = previews / f"step-{step:06d}"
-    if base.rank or not wanted.prompts or folder.exists():
+    if not wanted.prompts or not base.any(base.rank == 0 and not folder.exists()):
         return
-    if base.bank is not None:
-        base.bank.use(None)
-    flux = pipeline(base)
+    pictures = list(painted(base, wanted)) if base.sharded or base.rank == 0 else []
+    if base.rank:
+        return  # the first process writes for all
     partial = previews / f".{folder.name}.partial"
     partial.mkdir(parents=True, exist_ok=True)
-    for index, prompt in enumerate(wanted.prompts):
-        words = tuple(part[None].to(base.device) for part in base.kept.text(prompt))
-        with torch.no_grad():
-            picture = render(flux, sampling_of(wanted, prompt), (words[0], words[1]))
+    for index, picture in enumerate(pictures):
         picture.save(partial / f"{index:02d}.png")
         if log is not None:
             log.picture(step, f"preview/{index:02d}", np.asarray(picture))
     partial.replace(folder)
     sheet(previews, wanted.prompts).save(previews / "sheet.jpg", quality=90)
+
+
+@torch.no_grad()
+def painted(base: Base, wanted: Preview) -> Iterator[Image.Image]:
+    """Each prompt's picture by the transformer as it is; where its weights are sharded, all processes paint it."""
+    if base.bank is not None:
+        base.bank.use(None)
+    flux = pipeline(base)
+    for prompt in wanted.prompts:
+        text, pooled = (part[None].to(base.device) for part in base.kept.text(prompt))
+        yield render(flux, sampling_of(wanted, prompt), (text, pooled))
 
 
 def sampling_of(wanted: Preview, prompt: str) -> Sampling:

@@ -37,8 +37,12 @@ def score(base: Base, parts: list[Part], recipe: Recipe) -> Score:
     """What the adapter, as it is now, loses; every process takes its share of the parts."""
     genres = sorted({example.genre for part in parts for example in part.examples if example.genre})
     sums = torch.zeros(len(SIGMAS), len(genres) + 1, 2)  # [..., 0] of losses, [..., 1] of samples; genre 0: unknown
-    for part, rows in base.with_modulation(parts[base.rank :: base.world], recipe.flow.guidance):
+    mine = parts[base.rank :: base.world]
+    idle = -(-len(parts) // base.world) - len(mine)  # passes that others make: sharded weights want all processes
+    for index, (part, rows) in enumerate(base.with_modulation(mine + parts[:idle], recipe.flow.guidance)):
         found = losses(base, base.loader.fixed(part), rows, recipe.flow.guidance)
+        if index == len(mine):
+            break
         level = min(range(len(SIGMAS)), key=lambda index: abs(SIGMAS[index] - float(part.sigma[0])))
         for example, loss in zip(part.examples, found.tolist(), strict=True):
             sums[level, genres.index(example.genre) + 1 if example.genre else 0] += torch.tensor([loss, 1.0])
