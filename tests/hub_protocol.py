@@ -116,17 +116,27 @@ def info(call: "Call") -> dict:
     }  # fmt: skip
 
 
-@route("GET", API + "/tree/(?P<revision>[^/]+)")
+@route("GET", API + "/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?")
 def tree(call: "Call") -> list[dict]:
-    """All files; huggingface_hub always asks for them `recursive`."""
+    """Files in a folder; with `recursive` also those below it, else the folders in it."""
     repo = call.repo()
-    return [entry(path, data) for path, data in sorted(repo.commits[repo.find(call.groups["revision"])].items())]
+    files = repo.commits[repo.find(call.groups["revision"])]
+    folder = f"{call.groups['folder']}/" if call.groups.get("folder") else ""
+    below = {path: data for path, data in sorted(files.items()) if path.startswith(folder)}
+    if call.query.get("recursive", "").lower() != "true":
+        inside = {path: path.removeprefix(folder).split("/") for path in below}
+        folders = dict.fromkeys(folder + parts[0] for parts in inside.values() if len(parts) > 1)
+        below = {path: data for path, data in below.items() if len(inside[path]) == 1}
+        return [*({"type": "directory", "path": path, "size": 0, "oid": git_hash(path.encode())} for path in folders),
+                *(entry(path, data) for path, data in below.items())]  # fmt: skip
+    return [entry(path, data) for path, data in below.items()]
 
 
 @route("POST", API + "/paths-info/(?P<revision>[^/]+)")
 def paths_info(call: "Call") -> list[dict]:
-    wanted = parse_qs(call.body.decode())["paths"]
-    return [file for file in tree(call) if file["path"] in wanted]
+    repo, wanted = call.repo(), parse_qs(call.body.decode())["paths"]
+    files = repo.commits[repo.find(call.groups["revision"])]
+    return [entry(path, data) for path, data in sorted(files.items()) if path in wanted]
 
 
 @route("GET", API + "/refs")

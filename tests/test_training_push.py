@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hub import READER, Hub, sha256
-from huggingface_hub import constants
+from huggingface_hub import DatasetCard, constants
 from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
 from tiny import make_tiny_adapter
@@ -19,8 +22,8 @@ from impressionism.hub import digest_of
 from impressionism.names import WEIGHTS_FILE
 from impressionism.records import Candidate, Estimate, Provenance, Run, Scores
 from training import __main__ as training
-from training import parcel, recipe
-from training.options import TrainingError
+from training import examples, parcel, recipe
+from training.options import Data, TrainingError
 
 CARD = """---
 license: mit
@@ -343,6 +346,166 @@ def test_a_card_that_the_hub_does_not_take_is_told_before_anything_is_sent(hub: 
     assert send(recipe_file) == 2
     assert '"widget" must be an array' in capsys.readouterr().err.splitlines()[-1]
     assert hub.count("PUT /lfs/") == 0
+
+
+# ---- Curated pictures go the same way
+
+
+@pytest.fixture
+def curated_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub) -> Path:
+    """The recipe of six pictures, of which `curate` held one out."""
+    monkeypatch.setattr("datasets.config.HF_ENDPOINT", hub.url)
+    source = tmp_path / "found"
+    source.mkdir()
+    for seed in range(6):
+        colours = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(colours).resize((64, 64)).save(source / f"{seed}.png")
+        (source / f"{seed}.txt").write_text(f"a pond, {seed}")
+    path = tmp_path / "ponds.yaml"
+    path.write_text(f"""
+        curate: {{source: {source}, min_side: 48, held_out: 0.2}}
+        data: {{source: {tmp_path / "ponds"}, resolution: 64}}
+    """)
+    assert training.main(["curate", str(path)]) == 0
+    return path
+
+
+def send_pictures(curated_file: Path, *options: str) -> int:
+    return training.main(["push", str(curated_file), "--dataset", *options])
+
+
+def test_curated_pictures_go_up_as_a_dataset_that_a_recipe_takes_by_its_id(
+    hub: Hub, curated_file: Path, capsys
+) -> None:
+    assert send_pictures(curated_file, "--license", "cc0-1.0", "--private") == 0
+    said = capsys.readouterr().err
+    assert "its pictures came back as they left" in said and "(private)" in said
+    assert "These stay here: report.html" in said
+    tag = re.search(r"data\.source=monet/ponds data\.revision=(ponds-[0-9a-f]{8})", said)
+    assert tag
+    page = hub.repos["datasets/monet/ponds"]
+    assert page.private and page.find(tag[1]) == page.find("main")
+
+    taken = examples.read(Data(source="monet/ponds", revision=tag[1], resolution=64))
+    here = examples.read(Data(source=str(curated_file.with_name("ponds")), resolution=64))
+    assert len(taken) == 6 and {(one.id, one.caption, one.held_out) for one in taken} == {
+        (one.id, one.caption, one.held_out) for one in here
+    }
+
+
+def test_a_dataset_s_card_is_made_of_its_record_and_tells_no_path(hub: Hub, curated_file: Path) -> None:
+    assert send_pictures(curated_file, "--license", "cc0-1.0") == 0
+    files = hub.files("datasets/monet/ponds")
+    card = DatasetCard(files["README.md"].decode())
+    assert card.data.license == "cc0-1.0"  # type: ignore[attr-defined]
+    assert "of 6 pictures 5 to train on and 1 held out" in card.text and "the folder `found`" in card.text
+    assert json.loads(files["curate.json"])["of"]["curate"]["source"] == "found"
+    assert str(curated_file.parent).encode() not in b"".join(files.values())
+
+
+def test_a_second_push_of_pictures_does_nothing_and_another_choice_leaves_no_old_shard(
+    hub: Hub, curated_file: Path, capsys
+) -> None:
+    assert send_pictures(curated_file, "--license", "cc0-1.0") == 0
+    assert send_pictures(curated_file, "--license", "cc0-1.0") == 0
+    assert "monet/ponds holds all of this; nothing to do" in capsys.readouterr().err
+    assert hub.count("/commit/") == 1
+    shutil.rmtree(curated_file.with_name("ponds"))
+    assert training.main(["curate", str(curated_file), "curate.held_out=0"]) == 0
+    assert send_pictures(curated_file, "--license", "cc0-1.0") == 0
+    held = [name for name in hub.files("datasets/monet/ponds") if name.endswith(".arrow")]
+    assert held == ["train/data-00000-of-00001.arrow"]
+    assert len([ref for ref in hub.repos["datasets/monet/ponds"].refs if ref.startswith("refs/tags/ponds-")]) == 2
+
+
+def test_pictures_can_be_proposed_to_another_s_dataset(hub: Hub, curated_file: Path) -> None:
+    hub.add_repo("renoir/ponds", kind="datasets")
+    options = ["--license", "cc0-1.0", "--repo", "renoir/ponds", "--pull-request"]
+    assert send_pictures(curated_file, *options) == 0
+    assert hub.files("datasets/renoir/ponds") == {}
+    assert "curate.json" in hub.files("datasets/renoir/ponds", "refs/pr/1")
+    assert send_pictures(curated_file, *options) == 0
+    assert len(hub.repos["datasets/renoir/ponds"].pulls) == 1
+
+
+def test_after_a_cut_the_pictures_that_arrived_are_not_sent_again(hub: Hub, curated_file: Path, quick) -> None:
+    hub.cut("POST .*/commit/")  # whose answer alone is lost
+    assert send_pictures(curated_file, "--license", "cc0-1.0") == 2
+    sent = hub.count("PUT /lfs/")
+    assert send_pictures(curated_file, "--license", "cc0-1.0") == 0
+    assert hub.count("PUT /lfs/") == sent == 2
+
+
+def test_pictures_that_came_back_changed_are_told(hub: Hub, curated_file: Path, capsys) -> None:
+    shard = curated_file.with_name("ponds") / "train" / "data-00000-of-00001.arrow"
+    here = shard.read_bytes()
+    rotten = here.replace(b"a pond,", b"a pint,")
+    hub.stored |= {sha256(here): rotten, sha256(rotten): rotten}
+    assert send_pictures(curated_file, "--license", "cc0-1.0") == 2
+    assert "The split train came back from the Hub changed" in capsys.readouterr().err
+    assert not any(ref.startswith("refs/tags/") for ref in hub.repos["datasets/monet/ponds"].refs)
+
+
+def a_token_in_a_caption(folder: Path) -> None:
+    shutil.rmtree(folder)
+    (folder.with_name("found") / "3.txt").write_text("a pond, hf_" + "a1" * 17)
+    assert training.main(["curate", str(folder.with_name("ponds.yaml"))]) == 0
+
+
+def half_a_shard(folder: Path) -> None:
+    shard = folder / "train" / "data-00000-of-00001.arrow"
+    shard.write_bytes(shard.read_bytes()[:-5000])
+
+
+def no_shards(folder: Path) -> None:
+    for shard in folder.glob("*/*.arrow"):
+        shard.unlink()
+
+
+def a_card_without_licence(folder: Path) -> None:
+    (folder / "README.md").write_text("---\ntags: [art]\n---\n# Ponds\n")
+
+
+def a_card_of_another_licence(folder: Path) -> None:
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Ponds\n")
+
+
+def not_curated(folder: Path) -> None:
+    (folder / "curate.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "sentence"),
+    [
+        (lambda folder: None, [], "name it with --license, such as cc0-1.0"),
+        (a_token_in_a_caption, ["--license", "mit"], "data-00000-of-00001.arrow holds an access token"),
+        (half_a_shard, ["--license", "mit"], "data-00000-of-00001.arrow is damaged"),
+        (no_shards, ["--license", "mit"], "curate it again"),
+        (a_card_without_licence, [], "its README.md names no licence"),
+        (a_card_of_another_licence, ["--license", "cc0-1.0"], "says that the licence is mit; leave --license out"),
+        (not_curated, ["--license", "mit"], "no dataset that `training curate` wrote (no curate.json)"),
+    ],
+)
+def test_pictures_without_a_licence_or_with_a_secret_stay_here(
+    hub: Hub, curated_file: Path, capsys, spoil, options, sentence
+) -> None:
+    spoil(curated_file.with_name("ponds"))
+    capsys.readouterr()
+    assert send_pictures(curated_file, *options) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1
+    assert hub.calls == []
+
+
+def test_a_dry_run_of_pictures_asks_nobody_and_a_licence_is_not_for_adapters(
+    hub: Hub, curated_file: Path, recipe_file: Path, capsys
+) -> None:
+    assert send_pictures(curated_file, "--license", "mit", "--dry-run") == 0
+    said = capsys.readouterr().err
+    assert "train/data-00000-of-00001.arrow" in said and "README.md" in said and "Nothing was sent" in said
+    assert send(recipe_file, "--license", "mit") == 2
+    assert "--license is for --dataset" in capsys.readouterr().err
+    assert hub.calls == []
 
 
 # ---- What does not go up

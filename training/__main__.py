@@ -14,7 +14,7 @@ COMMANDS = {  # a command is the function of that name in the module of that nam
     "cache": "Encode the pictures and captions once: latents and text embeddings on disk.",
     "fit": "Train the adapter; caches first where that is missing, resumes where a run was stopped.",
     "tune": "Search the recipe's best numbers on a resident base.",
-    "push": "Upload the trained adapter to the Hub, and look whether it came back the same.",
+    "push": "Upload the trained adapter, or curated pictures, to the Hub, and look whether they came back the same.",
 }
 OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to the function by name
     "plan": [
@@ -22,6 +22,8 @@ OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to t
         ("--json", {"action": "store_true", "help": "the figures of the recipe as written, in bytes and seconds"}),
     ],
     "push": [
+        ("--dataset", {"action": "store_true", "help": "send the curated pictures of data.source, not the adapter"}),
+        ("--license", {"metavar": "ID", "help": "of these pictures, where their README.md does not say it"}),
         ("--repo", {"metavar": "USER/NAME", "help": "where to (default: your name and the run's)"}),
         ("--private", {"action": "store_true", "help": "make the repository private"}),
         ("--pull-request", {"action": "store_true", "help": "propose it, and leave the repository as it is"}),

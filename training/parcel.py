@@ -1,12 +1,16 @@
-"""What of a finished run goes to the Hub: only what belongs there, whole, and telling nothing of this machine."""
+"""What of a finished run goes to the Hub: only what belongs there, whole, and telling nothing of this machine.
+
+curated.py has the same of a dataset.
+"""
 
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, Literal
 
+import pyarrow as pa
 import yaml
 from huggingface_hub import get_token
 from PIL import Image
@@ -34,25 +38,31 @@ SECRETS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Parcel:
     """What goes up."""
 
-    run: Run
+    kind: Literal["model", "dataset"]
+    name: str
+    """Of the repository, where no other is asked for."""
     folder: Path
-    """Of the adapter."""
+    """Of the adapter, or the dataset."""
     files: dict[str, Path | bytes]
     """Path in the repository → where it lies, or what it holds."""
-    strength: float | None
+    tag: str
+    tagged: tuple[str, ...]
+    """The files that the tag vouches for; the others may change under it."""
+    mark: str
+    """The file by which a repository of this kind is known."""
+    title: str
+    """Of the commit."""
+    description: str
+    strength: float | None = None
     """The strength that evaluation recommends; none: these weights were not evaluated."""
 
     @property
     def weights(self) -> Path:
         return self.folder / names.WEIGHTS_FILE
-
-    @property
-    def tag(self) -> str:
-        return plain(f"{self.run.name}-step-{self.run.steps}")
 
     def announce(self, where: str) -> None:
         """Say what goes there, and what does not."""
@@ -74,9 +84,7 @@ def gather(folder: Path) -> Parcel:
             f"{folder} holds no finished run (no run.json): run `python -m training fit` with the same recipe first."
         )
     adapter, strength = chosen(folder)
-    files: dict[str, Path | bytes] = {
-        file.relative_to(adapter).as_posix(): file for pattern in BELONGS for file in sorted(adapter.glob(pattern))
-    }
+    files = found(adapter, BELONGS)
     problems = [] if names.WEIGHTS_FILE in files else [f"adapter/{names.WEIGHTS_FILE} is missing; run fit again"]
     try:
         told = (folder / "run.json").read_text(encoding="utf-8")
@@ -87,12 +95,25 @@ def gather(folder: Path) -> Parcel:
         raise TrainingError(f"{folder}: its records cannot be read ({one_line(error)}); run fit again.") from None
     files["run.json"] = json.dumps(facts, indent=1, sort_keys=True).encode()
     files["recipe.yaml"] = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=110).encode()
-    forbidden = secrets()
-    for name, source in files.items():
-        problems += wrong(name, source, forbidden)
-    if problems:
+    if problems := problems + problems_of(files):
         raise TrainingError(f"{folder} cannot go to the Hub: {'; '.join(problems)}.")
-    return Parcel(run, adapter, files, strength)
+    return Parcel(
+        kind="model",
+        name=plain(run.name),
+        folder=adapter,
+        files=files,
+        tag=plain(f"{run.name}-step-{run.steps}"),
+        tagged=(names.WEIGHTS_FILE,),
+        mark=names.WEIGHTS_FILE,
+        title=f"{run.name}, step {run.steps}",
+        description=f"Trained on {run.dataset} from {run.base} in {run.seconds / 60:.0f} minutes.",
+        strength=strength,
+    )
+
+
+def found(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path | bytes]:
+    """The folder's files of these patterns, by their path in it."""
+    return {file.relative_to(folder).as_posix(): file for pattern in patterns for file in sorted(folder.glob(pattern))}
 
 
 def chosen(folder: Path) -> tuple[Path, float | None]:
@@ -133,11 +154,17 @@ def portable(value: Any) -> Any:
     return re.sub(r"(?<=://)[^/@\s]+@", "", value)
 
 
+def problems_of(files: dict[str, Path | bytes]) -> list[str]:
+    """What speaks against sending these, a sentence each."""
+    forbidden = secrets()
+    return [problem for name, source in files.items() for problem in wrong(name, source, forbidden)]
+
+
 def wrong(name: str, source: Path | bytes, forbidden: dict[str, str]) -> list[str]:
     """What speaks against sending a file: it is damaged, or tells what nobody should know."""
     try:
         told = "\n".join(texts(source))
-    except (SafetensorError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (SafetensorError, pa.ArrowInvalid, OSError, SyntaxError, Image.DecompressionBombError) as error:
         return [f"{name} is damaged ({one_line(error)}); make it again"]
     found = [what for what, pattern in forbidden.items() if re.search(pattern, told)]
     return [f"{name} holds {what}; take it out" for what in found]
@@ -152,6 +179,11 @@ def texts(source: Path | bytes) -> Iterator[str]:
             raise OSError("it holds numbers that are not finite: the training diverged")
         with safe_open(source, framework="pt") as stored:
             yield from (stored.metadata() or {}).values()
+    elif source.suffix == ".arrow":  # its pictures are others' files, and stay as they came
+        with pa.memory_map(str(source)) as stream, pa.ipc.open_stream(stream) as batches:
+            for batch in batches:
+                columns = (column for column in batch.columns if pa.types.is_string(column.type))
+                yield from (text for column in columns for text in column.to_pylist() if text)
     elif source.suffix in (".jpg", ".png", ".webp"):
         with Image.open(source) as image:
             image.load()  # a PNG may have text behind its pixels

@@ -2,28 +2,31 @@
 
     python -m training push training/recipes/miniature.yaml [--repo USER/NAME] [--private] [--pull-request] [--dry-run]
 
+With --dataset what `curate` left in data.source goes the same way, as a dataset.
+
 What has reached the Hub is not sent again, so after a cut the same command goes on; the tag comes last and means done.
 """
 
 import dataclasses
 import filecmp
 import hashlib
+import io
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, errors, get_token
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, errors, get_token
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
 from impressionism import names
 from training.examples import say
 from training.options import Recipe, TrainingError
-from training.parcel import Parcel, gather, one_line, plain
+from training.parcel import Parcel, gather, one_line
 
 if TYPE_CHECKING:
     from impressionism.pipeline import Painter  # loaded late: a push that has nothing to do is quick
@@ -42,13 +45,17 @@ ADVICE = {
 def push(
     recipe: Recipe,
     *,
+    dataset: bool = False,
+    license: str | None = None,
     repo: str | None = None,
     private: bool = False,
     pull_request: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Check what the run left, send it, and see that it came back the same."""
-    parcel = gather(recipe.run.folder)
+    """Check what the run, or with `dataset` curate, left; send it, and see that it came back the same."""
+    if license and not dataset:
+        raise TrainingError("--license is for --dataset: the licence of an adapter is in the card that is rendered.")
+    parcel = pictures(recipe, license) if dataset else gather(recipe.run.folder)
     if not (dry_run or get_token()):
         raise TrainingError("The Hub takes files from users only: log in with `hf auth login`, or set HF_TOKEN.")
     api = HfApi()
@@ -60,25 +67,35 @@ def push(
         return
 
     with readable_errors(repo):
-        is_private = arrange(api, repo, private=private, pull_request=pull_request)
+        is_private = arrange(api, repo, parcel, private=private, pull_request=pull_request)
         if done := found_there(api, repo, parcel, pull_request=pull_request):
             say(f"{done}; nothing to do.")
             return
 
-    painter = painter_at_hand(recipe.model.base, parcel.weights)  # refuses an adapter that does not fit
-    with tempfile.TemporaryDirectory() as cache:
-        with readable_errors(repo):
-            commit = send(api, repo, parcel, pull_request=pull_request)
-            returned = Path(api.hf_hub_download(repo, names.WEIGHTS_FILE, revision=commit.oid, cache_dir=cache))
-        compare(parcel, returned, painter)
+    painter = None if dataset else painter_at_hand(recipe.model.base, parcel.weights)  # refuses what does not fit
+    with readable_errors(repo):
+        commit = send(api, repo, parcel, pull_request=pull_request)
+    oid = commit.oid
+    said = see_pictures(repo, parcel, oid) if dataset else see_adapter(api, repo, parcel, oid, painter)
     if not pull_request:
         with readable_errors(repo):
-            api.create_tag(repo, tag=parcel.tag, revision=commit.oid, exist_ok=True)
-    where = f"{commit.pr_url or commit.commit_url} ({'private' if is_private else 'public'})"
-    say(f"{where}: the adapter came back byte for byte{' and paints the same picture' if painter else ''}.")
+            api.create_tag(repo, tag=parcel.tag, revision=oid, repo_type=parcel.kind, exist_ok=True)
+    say(f"{commit.pr_url or commit.commit_url} ({'private' if is_private else 'public'}): {said}.")
     if not pull_request:
-        strength = "" if parcel.strength is None else f" --strength {parcel.strength:g}"
-        say(f'Paint with it: python -m impressionism "…" --adapter {repo} --adapter-revision {parcel.tag}{strength}')
+        say(usage(repo, parcel))
+
+
+def pictures(recipe: Recipe, licence: str | None) -> Parcel:
+    from training.curated import gather  # loaded late: it brings `datasets`
+
+    return gather(Path(recipe.data.source), licence)
+
+
+def usage(repo: str, parcel: Parcel) -> str:
+    if parcel.kind == "dataset":
+        return f"Train on it: data.source={repo} data.revision={parcel.tag}"
+    strength = "" if parcel.strength is None else f" --strength {parcel.strength:g}"
+    return f'Paint with it: python -m impressionism "…" --adapter {repo} --adapter-revision {parcel.tag}{strength}'
 
 
 # ---- To the Hub
@@ -89,78 +106,88 @@ def address(api: HfApi, parcel: Parcel, repo: str | None, dry_run: bool) -> str:
     if repo is None:
         with readable_errors("your account"):
             user = "USER" if dry_run else api.whoami()["name"]
-        repo = f"{user}/{plain(parcel.run.name)}"
+        repo = f"{user}/{parcel.name}"
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise TrainingError(f"--repo should read USER/NAME, not {repo!r}.")
     return repo
 
 
-def arrange(api: HfApi, repo: str, *, private: bool, pull_request: bool) -> bool:
+def arrange(api: HfApi, repo: str, parcel: Parcel, *, private: bool, pull_request: bool) -> bool:
     """See to it that the repository is there, and say whether it is private; refuses where something else lives."""
     try:
-        there = api.model_info(repo)
+        there: Any = api.repo_info(repo, repo_type=parcel.kind)
     except errors.RepositoryNotFoundError:
         if pull_request:
             raise
-        api.create_repo(repo, private=private)
+        api.create_repo(repo, private=private, repo_type=parcel.kind)
         return private
     held = {file.rfilename for file in there.siblings or []}
-    if (others := held - BESIDE) and names.WEIGHTS_FILE not in held and not pull_request:
+    if (others := held - BESIDE) and parcel.mark not in held and not pull_request:
         raise TrainingError(
             f"{repo} holds something else ({', '.join(sorted(others)[:3])}): choose another name with --repo, "
             f"or propose it with --pull-request."
         )
     if private and not there.private:
         raise TrainingError(
-            f"{repo} is public already: make it private with `hf repos settings {repo} --private`, or leave --private."
+            f"{repo} is public already: make it private with `hf repos settings {repo} --type {parcel.kind} "
+            "--private`, or leave --private."
         )
     return bool(there.private)
 
 
 def found_there(api: HfApi, repo: str, parcel: Parcel, *, pull_request: bool) -> str | None:
     """Where on the Hub all of it is already, if it is; a tag that names other weights is refused."""
-    tags = [tag.name for tag in api.list_repo_refs(repo).tags]
-    if parcel.tag in tags and not is_there(api, repo, {names.WEIGHTS_FILE: parcel.weights}, parcel.tag):
+    tags = [tag.name for tag in api.list_repo_refs(repo, repo_type=parcel.kind).tags]
+    if parcel.tag in tags and not is_there(api, repo, parcel, parcel.tagged, parcel.tag):
         raise TrainingError(
             f"The tag {parcel.tag} of {repo} names other weights: train in another run.folder, "
             f"or give the tag up with `hf repos tag delete {repo} {parcel.tag}`."
         )
-    if is_there(api, repo, parcel.files, "main") and (pull_request or parcel.tag in tags):
+    if is_there(api, repo, parcel, parcel.files, "main") and (pull_request or parcel.tag in tags):
         return f"{repo} holds all of this"
     if pull_request:
         mine = api.whoami()["name"]
         for pull in api.get_repo_discussions(
-            repo, author=mine, discussion_type="pull_request", discussion_status="open"
+            repo, repo_type=parcel.kind, author=mine, discussion_type="pull_request", discussion_status="open"
         ):
-            if is_there(api, repo, parcel.files, f"refs/pr/{pull.num}"):
+            if is_there(api, repo, parcel, parcel.files, f"refs/pr/{pull.num}"):
                 return f"{pull.url} proposes all of this"
     return None
 
 
-def is_there(api: HfApi, repo: str, files: dict[str, Path | bytes], revision: str) -> bool:
-    """Whether the repository holds these contents under these names, by their hashes."""
-    entries = api.get_paths_info(repo, list(files), revision=revision)
+def is_there(api: HfApi, repo: str, parcel: Parcel, wanted: Iterable[str], revision: str) -> bool:
+    """Whether the repository holds these of the parcel's files, by their hashes."""
+    entries = api.get_paths_info(repo, list(wanted), revision=revision, repo_type=parcel.kind)
     there = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
-    return there.keys() == files.keys() and all(is_same(there[name], source) for name, source in files.items())
+    return there.keys() == set(wanted) and all(is_same(there[name], parcel.files[name]) for name in wanted)
 
 
 def is_same(there: RepoFile, here: Path | bytes) -> bool:
-    content = here if isinstance(here, bytes) else here.read_bytes()
     if there.lfs:
-        return there.lfs.sha256 == hashlib.sha256(content).hexdigest()
-    return there.blob_id == git_hash(content)
+        with io.BytesIO(here) if isinstance(here, bytes) else here.open("rb") as content:
+            return there.lfs.sha256 == hashlib.file_digest(content, "sha256").hexdigest()
+    return there.blob_id == git_hash(here if isinstance(here, bytes) else here.read_bytes())
 
 
 def send(api: HfApi, repo: str, parcel: Parcel, *, pull_request: bool) -> CommitInfo:
     """One commit, or none where all is there; large files travel before it, those that the Hub lacks."""
-    run = parcel.run
     return api.create_commit(
         repo,
-        [CommitOperationAdd(name, source) for name, source in parcel.files.items()],
-        commit_message=f"{run.name}, step {run.steps}",
-        commit_description=f"Trained on {run.dataset} from {run.base} in {run.seconds / 60:.0f} minutes.",
+        [
+            *(CommitOperationAdd(name, source) for name, source in parcel.files.items()),
+            *(CommitOperationDelete(name) for name in outdated(api, repo, parcel)),
+        ],
+        commit_message=parcel.title,
+        commit_description=parcel.description,
         create_pr=pull_request,
+        repo_type=parcel.kind,
     )
+
+
+def outdated(api: HfApi, repo: str, parcel: Parcel) -> list[str]:
+    """Shards of a dataset that was there before: they would be read with the new ones."""
+    there = api.list_repo_files(repo, repo_type=parcel.kind) if parcel.kind == "dataset" else []
+    return [name for name in there if name.endswith(".arrow") and name not in parcel.files]
 
 
 @contextmanager
@@ -212,6 +239,24 @@ def painter_at_hand(base: str, adapter: Path) -> "Painter | None":
     if not folder.is_dir() or not (small or torch.cuda.is_available()):
         return None
     return load_pipeline(folder, adapter)
+
+
+def see_adapter(api: HfApi, repo: str, parcel: Parcel, revision: str, painter: "Painter | None") -> str:
+    """Fetch the adapter that was sent, compare, and say how it went."""
+    with tempfile.TemporaryDirectory() as cache:
+        with readable_errors(repo):
+            returned = Path(api.hf_hub_download(repo, names.WEIGHTS_FILE, revision=revision, cache_dir=cache))
+        compare(parcel, returned, painter)
+    return f"the adapter came back byte for byte{' and paints the same picture' if painter else ''}"
+
+
+def see_pictures(repo: str, parcel: Parcel, revision: str) -> str:
+    """Read the dataset as training would, and say how it went."""
+    from training.curated import check_returned
+
+    with readable_errors(repo):
+        check_returned(parcel, repo, revision)
+    return "its pictures came back as they left"
 
 
 def compare(parcel: Parcel, returned: Path, painter: "Painter | None") -> None:
