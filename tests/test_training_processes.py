@@ -1,11 +1,17 @@
 """Training ended in the middle, and training on several processes."""
 
+import gc
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +20,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from test_training_fit import pictures, recipe_file, weights_of  # noqa: F401 - fixtures
+from torch.distributed.tensor import DTensor
 
-import training
-from impressionism.records import Run
 from training import fit
 from training import recipe as recipes
-from training.options import TrainingError
+from training.base import dress, prepare
+from training.options import Recipe, TrainingError
 
 # A process that imports the libraries once, never trains itself (autograd's threads do not survive a fork), and forks.
 HARNESS = """
@@ -62,22 +68,70 @@ def harness(recipe: Path, kills: int, longest: float, *options: str) -> subproce
                             start_new_session=True)  # fmt: skip
 
 
-def on_processes(count: int, *arguments: object) -> subprocess.CompletedProcess:
+def on_two_processes(*arguments: object) -> subprocess.CompletedProcess:
     """As `accelerate launch --num_processes 2` does on two GPUs; on a CPU that would start only one."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count, *arguments]
-    surroundings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(training.__file__).parents[1])}
-    return subprocess.run(list(map(str, launch)), capture_output=True, text=True, env=surroundings)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training"]
+    command = [*launch, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def on_processes(count: int, work: Callable, *arguments: object) -> list:
+    """What `work` returns in each of so many processes that train together; the libraries are imported once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training.fit"])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with ProcessPoolExecutor(count, mp_context=context) as pool:
+        running = [pool.submit(joined, rank, count, port, work, *arguments) for rank in range(count)]
+        return [process.result() for process in running]
+
+
+def joined(rank: int, count: int, port: int, work: Callable, *arguments: object) -> object:
+    """With what `accelerate launch` tells a process of the others."""
+    torch.set_num_threads(1)
+    known = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in known.items()}
+    try:
+        return work(*arguments)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # the others would wait for this one; now the pool ends them
+
+
+def stopped_and_resumed(recipe: Recipe) -> float | None:
+    """The held-out loss."""
+    assert fit.fit(recipe, until=3) is False
+    return getattr(fit.fit(recipe), "validation_loss", None)
+
+
+def after_a_step(recipe: Recipe) -> dict[str, int]:
+    """The bytes of tensors here, those of all the blocks' weights, and how many blocks were whole at once."""
+    base = prepare(recipe)
+    weights = dress(base, recipe)
+    blocks = [*base.transformer.transformer_blocks, *base.transformer.single_transformer_blocks]
+    whole: list[int] = []
+
+    def look(*_: object) -> None:
+        whole.append(sum(not isinstance(block.attn.to_q.base.weight, DTensor) for block in blocks))
+
+    for block in blocks:
+        block.attn.to_v.register_forward_hook(look)
+        block.attn.to_v.register_full_backward_hook(look)
+    optimizer = fit.make_optimizer(recipe.optimizer, list(weights.values()))
+    fit.take_step(base, recipe, next(fit.upcoming(base, recipe, 0)), weights, {}, optimizer, 0)
+    frozen = sum(weight.numel() * 4 for block in blocks for weight in block.parameters() if not weight.requires_grad)
+    return {"here": held(), "blocks": frozen, "whole": max(whole)}
+
+
+def held() -> int:
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter)]
+    storages = [tensor.untyped_storage() for tensor in tensors if not tensor.is_meta]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path), dtype=int)
-
-
-def script(folder: Path, text: str) -> Path:
-    """The file of that text, for processes to run."""
-    path = folder / "script.py"
-    path.write_text(text)
-    return path
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="ends a forked process")
@@ -101,7 +155,7 @@ def test_two_processes_with_half_the_batch_agree_with_one(recipe_file, tmp_path)
     one = recipes.read(recipe_file, ["optimizer.batch=4", f"run.folder={tmp_path / 'one'}"])
     fit.fit(one)
     both = ["fit", recipe_file, "optimizer.batch=2", f"run.folder={tmp_path / 'two'}", f"run.cache={tmp_path / 'new'}"]
-    result = on_processes(2, "-m", "training", *both)
+    result = on_two_processes(*both)
     assert result.returncode == 0, result.stderr
     expected = weights_of(tmp_path / "one")
     for name, weight in weights_of(tmp_path / "two").items():
@@ -138,70 +192,25 @@ def test_previews_are_painted_from_the_same_noise_and_laid_out_step_by_prompt(re
     assert load_file(tmp_path / "run" / "adapter" / "pytorch_lora_weights.safetensors")
 
 
-# What a process holds after a step, with the base whole and sharded, and of how many blocks at once while it takes one.
-HELD = """
-import gc, json, os, sys
-from pathlib import Path
-import torch
-from torch.distributed.tensor import DTensor
-from training import fit, recipe
-from training.base import dress, prepare
-
-def held():
-    gc.collect()
-    tensors = (each for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter))
-    storages = (tensor.untyped_storage() for tensor in tensors if not tensor.is_meta)
-    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
-
-def after_a_step(*options):
-    wanted = recipe.read(Path(sys.argv[1]), [*sys.argv[3:], *options])
-    base = prepare(wanted)
-    weights = dress(base, wanted)
-    blocks = [*base.transformer.transformer_blocks, *base.transformer.single_transformer_blocks]
-    at_once = []
-    def look(*_):
-        at_once.append(sum(not isinstance(block.attn.to_q.base.weight, DTensor) for block in blocks))
-    for block in blocks:
-        block.attn.to_v.register_forward_hook(look)
-        block.attn.to_v.register_full_backward_hook(look)
-    optimizer = fit.make_optimizer(wanted.optimizer, list(weights.values()))
-    fit.take_step(base, wanted, next(fit.upcoming(base, wanted, 0)), weights, {}, optimizer, 0)
-    frozen = sum(p.numel() * 4 for block in blocks for p in block.parameters() if not p.requires_grad)
-    return {"held": held(), "blocks": frozen, "most at once": max(at_once)}
-
-both = [after_a_step("model.shard=false"), after_a_step("model.shard=true")]
-(Path(sys.argv[2]) / f"{os.environ['RANK']}.json").write_text(json.dumps(both))
-"""
-
-
-def test_a_base_that_is_sharded_gives_the_same_adapter_and_previews_and_can_be_resumed(recipe_file, tmp_path):  # noqa: F811
+def test_a_sharded_base_gives_the_same_adapter_and_previews_and_the_run_can_be_resumed(recipe_file, tmp_path):  # noqa: F811
     options = ["model.quantize=none", "model.gradient_checkpointing=1", "preview.prompts=[a ball]", "preview.steps=2",
                "preview.size=64x64", "preview.every=4"]  # fmt: skip
     one = recipes.read(recipe_file, [*options, "optimizer.batch=3", f"run.folder={tmp_path / 'one'}"])
-    fit.fit(one)
-    stopped_and_resumed = (
-        "import sys; from pathlib import Path; from training import fit, recipe; "
-        "wanted = recipe.read(Path(sys.argv[1]), sys.argv[2:]); "
-        "assert fit.fit(wanted, until=3) is False and fit.fit(wanted)"
-    )
-    result = on_processes(3, script(tmp_path, stopped_and_resumed), recipe_file, *options, "optimizer.batch=1",
-                          "model.shard=true", f"run.folder={tmp_path / 'three'}")  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    three = [*options, "optimizer.batch=1", "model.shard=true", f"run.folder={tmp_path / 'three'}"]
+    losses = on_processes(3, stopped_and_resumed, recipes.read(recipe_file, three))
+    record = fit.fit(one)
+    assert record and losses[0] == pytest.approx(record.validation_loss, rel=1e-5)
     expected = weights_of(tmp_path / "one")
     for name, weight in weights_of(tmp_path / "three").items():
         torch.testing.assert_close(weight, expected[name], atol=2e-5, rtol=1e-3)
-    records = [Run.from_json((tmp_path / run / "run.json").read_text()) for run in ("one", "three")]
-    assert records[0].validation_loss == pytest.approx(records[1].validation_loss, rel=1e-5)
-    for picture in (tmp_path / "one" / "previews").glob("step-*/00.png"):
-        again = tmp_path / "three" / picture.relative_to(tmp_path / "one")
-        assert np.abs(pixels(picture) - pixels(again)).max() <= 2
+    for step in ("step-000000", "step-000004", "step-000008"):
+        first, second = (pixels(tmp_path / run / "previews" / step / "00.png") for run in ("one", "three"))
+        assert np.abs(first - second).max() <= 2
 
 
-def test_a_process_holds_its_half_of_a_sharded_base_and_two_blocks_whole_at_most(recipe_file, tmp_path):  # noqa: F811
-    result = on_processes(2, script(tmp_path, HELD), recipe_file, tmp_path, "model.quantize=none")
-    assert result.returncode == 0, result.stderr
-    for rank in range(2):
-        whole, sharded = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert whole["blocks"] == sharded["blocks"]
-        assert whole["held"] - sharded["held"] == pytest.approx(whole["blocks"] / 2, rel=0.01)
-        assert sharded["most at once"] <= 2  # the one that computes, and the one that is fetched meanwhile
+def test_a_process_holds_its_half_of_a_sharded_base_and_two_blocks_whole_at_most(recipe_file):  # noqa: F811
+    wanted = [recipes.read(recipe_file, ["model.quantize=none", f"model.shard={shard}"]) for shard in (False, True)]
+    for before, after in zip(*(on_processes(2, after_a_step, recipe) for recipe in wanted), strict=True):
+        assert before["blocks"] == after["blocks"]
+        assert before["here"] - after["here"] == pytest.approx(before["blocks"] / 2, rel=0.01)
+        assert after["whole"] <= 2  # the one that computes, and the one that is fetched meanwhile

@@ -70,3 +70,9 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
     assert recipes.read(write(tmp_path, recipe.to_yaml())) == recipe
     other = recipes.read(SHIPPED[0], ["adapter.rank=3"])
     assert recipes.differences(recipe, other) == ["adapter.rank is 2 there and 3 here"]
+
+
+@pytest.mark.parametrize("beside", ["quantize: nf4", "quantize: none, offload: 2"])
+def test_only_an_unquantized_base_on_the_card_is_sharded(tmp_path, beside):
+    with pytest.raises(TrainingError, match="model: shard works with quantize none and offload 0 only"):
+        recipes.read(write(tmp_path, f"data: {{source: here}}\nmodel: {{shard: true, {beside}}}"))
