@@ -19,6 +19,7 @@ ENVIRONMENT = {
     "base_revision": "IMPRESSIONISM_BASE_REVISION",
     "adapter": "IMPRESSIONISM_ADAPTER",
     "adapter_revision": "IMPRESSIONISM_ADAPTER_REVISION",
+    "adapter_pinned": "IMPRESSIONISM_ADAPTER_PINNED",
 }
 
 

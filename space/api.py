@@ -19,6 +19,7 @@ from gradio_client.utils import is_file_obj_with_meta
 from PIL import Image
 
 from impressionism import paint
+from impressionism.paint import CHANGE
 from impressionism.pipeline import PainterError
 from impressionism.records import Sampling
 from space.errors import plain_words, sorry
@@ -27,8 +28,8 @@ from space.words import words_for
 
 VERSION = "1"  # a change that would break a program makes it 2, with a snapshot of its own
 STRENGTHS = [0.0, 0.5, 1.0]
-GUIDANCE = 3.5
-CHANGE = 0.6
+GUIDANCE = Sampling.guidance
+SUITED: Any = None  # in a signature: the default that suits the painter, from defaults_of
 
 One = tuple[gr.FileData, dict[str, Any]]
 Pair = tuple[gr.FileData, gr.FileData, dict[str, Any]]
@@ -69,6 +70,160 @@ async def fetch_nothing(url: str, *_: Any, **__: Any) -> str:
     raise sorry("Pictures are not fetched from the web. Download the picture, then upload it.")
 
 
+# ---- The endpoints: of each what it asks of the studio, with the signature and the documentation that a program sees
+
+
+def generate(
+    prompt: str,
+    strength: float = 1.0,
+    seed: int = 0,
+    steps: int = SUITED,
+    guidance: float = GUIDANCE,
+    width: int = SUITED,
+    height: int = SUITED,
+) -> Asked:
+    """Paint one picture. Returns a PNG (lossless, its recipe inside as text) and the recipe.
+
+    Args:
+        prompt: What to paint, in English.
+        strength: Weight of the Impressionist adapter, -1 to 2: 0 is the base model exactly. Default 1.
+        seed: Seed of the initial noise; the same settings give the same picture. Default 0.
+        steps: Denoising steps.
+        guidance: The distilled guidance of FLUX.1 [dev]. Default 3.5.
+        width: Pixels, a multiple of 16.
+        height: Pixels, a multiple of 16.
+    """
+    sampling = sampling_of(prompt, seed, steps, guidance, width, height)
+    return sampling, [real(strength)], None, None
+
+
+def compare(
+    prompt: str,
+    strength: float = 1.0,
+    seed: int = 0,
+    steps: int = SUITED,
+    guidance: float = GUIDANCE,
+    width: int = SUITED,
+    height: int = SUITED,
+) -> Asked:
+    """Paint twice from the same noise. Returns the base model's PNG, the adapted PNG and its recipe.
+
+    Args:
+        prompt: What to paint, in English.
+        strength: Weight of the Impressionist adapter in the second picture, -1 to 2. Default 1.
+        seed: Seed of the initial noise that both pictures start from. Default 0.
+        steps: Denoising steps.
+        guidance: The distilled guidance of FLUX.1 [dev]. Default 3.5.
+        width: Pixels, a multiple of 16.
+        height: Pixels, a multiple of 16.
+    """
+    sampling = sampling_of(prompt, seed, steps, guidance, width, height)
+    return sampling, [0.0, real(strength)], None, None
+
+
+def sweep(
+    prompt: str,
+    strengths: list[float] = STRENGTHS,
+    seed: int = 0,
+    steps: int = SUITED,
+    guidance: float = GUIDANCE,
+    width: int = SUITED,
+    height: int = SUITED,
+) -> Asked:
+    """Paint the same noise at several strengths, weakest first. Returns the PNGs and their recipes.
+
+    Args:
+        prompt: What to paint, in English.
+        strengths: Weights of the Impressionist adapter, at most seven. Default [0, 0.5, 1].
+        seed: Seed of the initial noise that every picture starts from. Default 0.
+        steps: Denoising steps.
+        guidance: The distilled guidance of FLUX.1 [dev]. Default 3.5.
+        width: Pixels, a multiple of 16.
+        height: Pixels, a multiple of 16.
+    """
+    sampling = sampling_of(prompt, seed, steps, guidance, width, height)
+    return sampling, weakest_first(strengths), None, None
+
+
+def repaint(
+    image: gr.FileData,
+    prompt: str,
+    strength: float = 1.0,
+    seed: int = 0,
+    steps: int = SUITED,
+    guidance: float = GUIDANCE,
+    width: int = SUITED,
+    height: int = SUITED,
+    change: float = CHANGE,
+) -> Asked:
+    """Paint over a photograph. Returns a PNG (lossless, its recipe inside as text) and the recipe.
+
+    Args:
+        image: The photograph, at most 10 MB; it is cropped to width x height.
+        prompt: What the photograph shows, in English.
+        strength: Weight of the Impressionist adapter, -1 to 2: 0 is the base model exactly. Default 1.
+        seed: Seed of the noise that is mixed in. Default 0.
+        steps: Denoising steps of a whole picture; a repaint runs the share that change asks for.
+        guidance: The distilled guidance of FLUX.1 [dev]. Default 3.5.
+        width: Pixels, a multiple of 16.
+        height: Pixels, a multiple of 16.
+        change: How far the photograph may change, 0 (hardly) to 1 (entirely). Default 0.6.
+    """
+    sampling = sampling_of(prompt, seed, steps, guidance, width, height)
+    return sampling, [real(strength)], open_photograph(uploaded(image), sampling), real(change)
+
+
+ENDPOINTS = ((generate, one, One), (compare, pair, Pair), (sweep, row, Row), (repaint, one, One))
+"""What is asked, how the pictures are handed out, and the type of that."""
+
+
+def status_of(studio: Studio) -> dict[str, Any]:
+    words = words_for(studio.painter)
+    return {
+        "api": VERSION,
+        "about": studio.painter.about,
+        "filter": studio.guard.about(),
+        "provenance": dataclasses.asdict(studio.painter.provenance),
+        "knows": words.knows.strip(),
+        "limits": studio.limits(),
+        "defaults": defaults_of(studio),
+        "sizes": words.sizes,
+    }
+
+
+def defaults_of(studio: Studio) -> dict[str, Any]:
+    width, height = words_for(studio.painter).sizes["Square"]
+    return {
+        "strength": 1.0,
+        "strengths": STRENGTHS,
+        "seed": 0,
+        "steps": paint.defaults(studio.painter, "").steps,
+        "guidance": GUIDANCE,
+        "width": width,
+        "height": height,
+        "change": CHANGE,
+    }
+
+
+# ---- From there to Gradio
+
+
+def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
+    """Adds the endpoints to the Blocks being built; painting is what all painting events have in common."""
+    processing_utils.async_ssrf_protected_download = fetch_nothing
+    page = gr.context.Context.root_block
+    assert page is not None, "endpoints are added inside `with gr.Blocks()`"
+    page.temp_file_sets.append(studio.files)
+
+    def status() -> dict[str, Any]:
+        """Which model is painting, what it knows, its limits and the defaults."""
+        return status_of(studio)
+
+    for ask, answer, returns in ENDPOINTS:
+        gr.api(streamed(studio, ask, answer, returns), api_name=ask.__name__, **painting)
+    gr.api(status, api_name="status", queue=False)
+
+
 def streamed(studio: Studio, ask: Callable[..., Asked], answer: Callable[[list[Picture]], Any], returns: Any) -> Any:
     """An endpoint with the signature and documentation of ask. At every step it sends the pictures that are finished,
     so that it can be cancelled and a failure leaves what there is. Repeats are answered without the queue."""
@@ -86,9 +241,12 @@ def streamed(studio: Studio, ask: Callable[..., Asked], answer: Callable[[list[P
                 pictures += [event] if isinstance(event, Picture) else []
                 yield answer(pictures)
 
-    signature = inspect.signature(ask)
-    endpoint.__signature__ = signature.replace(return_annotation=returns)  # type: ignore[attr-defined]
-    if "image" not in signature.parameters:  # photographs are decoded one at a time, in the queue
+    suited, parameters = defaults_of(studio), inspect.signature(ask).parameters
+    endpoint.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [each.replace(default=suited[name]) if each.default is SUITED else each for name, each in parameters.items()],
+        return_annotation=returns,
+    )
+    if "image" not in parameters:  # photographs are decoded one at a time, in the queue
         endpoint.cache = True  # type: ignore[attr-defined]  # have Gradio ask
     return endpoint
 
@@ -102,136 +260,3 @@ def repeated(studio: Studio, ask: Callable[[], Asked]) -> list[Picture]:
     if not pictures:
         raise caching.CacheMissError
     return pictures
-
-
-def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
-    """Adds the endpoints to the Blocks being built; painting is what all painting events have in common."""
-    words = words_for(studio.painter)
-    processing_utils.async_ssrf_protected_download = fetch_nothing
-    page = gr.context.Context.root_block
-    assert page is not None, "endpoints are added inside `with gr.Blocks()`"
-    page.temp_file_sets.append(studio.files)
-    default_width, default_height = words.sizes["Square"]
-    default_steps = paint.defaults(studio.painter, "").steps
-
-    def generate(
-        prompt: str,
-        strength: float = 1.0,
-        seed: int = 0,
-        steps: int = default_steps,
-        guidance: float = GUIDANCE,
-        width: int = default_width,
-        height: int = default_height,
-    ) -> Asked:
-        """Paint one picture. Returns a PNG (lossless, its recipe inside as text) and the recipe.
-
-        Args:
-            prompt: What to paint, in English.
-            strength: Weight of the Impressionist adapter, -1 to 2: 0 is the base model exactly. Default 1.
-            seed: Seed of the initial noise; the same settings give the same picture. Default 0.
-            steps: Denoising steps.
-            guidance: The distilled guidance of FLUX.1 [dev]. Default 3.5.
-            width: Pixels, a multiple of 16.
-            height: Pixels, a multiple of 16.
-        """
-        sampling = sampling_of(prompt, seed, steps, guidance, width, height)
-        return sampling, [real(strength)], None, None
-
-    def compare(
-        prompt: str,
-        strength: float = 1.0,
-        seed: int = 0,
-        steps: int = default_steps,
-        guidance: float = GUIDANCE,
-        width: int = default_width,
-        height: int = default_height,
-    ) -> Asked:
-        """Paint twice from the same noise. Returns the base model's PNG, the adapted PNG and its recipe.
-
-        Args:
-            prompt: What to paint, in English.
-            strength: Weight of the Impressionist adapter in the second picture, -1 to 2. Default 1.
-            seed: Seed of the initial noise that both pictures start from. Default 0.
-            steps: Denoising steps.
-            guidance: The distilled guidance of FLUX.1 [dev]. Default 3.5.
-            width: Pixels, a multiple of 16.
-            height: Pixels, a multiple of 16.
-        """
-        sampling = sampling_of(prompt, seed, steps, guidance, width, height)
-        return sampling, [0.0, real(strength)], None, None
-
-    def sweep(
-        prompt: str,
-        strengths: list[float] = STRENGTHS,
-        seed: int = 0,
-        steps: int = default_steps,
-        guidance: float = GUIDANCE,
-        width: int = default_width,
-        height: int = default_height,
-    ) -> Asked:
-        """Paint the same noise at several strengths, weakest first. Returns the PNGs and their recipes.
-
-        Args:
-            prompt: What to paint, in English.
-            strengths: Weights of the Impressionist adapter, at most seven. Default [0, 0.5, 1].
-            seed: Seed of the initial noise that every picture starts from. Default 0.
-            steps: Denoising steps.
-            guidance: The distilled guidance of FLUX.1 [dev]. Default 3.5.
-            width: Pixels, a multiple of 16.
-            height: Pixels, a multiple of 16.
-        """
-        sampling = sampling_of(prompt, seed, steps, guidance, width, height)
-        return sampling, weakest_first(strengths), None, None
-
-    def repaint(
-        image: gr.FileData,
-        prompt: str,
-        strength: float = 1.0,
-        seed: int = 0,
-        steps: int = default_steps,
-        guidance: float = GUIDANCE,
-        width: int = default_width,
-        height: int = default_height,
-        change: float = CHANGE,
-    ) -> Asked:
-        """Paint over a photograph. Returns a PNG (lossless, its recipe inside as text) and the recipe.
-
-        Args:
-            image: The photograph, at most 10 MB; it is cropped to width x height.
-            prompt: What the photograph shows, in English.
-            strength: Weight of the Impressionist adapter, -1 to 2: 0 is the base model exactly. Default 1.
-            seed: Seed of the noise that is mixed in. Default 0.
-            steps: Denoising steps of a whole picture; a repaint runs the share that change asks for.
-            guidance: The distilled guidance of FLUX.1 [dev]. Default 3.5.
-            width: Pixels, a multiple of 16.
-            height: Pixels, a multiple of 16.
-            change: How far the photograph may change, 0 (hardly) to 1 (entirely). Default 0.6.
-        """
-        sampling = sampling_of(prompt, seed, steps, guidance, width, height)
-        return sampling, [real(strength)], open_photograph(uploaded(image)), real(change)
-
-    def status() -> dict[str, Any]:
-        """Which model is painting, what it knows, its limits and the defaults."""
-        return {
-            "api": VERSION,
-            "about": studio.painter.about,
-            "filter": studio.guard.about(),
-            "provenance": dataclasses.asdict(studio.painter.provenance),
-            "knows": words.knows.strip(),
-            "limits": studio.limits(),
-            "defaults": {
-                "strength": 1.0,
-                "strengths": STRENGTHS,
-                "seed": 0,
-                "steps": default_steps,
-                "guidance": GUIDANCE,
-                "width": default_width,
-                "height": default_height,
-                "change": CHANGE,
-            },
-            "sizes": words.sizes,
-        }
-
-    for ask, answer, returns in (generate, one, One), (compare, pair, Pair), (sweep, row, Row), (repaint, one, One):
-        gr.api(streamed(studio, ask, answer, returns), api_name=ask.__name__, **painting)
-    gr.api(status, api_name="status", queue=False)

@@ -21,7 +21,7 @@ from space.gallery import SHOWCASE, pairs_in
 from space.painting import PAINTING
 from space.pictures import FRONT
 from space.settings import AT_ONCE, add_settings, make_settings, restore_from_link
-from space.studio import Studio
+from space.studio import DELETE, MOST_MEGABYTES, Studio
 from space.tabs.about import add_about
 from space.tabs.gallery import add_gallery
 from space.tabs.paint import add_paint
@@ -35,7 +35,7 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
     """The page and the API for this painter."""
     studio, words, pairs = Studio(painter), words_for(painter), pairs_in(showcase)
     first = next((pair for pair in pairs if pair.recipe.provenance.base == painter.provenance.base), None)
-    with gr.Blocks(title="Impressionism", delete_cache=(600, 3000), analytics_enabled=False) as page:
+    with gr.Blocks(title="Impressionism", delete_cache=DELETE, analytics_enabled=False) as page:
         gr.HTML(
             "<h1>Impressionism</h1><p>One prompt, painted twice from the same noise: "
             "by the base model, and with an Impressionist’s hand.</p>",
@@ -82,7 +82,7 @@ def launch(page: gr.Blocks, host: str | None = None, port: int | None = None, **
         mcp_server=True,
         footer_links=["api", "settings"],
         run_history=False,  # the page says that it keeps nothing
-        max_file_size="10mb",
+        max_file_size=f"{MOST_MEGABYTES}mb",
         ssr_mode=False,
         _frontend=False,  # only skips Gradio's own visit, which gives up after 3 s on a busy machine
         **more,

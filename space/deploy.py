@@ -21,7 +21,6 @@ ROOT = Path(__file__).parents[1]
 NEEDED = ("README.md", "LICENSE", "requirements.txt", "impressionism", "space")
 HARDWARE = "zero-a10g"  # what the Hub calls ZeroGPU, whichever card that is today
 TOKEN = "SPACE_HF_TOKEN"  # of this machine; on the Space it is HF_TOKEN
-PINNED = "IMPRESSIONISM_ADAPTER_PINNED"  # the variable that space/opening.py falls back on
 
 
 class Plan(NamedTuple):
@@ -77,7 +76,7 @@ def plan(api: Any, repo: str, adapter: str, revision: str | None, private: bool,
         names.ENVIRONMENT["base_revision"]: api.model_info(names.BASE).sha,
         names.ENVIRONMENT["adapter"]: adapter,
         names.ENVIRONMENT["adapter_revision"]: commit,
-        PINNED: f"{working[0]}@{working[1]}" if all(working) else f"{adapter}@{commit}",
+        names.ENVIRONMENT["adapter_pinned"]: f"{working[0]}@{working[1]}" if all(working) else f"{adapter}@{commit}",
     }
     return Plan(repo, private, hardware, needed_files(), variables, {"HF_TOKEN": token} if token else {})
 

@@ -11,7 +11,6 @@ import re
 
 from impressionism import names
 from impressionism.pipeline import Painter, PainterError, choose_adapter, choose_base, choose_device, load_pipeline
-from space.deploy import PINNED
 
 
 def open_painter(model: str = "auto", adapter: str = "auto", quantize: str = "auto", device: str = "auto") -> Painter:
@@ -40,7 +39,7 @@ def check_pin(wanted: str) -> None:
 
 def pinned(device: str) -> str:
     """The adapter that is known to work: the pinned one, or what belongs to the base."""
-    if source := os.environ.get(PINNED):
+    if source := names.from_environment("adapter_pinned"):
         return source
     base, _, _ = choose_base("auto", None, choose_device(device))
     return choose_adapter("auto", None, base, base_asked=True)[0] or "none"

@@ -5,6 +5,7 @@ Two sources: a latent's channels are nearly linear in the colours that they stan
 latents tell the velocity, so that the noise that is still to go can be taken away.
 """
 
+import time
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +14,8 @@ from diffusers import FluxPipeline
 from PIL import Image
 from torch.nn import functional as F
 
+PAUSE = 0.25  # seconds between two previews, or more, so that they cost painting no more than SHARE of its time
+SHARE = 0.01
 LONGEST = 256  # pixels, about a tenth of a finished picture's side squared: it goes through ZeroGPU's pipe at each step
 
 
@@ -22,16 +25,22 @@ class Previews:
     def __init__(self, flux: FluxPipeline, width: int, height: int) -> None:
         self.flux, self.width, self.height = flux, width, height
         self.before: tuple[float, torch.Tensor] | None = None  # noise level and latents of the step before
+        self.shown: Image.Image | None = None
+        self.due = 0.0
 
     def look(self, latents: torch.Tensor) -> Image.Image | None:
-        """The picture so far, from latents (1, tokens, channels · 4); none at a picture's first step."""
+        """The picture so far, from latents (1, tokens, channels · 4), or what it was a moment ago; none at a picture's
+        first step."""
         scheduler = self.flux.scheduler
         sigma = float(scheduler.sigmas[scheduler.step_index])
         before, self.before = self.before, (sigma, latents)
         if before is None or before[0] <= sigma:  # within a picture the noise only falls
-            return None
-        velocity = (latents.float() - before[1].float()) / (sigma - before[0])
-        return self.picture(latents.float() - sigma * velocity)
+            self.shown, self.due = None, 0.0
+        elif (now := time.monotonic()) >= self.due:
+            velocity = (latents.float() - before[1].float()) / (sigma - before[0])
+            self.shown = self.picture(latents.float() - sigma * velocity)
+            self.due = now + max(PAUSE, (time.monotonic() - now) / SHARE)
+        return self.shown
 
     def picture(self, latents: torch.Tensor) -> Image.Image:
         scale = self.flux.vae_scale_factor

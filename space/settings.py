@@ -12,7 +12,6 @@ from gradio.components import Component
 
 from impressionism import paint
 from impressionism.records import Recipe, Sampling
-from space.api import CHANGE
 from space.errors import plain_words
 from space.recipes import recipes_in, settings_from, settings_of
 from space.studio import Studio
@@ -110,7 +109,7 @@ def make_settings(studio: Studio, words: Words, recipe: Recipe | None) -> Settin
         ),
         change=gr.Slider(
             **ends(limits["change"]),
-            value=CHANGE,
+            value=paint.CHANGE,
             step=0.05,
             label="Change",
             info="How far to leave the photograph.",

@@ -25,14 +25,15 @@ from impressionism.pipeline import Painter, PainterError
 from impressionism.records import Recipe, Sampling
 from space.errors import plain_words
 from space.guard import Guard, guard_for
-from space.preview import Previews
+from space.preview import PAUSE, Previews
 from space.stepwise import Report, stepwise
 
 MOST_STRENGTHS = 7  # pictures of one sweep
+MOST_MEGABYTES = 10  # of an upload
 MOST_PIXELS = 40_000_000  # of an upload, looked at before it is decoded
 MOST_REMEMBERED = 500  # pictures
+DELETE = (600, 3000)  # how often Gradio looks, and how old the files are that it deletes, in seconds: gone in an hour
 PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
-PAUSE = 0.25  # seconds between steps that are told
 
 
 class Step(NamedTuple):
@@ -325,8 +326,9 @@ def real(value: Any) -> Any:
     return float(value) if type(value) is int and abs(value) < 2**53 else value
 
 
-def open_photograph(path: str | None) -> Image.Image:
-    """An upload, decoded; its size is looked at first."""
+def open_photograph(path: str | None, sampling: Sampling) -> Image.Image:
+    """An upload, decoded and cropped to the sampling's size, once for all that follows."""
+    paint.check(sampling)
     if not path:
         raise PainterError("Choose a photograph to repaint.")
     try:
@@ -338,4 +340,4 @@ def open_photograph(path: str | None) -> Image.Image:
         raise PainterError("This file cannot be read as a picture; send a JPEG, PNG or WebP.") from None
     if not fits:
         raise PainterError(f"The picture is too large: at most {MOST_PIXELS // 10**6} megapixels.")
-    return photograph
+    return paint.fit(photograph, sampling.width, sampling.height)

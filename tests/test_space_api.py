@@ -32,7 +32,7 @@ from space_served import served, visitor
 from impressionism import paint
 from impressionism.pipeline import Painter, PainterError, load_pipeline
 from impressionism.records import Sampling
-from space import api, studio
+from space import api, preview, studio
 from space.guard import Guard
 from space.studio import MOST_STRENGTHS, Step, Studio, pictures_of
 from space.words import FLUX, MINIATURE
@@ -113,6 +113,15 @@ def test_repaint_paints_over_a_photograph(client: Client, tiny_painter: Painter,
     expected = paint.repaint(tiny_painter, Sampling(prompt="a meadow", **SMALL), 1.0, source, 0.8)
     assert np.array_equal(pixels(picture), pixels(expected))
     assert (recipe["change"], len(recipe["source"])) == (0.8, 64)
+
+
+def test_what_the_documentation_says_of_limits_holds():
+    said = {ask.__name__: ask.__doc__ or "" for ask, *_ in api.ENDPOINTS}
+    low, high = paint.LIMITS["strength"]
+    assert all(f"{low} to {high}" in said[name] for name in ("generate", "compare", "repaint"))
+    assert all(f"Default {api.GUIDANCE}." in text for text in said.values())
+    assert f"at most {studio.MOST_MEGABYTES} MB" in said["repaint"] and f"Default {paint.CHANGE}." in said["repaint"]
+    assert f"Default {api.STRENGTHS}.".replace(".0", "") in said["sweep"]
 
 
 def test_status_says_which_model_paints_and_within_which_limits(client: Client, tiny_painter: Painter):
@@ -369,8 +378,10 @@ def test_only_the_last_pictures_are_remembered(tiny_painter: Painter):
     assert recipe.to_json()
 
 
-def test_the_previews_approach_the_picture():
+def test_the_previews_approach_the_picture(monkeypatch: pytest.MonkeyPatch):
     """On the miniature, whose pictures show something: its autoencoder was trained, the tiny one's is random."""
+    monkeypatch.setattr(preview, "PAUSE", 0)
+    monkeypatch.setattr(preview, "SHARE", 1)
     studio = Studio(load_pipeline("miniature", device="cpu"))
     *steps, picture = studio.sweep(Sampling(prompt="a haystack at sunset", steps=6, width=128, height=192), [1.0])
     assert steps[0].preview is None
@@ -383,6 +394,14 @@ def test_the_previews_approach_the_picture():
     likeness = [np.corrcoef(seen(step.preview), final)[0, 1] for step in steps[1:]]
     assert likeness[0] > 0.5  # after two of six steps
     assert likeness[-1] > 0.9 and likeness[-1] > likeness[0]
+
+
+def test_a_preview_is_made_no_more_often_than_it_is_worth(tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch):
+    made = []
+    monkeypatch.setattr(preview.Previews, "picture", lambda *_: made.append(1) or Image.new("RGB", (8, 8)))
+    *steps, _ = Studio(tiny_painter).sweep(Sampling(prompt="a long wait", steps=20, width=64, height=64), [1.0])
+    assert all(step.preview for step in steps[1:])
+    assert 1 <= len(made) < 10
 
 
 # ---- Failures

@@ -16,10 +16,10 @@ from impressionism import names, paint
 from impressionism.pipeline import Painter
 from impressionism.records import Sampling
 from space import deploy
-from space.deploy import PINNED
 from space.opening import open_painter
 from space.studio import Studio
 
+PINNED = names.ENVIRONMENT["adapter_pinned"]
 ROOT = Path(__file__).parents[1]
 SPACE = "monet/impressionism"
 SMALL = {"steps": 2, "width": 64, "height": 64}

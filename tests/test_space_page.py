@@ -1,7 +1,9 @@
 """The page in a real browser: Debian's chromium, driven by playwright."""
 
+import dataclasses
 import itertools
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -357,6 +359,24 @@ def test_a_pair_of_the_gallery_comes_to_the_easel_with_its_settings(page: Page):
     expect(page.get_by_label("Seed", exact=True)).to_have_value(str(SHOWN.seed + 1))
     expect(page.locator("#pair img.adapted")).to_have_attribute("alt", re.compile(f"seed {SHOWN.seed + 1}"))
     expect(page.locator("#strength input[type=number]")).to_have_value("0.8")
+
+
+def test_a_pair_of_the_gallery_that_other_weights_painted_is_shown_with_a_warning(
+    browser: BrowserContext, tiny_painter: Painter, showcase: Path, tmp_path: Path
+):
+    shutil.copytree(showcase, tmp_path, dirs_exist_ok=True)
+    [first, _] = map(Pair.from_json, (showcase / "showcase.jsonl").read_text().splitlines())
+    other = dataclasses.replace(first.recipe.provenance, adapter_revision="0" * 16)
+    recipe = dataclasses.replace(first.recipe, provenance=other)
+    (tmp_path / "showcase.jsonl").write_text(dataclasses.replace(first, recipe=recipe).to_json())
+    blocks = app.build(tiny_painter, tmp_path)
+    page = visit(browser, app.launch(blocks, prevent_thread_lock=True, quiet=True))
+    open_tab(page, "Gallery")
+    page.locator(".pairs:visible button.pictures").click()
+    expect(page.get_by_text("with another adapter than the one on this page")).to_be_visible(timeout=WAIT)
+    expect(page.get_by_role("tab", name="Paint", exact=True)).to_have_attribute("aria-selected", "true")
+    page.close()
+    blocks.close(verbose=False)
 
 
 def test_the_page_says_who_paints_and_what_it_knows(page: Page, tiny_painter: Painter):

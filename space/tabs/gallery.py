@@ -13,7 +13,7 @@ from space.gallery import by_genre, on_easel, on_wall
 from space.painting import Bench
 from space.pictures import wall
 from space.recipes import settings_of
-from space.settings import AT_ONCE, Settings, restored
+from space.settings import AT_ONCE, Settings, restored, warn_of_other_weights
 from space.studio import Studio
 
 MISSING = "There is no showcase here yet; `python -m evaluation gallery` paints one."
@@ -45,6 +45,7 @@ def chooser(studio: Studio, settings: Settings, easel: Bench, folder: Path, pair
     def choose(event: gr.EventData) -> dict[Any, Any]:
         pair = pairs[event.index]
         with plain_words():
+            warn_of_other_weights(studio, pair.recipe)
             updates = restored(studio, settings, settings_of([pair.recipe]))
         return updates | {easel.board: on_easel(folder, pair), easel.recipe: dataclasses.asdict(pair.recipe)}
 

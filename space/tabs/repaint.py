@@ -8,8 +8,6 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from impressionism import paint
-from impressionism.records import Sampling
 from space.painting import Bench, Job, add_quota, add_recipe, add_start, on_click
 from space.pictures import Item, item, wall
 from space.settings import Settings
@@ -44,8 +42,9 @@ def add_repaint(studio: Studio, settings: Settings) -> None:
 
 def job_of(studio: Studio, *values: Any) -> Job:
     *others, path, change = values
-    job, source = asked(*others, change), open_photograph(path)
-    return job._replace(source=source, beside=[beside(studio, source, job.sampling)])
+    job = asked(*others, change)
+    source = open_photograph(path, job.sampling)
+    return job._replace(source=source, beside=[beside(studio, source)])
 
 
 def asked(*values: Any) -> Job:
@@ -54,12 +53,11 @@ def asked(*values: Any) -> Job:
     return Job(sampling_of(*sampling), [0.0, real(strength)], change=real(change))
 
 
-def beside(studio: Studio, source: Image.Image, sampling: Sampling) -> Item:
-    """The photograph as it enters the model."""
-    paint.check(sampling)
-    fitted = paint.fit(source, sampling.width, sampling.height)
-    path = Path(get_upload_folder(), hashlib.sha256(fitted.tobytes()).hexdigest(), "photograph.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fitted.save(path)
+def beside(studio: Studio, source: Image.Image) -> Item:
+    """The photograph as it enters the model; written at the click, and there when its turn comes."""
+    path = Path(get_upload_folder(), hashlib.sha256(source.tobytes()).hexdigest(), "photograph.png")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        source.save(path)
     studio.files.add(str(path))
     return item("Your photograph", (str(path), "Your photograph, cropped to the shape"))
