@@ -30,6 +30,8 @@ from space.tabs.strength import add_strength
 from space.theme import STYLE, theme
 from space.words import NOTICE, words_for
 
+SESSIONS = 100  # whose state Gradio keeps, 0.2 MB each; each call of a program is one, and by default it keeps 10,000
+
 
 def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
     """The page and the API for this painter."""
@@ -81,6 +83,7 @@ def launch(page: gr.Blocks, host: str | None = None, port: int | None = None, **
         js=(FRONT / "page.js").read_text(),
         mcp_server=True,
         footer_links=["api", "settings"],
+        state_session_capacity=SESSIONS,
         run_history=False,  # the page says that it keeps nothing
         max_file_size=f"{MOST_MEGABYTES}mb",
         ssr_mode=False,

@@ -1,9 +1,7 @@
 """The page in a real browser: Debian's chromium, driven by playwright."""
 
-import dataclasses
 import itertools
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +11,13 @@ from axe_playwright_python.sync_playwright import Axe
 from gradio_client import Client
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from space_served import visitor
 
 from impressionism import paint
 from impressionism.pipeline import Painter
 from impressionism.records import Pair, Sampling
 from space import app
+from space.gallery import SHOWCASE, by_genre, pairs_in
 from space.recipes import recipes_in
 from space.words import MINIATURE
 
@@ -361,21 +361,31 @@ def test_a_pair_of_the_gallery_comes_to_the_easel_with_its_settings(page: Page):
     expect(page.locator("#strength input[type=number]")).to_have_value("0.8")
 
 
-def test_a_pair_of_the_gallery_that_other_weights_painted_is_shown_with_a_warning(
-    browser: BrowserContext, tiny_painter: Painter, showcase: Path, tmp_path: Path
+def test_every_genre_is_seen_on_a_phone_and_a_pair_that_other_weights_painted_says_so(
+    browser: BrowserContext, tiny_painter: Painter
 ):
-    shutil.copytree(showcase, tmp_path, dirs_exist_ok=True)
-    [first, _] = map(Pair.from_json, (showcase / "showcase.jsonl").read_text().splitlines())
-    other = dataclasses.replace(first.recipe.provenance, adapter_revision="0" * 16)
-    recipe = dataclasses.replace(first.recipe, provenance=other)
-    (tmp_path / "showcase.jsonl").write_text(dataclasses.replace(first, recipe=recipe).to_json())
-    blocks = app.build(tiny_painter, tmp_path)
-    page = visit(browser, app.launch(blocks, prevent_thread_lock=True, quiet=True))
+    """With the committed showcase, which the miniature painted."""
+    blocks = app.build(tiny_painter)
+    page = visit(browser, app.launch(blocks, prevent_thread_lock=True, quiet=True), width=360)
     open_tab(page, "Gallery")
-    page.locator(".pairs:visible button.pictures").click()
-    expect(page.get_by_text("with another adapter than the one on this page")).to_be_visible(timeout=WAIT)
+    genres = by_genre(pairs_in(SHOWCASE))
+    for genre in genres:
+        open_tab(page, genre.capitalize())
+    assert len(genres) == 5
+    page.locator(".pairs:visible button.pictures").first.click()
+    expect(page.get_by_text("painted by another base model than the one on this page")).to_be_visible(timeout=WAIT)
     expect(page.get_by_role("tab", name="Paint", exact=True)).to_have_attribute("aria-selected", "true")
     page.close()
+    blocks.close(verbose=False)
+
+
+def test_of_old_visitors_nothing_is_kept(tiny_painter: Painter, showcase: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(app, "SESSIONS", 2)
+    blocks = app.build(tiny_painter, showcase)
+    address = app.launch(blocks, prevent_thread_lock=True, quiet=True)
+    for _ in range(5):
+        visitor(address).predict(api_name="/status")
+    assert len(blocks.state_holder.session_data) <= 2
     blocks.close(verbose=False)
 
 
