@@ -3,12 +3,13 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FluxPipeline
 
 from impressionism.modulation import Bank
 from impressionism.names import MINIATURE
 from impressionism.quantize import MODES, load_transformer, pack
 from training import __main__ as training
-from training import adapter, base, cards, flow, footprint, plan
+from training import adapter, base, cache, cards, encoding, flow, footprint, plan
 from training import recipe as recipes
 from training.cards import GIB, Card
 
@@ -100,6 +101,31 @@ def real_step(recipe, shape) -> int:
         flow.loss(output, x).mean().backward()
     positions = 2 * 4 * shape.tokens * shape.width // shape.heads  # counted with the batch
     return counter.peak - positions
+
+
+def test_what_encoding_is_counted_to_take_is_what_it_takes():
+    recipe = shipped("miniature", "data.resolution=[96x64]")
+    predicted, count = plan.predict(recipe, CPU), cache.together((96, 64))
+    flux = FluxPipeline.from_pretrained(MINIATURE, transformer=None, dtype=torch.float32)
+    pixels = torch.zeros(count, 3, 64, 96)
+    with torch.no_grad(), footprint.Counter() as pictures:
+        flux.vae.encode(pixels)
+    with torch.no_grad(), footprint.Counter() as captions:
+        flux.encode_prompt(prompt=["a boat"] * cache.CAPTIONS, prompt_2=None, max_sequence_length=32)
+    assert predicted.encoding_pictures == pictures.peak + pixels.nbytes + weights_of(flux.vae)
+    expected = captions.peak + weights_of(flux.text_encoder) + weights_of(flux.text_encoder_2)
+    assert predicted.encoding == pytest.approx(expected, rel=0.01)
+
+
+def weights_of(model) -> int:
+    return sum(weight.nbytes for weight in model.parameters())
+
+
+def test_the_encoders_of_flux_dev_weigh_what_its_files_do():
+    captions = encoding.captions(encoding.FLUX, 1, torch.bfloat16, True)
+    pictures = encoding.pictures(encoding.FLUX, [(16, 16)], torch.bfloat16, True)
+    assert captions == pytest.approx(2 * (4_762_310_656 + 123_060_480), rel=0.01)
+    assert pictures == pytest.approx(2 * 83_819_683, rel=0.1)
 
 
 def test_the_choice_is_the_finest_precision_and_then_the_fewest_recomputed_blocks():

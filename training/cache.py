@@ -28,7 +28,7 @@ from tqdm import tqdm
 from impressionism import names
 from impressionism.hub import PIPELINE_FILES, folder_of
 from training import examples as intake
-from training.examples import Example, say
+from training.examples import Example, Size, say
 from training.options import Model, Recipe, TrainingError
 
 PIXELS = 1024 * 1024  # through the VAE at once
@@ -177,11 +177,15 @@ def _encode_captions(cache: Cache, captions: list[str], folder: Path, model: Mod
     _free()
 
 
+def together(size: Size) -> int:
+    """How many pictures of a size go through the VAE at once."""
+    return min(16, max(1, PIXELS // (size[0] * size[1])))
+
+
 def _batches_of_one_size(examples: Iterable[Example]) -> Iterator[list[Example]]:
     ordered = sorted(examples, key=lambda example: example.size)
-    for (width, height), group in itertools.groupby(ordered, key=lambda example: example.size):
-        remaining = list(group)
-        count = min(16, max(1, PIXELS // (width * height)))
+    for size, group in itertools.groupby(ordered, key=lambda example: example.size):
+        remaining, count = list(group), together(size)
         yield from (remaining[start : start + count] for start in range(0, len(remaining), count))
 
 

@@ -9,6 +9,7 @@ keys to set are told. No weight is read, nothing is fetched, and no GPU is neede
 
 import bisect
 import functools
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -17,11 +18,10 @@ from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
-from safetensors import safe_open
 
 from impressionism import names
 from impressionism.modulation import AHEAD
-from training import adapter, cache, cards, examples, footprint
+from training import adapter, cache, cards, encoding, examples, footprint
 from training import recipe as recipes
 from training.cards import GIB, Card
 from training.examples import Size
@@ -44,23 +44,20 @@ class Facts:
     transformer: dict[str, Any]
     text_tokens: int
     """That its T5 tokenizer makes of a caption at most."""
-    encoder_weights: int
-    """Numbers in CLIP and T5."""
-    encoder_heads: int
-    """Of T5's attention."""
+    encoders: dict[str, dict[str, Any]]
+    """The configurations of autoencoder, CLIP and T5."""
     download: int
     """Bytes, where it is not on this machine."""
 
 
-FLUX = Facts(  # black-forest-labs/FLUX.1-dev: its transformer/config.json, and what its safetensors' headers add up to
+FLUX = Facts(  # black-forest-labs/FLUX.1-dev: its config.json files
     transformer={
         "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 128,
         "num_attention_heads": 24, "joint_attention_dim": 4096, "pooled_projection_dim": 768, "guidance_embeds": True,
         "axes_dims_rope": (16, 56, 56),
     },
     text_tokens=512,
-    encoder_weights=4_762_310_656 + 123_060_480,
-    encoder_heads=64,
+    encoders=encoding.FLUX,
     download=33_700_000_000,
 )  # fmt: skip
 
@@ -92,6 +89,8 @@ class Prediction:
     """Bytes at most while the base is quantized onto the card; offloaded blocks leave it only then."""
     encoding: int
     """Bytes at most while captions are encoded, before that."""
+    encoding_pictures: int
+    """Bytes at most while pictures are, before that."""
     operations: float
     """Floating-point operations of an optimizer step."""
     seconds: float
@@ -163,7 +162,8 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None) -> Predicti
     facts, model, options = facts_of(recipe.model), recipe.model, recipe.optimizer
     blocks = layers_of(facts, recipe)
     layers = [layer for block in blocks for layer in block]
-    sizes = [max(examples.buckets(side), key=math.prod) for side in examples.resolutions(recipe.data.resolution)]
+    buckets = [examples.buckets(side) for side in examples.resolutions(recipe.data.resolution)]
+    sizes = [max(sizes, key=math.prod) for sizes in buckets]
     shapes = sorted((shape_of(recipe, facts, size, card) for size in sizes), key=lambda shape: shape.image)
     costs = [costs_of(blocks, shape, model, facts) for shape in shapes]
     shape, dtype, steps = shapes[-1], shapes[-1].dtype, options.steps * options.accumulate
@@ -186,16 +186,17 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None) -> Predicti
     disk = disk_use(recipe, facts, sizes, dtype, pictures, 4 * numbers + state)
     if model.keep_quantized:
         disk["quantized base"] = whole
-    encoding = encoder_bytes(facts, model, dtype)
+    captions = encoding.captions(facts.encoders, shape.text, dtype, card.gpu)
+    pixels = encoding.pictures(facts.encoders, itertools.chain(*buckets), dtype, card.gpu)
     held = min(cache.HOLD, disk.get("latents", cache.HOLD) + disk.get("captions", 0))
     return Prediction(
         recipe=recipe, card=card, parts=parts,
         loading=whole + 2 * max(layer.rows * layer.columns for layer in layers),
-        encoding=encoding, operations=operations,
+        encoding=captions, encoding_pictures=pixels, operations=operations,
         seconds=operations / card.rate + travel * options.accumulate,
         layers=sum(layer.rank > 0 for layer in layers), numbers=numbers,
         adapter=numbers * getattr(torch, recipe.adapter.dtype).itemsize,
-        main_memory=PROGRAM + max(ahead + held + sum(offloaded), encoding),
+        main_memory=PROGRAM + max(ahead + held + sum(offloaded), captions, pixels),
         disk=disk, pictures=pictures,
     )  # fmt: skip
 
@@ -274,13 +275,6 @@ def batch_bytes(shape: Shape, facts: Facts) -> int:
     return shape.batch * (latents + captions) + 2 * 4 * shape.tokens * shape.width // shape.heads
 
 
-def encoder_bytes(facts: Facts, model: Model, dtype: torch.dtype) -> int:
-    """CLIP and T5, and T5's attention: scores in its precision, and their softmax in float32."""
-    tokens = min(model.max_sequence_length, facts.text_tokens)
-    scores = cache.CAPTIONS * facts.encoder_heads * tokens**2
-    return facts.encoder_weights * dtype.itemsize + scores * (4 + dtype.itemsize)
-
-
 def disk_use(
     recipe: Recipe, facts: Facts, sizes: list[Size], dtype: torch.dtype, pictures: int | None, state: int
 ) -> dict[str, int]:
@@ -311,22 +305,17 @@ def facts_of(model: Model) -> Facts:
 def _read_facts(folder: Path) -> Facts:
     try:
         return Facts(
-            transformer=json.loads((folder / "transformer" / "config.json").read_text()),
+            transformer=_config(folder / "transformer"),
             text_tokens=json.loads((folder / "tokenizer_2" / "tokenizer_config.json").read_text())["model_max_length"],
-            encoder_weights=sum(_numbers(folder / part) for part in ("text_encoder", "text_encoder_2")),
-            encoder_heads=json.loads((folder / "text_encoder_2" / "config.json").read_text())["num_heads"],
+            encoders={part: _config(folder / part) for part in encoding.FLUX},
             download=0,
         )
     except (OSError, KeyError, ValueError) as error:
         raise TrainingError(f"{folder} is no FLUX model's folder ({error}); set model.base.") from error
 
 
-def _numbers(folder: Path) -> int:
-    total = 0
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as stored:
-            total += sum(math.prod(stored.get_slice(name).get_shape()) for name in stored.keys())  # noqa: SIM118
-    return total
+def _config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())
 
 
 def layers_of(facts: Facts, recipe: Recipe) -> list[list[Layer]]:
@@ -441,7 +430,9 @@ def as_text(prediction: Prediction) -> str:
     one, card, options = prediction, prediction.card, prediction.recipe.optimizer
     rows = [(name, _size(size)) for name, size in one.parts.items() if size]
     rows += [("peak", f"{_size(one.peak)} of {_size(card.memory)} on {card.name}")]
-    rows += [("while it loads", _size(one.loading)), ("while captions are encoded", _size(one.encoding))]
+    rows += [("while it loads", _size(one.loading))]
+    rows += [("while pictures are encoded", _size(one.encoding_pictures))]
+    rows += [("while captions are encoded", _size(one.encoding))]
     rows += [("", "")]
     rows += [("a step", f"{_time(one.seconds)} at {card.rate / 1e12:.3g} TFLOPS ({card.why})")]
     rows += [(f"{options.steps} steps", _time(one.hours * 3600))]
@@ -456,8 +447,8 @@ def as_text(prediction: Prediction) -> str:
         text += (
             f"\n\nThese are bytes of tensors; the C library may hold up to {SPARE_CPU:g} times as much between them."
         )
-    if card.gpu and one.encoding > card.memory:
-        text += "\n\nThe text encoders do not fit the card. First: python -m training cache RECIPE model.device=cpu "
+    if card.gpu and max(one.encoding, one.encoding_pictures) > card.memory:
+        text += "\n\nThe encoders do not fit the card. First: python -m training cache RECIPE model.device=cpu "
         text += "model.dtype=bfloat16"
     return text
 
