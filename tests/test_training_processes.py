@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from test_training_fit import pictures, recipe_file, weights_of  # noqa: F401 - fixtures
 from torch.distributed.tensor import DTensor
 
@@ -178,18 +177,6 @@ def test_a_second_run_in_the_folder_is_refused(recipe_file):  # noqa: F811
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     assert fit.fit(recipe, until=3) is False  # the lock went with its holder
-
-
-def test_previews_are_painted_from_the_same_noise_and_laid_out_step_by_prompt(recipe_file, tmp_path):  # noqa: F811
-    options = ["preview.prompts=[a ball, a red ball]", "preview.every=4", "preview.steps=2", "preview.size=64x64",
-               "optimizer.rate=0.05"]  # fmt: skip
-    fit.fit(recipes.read(recipe_file, options))
-    previews = tmp_path / "run" / "previews"
-    steps = ["step-000000", "step-000004", "step-000008"]
-    assert sorted(path.name for path in previews.iterdir()) == ["sheet.jpg", *steps]
-    first, _, last = ((previews / step / "00.png").read_bytes() for step in steps)
-    assert first != last
-    assert load_file(tmp_path / "run" / "adapter" / "pytorch_lora_weights.safetensors")
 
 
 def test_a_sharded_base_gives_the_same_adapter_and_previews_and_the_run_can_be_resumed(recipe_file, tmp_path):  # noqa: F811

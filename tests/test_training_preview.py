@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from test_training_fit import pictures, recipe_file  # noqa: F401 - fixtures
+
+from impressionism.modulation import Banked
+from training import fit, preview
+from training import recipe as recipes
+from training.base import dress, prepare
+
+
+def test_previews_are_painted_from_the_same_noise_and_laid_out_step_by_prompt(recipe_file, tmp_path):  # noqa: F811
+    options = ["preview.prompts=[a ball, a red ball]", "preview.every=4", "preview.steps=2", "preview.size=64x64",
+               "optimizer.rate=0.05"]  # fmt: skip
+    fit.fit(recipes.read(recipe_file, options))
+    previews = tmp_path / "run" / "previews"
+    steps = ["step-000000", "step-000004", "step-000008"]
+    assert sorted(path.name for path in previews.iterdir()) == ["sheet.jpg", *steps]
+    first, _, last = ((previews / step / "00.png").read_bytes() for step in steps)
+    assert first != last
+    assert load_file(tmp_path / "run" / "adapter" / "pytorch_lora_weights.safetensors")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_modulation_computed_ahead_paints_the_same_previews_bit_for_bit(recipe_file, monkeypatch, dtype):  # noqa: F811
+    options = ["preview.prompts=[a ball, a red ball]", "preview.steps=3", "preview.size=64x64", "model.quantize=none",
+               f"model.dtype={dtype}"]  # fmt: skip
+    compute, passes = Banked.compute, []
+
+    def counted(self, inputs):
+        passes.append(len(inputs))
+        return compute(self, inputs)
+
+    monkeypatch.setattr(Banked, "compute", counted)
+    painted = {}
+    for banked in (True, False):
+        recipe = recipes.read(recipe_file, [*options, f"model.modulation_bank={banked}"])
+        base = prepare(recipe)
+        dress(base, recipe)
+        painted[banked] = list(preview.painted(base, recipe.preview))
+    assert passes == [3] * len(passes) and len(passes) == 2 * 4  # a read for each prompt and layer, not for each step
+    for ahead, whole in zip(painted[True], painted[False], strict=True):
+        assert np.array_equal(np.asarray(ahead), np.asarray(whole))
