@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from impressionism.records import Pair, Recipe
-from space.pictures import Item, View, alt, hang, item
+from space.pictures import Item, View, alt, hang, item, size_of
 from space.recipes import link
 
 SHOWCASE = Path(__file__).parent / "showcase"
@@ -29,7 +29,8 @@ def on_wall(folder: Path, pair: Pair) -> Item:
     """Both pictures in one place."""
     base, adapted = sides(pair)
     images = (str(folder / pair.base), alt(base)), (str(folder / pair.adapted), alt(adapted))
-    return item(f"{pair.recipe.sampling.prompt} ({PLACES[pair.chosen]}, {pair.gain:+.2f})", *images)
+    caption = f"{pair.recipe.sampling.prompt} ({PLACES[pair.chosen]}, {pair.gain:+.2f})"
+    return item(caption, size_of(pair.recipe), *images)
 
 
 def on_easel(folder: Path, pair: Pair) -> View:

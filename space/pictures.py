@@ -64,13 +64,18 @@ def progress(step: Step, strength: float) -> View:
 
 
 def hang(path: str, recipe: Recipe) -> Item:
-    return item(who(recipe.strength), (path, alt(recipe)))
+    return item(who(recipe.strength), size_of(recipe), (path, alt(recipe)))
 
 
-def item(caption: str, *images: tuple[str, str]) -> Item:
-    """Images are (path, alternative text)."""
-    files = [{"file": gr.FileData(path=path).model_dump(), "alt": alt} for path, alt in images]
+def item(caption: str, size: tuple[int, int], *images: tuple[str, str]) -> Item:
+    """Images are (path, alternative text), all of one size: width and height, whose place is kept until they come."""
+    shape = {"width": size[0], "height": size[1]}
+    files = [{"file": gr.FileData(path=path).model_dump(), "alt": alt, **shape} for path, alt in images]
     return {"caption": caption, "images": files}
+
+
+def size_of(recipe: Recipe) -> tuple[int, int]:
+    return recipe.sampling.width, recipe.sampling.height
 
 
 def who(strength: float) -> str:

@@ -14,8 +14,7 @@ from diffusers import FluxPipeline
 from PIL import Image
 from torch.nn import functional as F
 
-PAUSE = 0.25  # seconds between two previews, or more, so that they cost painting no more than SHARE of its time
-SHARE = 0.01
+PAUSE = 0.25  # seconds from one preview to the next: a hundredth of the time that painting takes meanwhile
 LONGEST = 256  # pixels, about a tenth of a finished picture's side squared: it goes through ZeroGPU's pipe at each step
 
 
@@ -39,7 +38,7 @@ class Previews:
         elif (now := time.monotonic()) >= self.due:
             velocity = (latents.float() - before[1].float()) / (sigma - before[0])
             self.shown = self.picture(latents.float() - sigma * velocity)
-            self.due = now + max(PAUSE, (time.monotonic() - now) / SHARE)
+            self.due = now + PAUSE
         return self.shown
 
     def picture(self, latents: torch.Tensor) -> Image.Image:

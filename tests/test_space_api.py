@@ -381,7 +381,6 @@ def test_only_the_last_pictures_are_remembered(tiny_painter: Painter):
 def test_the_previews_approach_the_picture(monkeypatch: pytest.MonkeyPatch):
     """On the miniature, whose pictures show something: its autoencoder was trained, the tiny one's is random."""
     monkeypatch.setattr(preview, "PAUSE", 0)
-    monkeypatch.setattr(preview, "SHARE", 1)
     studio = Studio(load_pipeline("miniature", device="cpu"))
     *steps, picture = studio.sweep(Sampling(prompt="a haystack at sunset", steps=6, width=128, height=192), [1.0])
     assert steps[0].preview is None
@@ -396,12 +395,16 @@ def test_the_previews_approach_the_picture(monkeypatch: pytest.MonkeyPatch):
     assert likeness[-1] > 0.9 and likeness[-1] > likeness[0]
 
 
-def test_a_preview_is_made_no_more_often_than_it_is_worth(tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch):
+def test_a_preview_is_made_once_in_a_while_and_shown_until_the_next(
+    tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch
+):
     made = []
+    monkeypatch.setattr(preview, "PAUSE", 1000)
     monkeypatch.setattr(preview.Previews, "picture", lambda *_: made.append(1) or Image.new("RGB", (8, 8)))
-    *steps, _ = Studio(tiny_painter).sweep(Sampling(prompt="a long wait", steps=20, width=64, height=64), [1.0])
-    assert all(step.preview for step in steps[1:])
-    assert 1 <= len(made) < 10
+    sampling = Sampling(prompt="a long wait", steps=5, width=64, height=64)
+    steps = [event for event in Studio(tiny_painter).sweep(sampling, [0.5, 1.0]) if isinstance(event, Step)]
+    assert [bool(step.preview) for step in steps] == 2 * [False, True, True, True, True]
+    assert len(made) == 2  # one of each picture
 
 
 # ---- Failures

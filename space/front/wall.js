@@ -9,7 +9,7 @@ function make(tag, properties, ...children) {
 }
 
 function figure({ caption, images }, index) {
-  const shown = images.map(({ file, alt }) => make("img", { src: file.url, alt, loading: "lazy" }));
+  const shown = images.map(({ file, alt, width, height }) => make("img", { alt, width, height, loading: "lazy", src: file.url }));
   if (props.choose) {
     const button = make("button", { type: "button", className: "pictures" }, ...shown);
     button.addEventListener("click", () => trigger("select", { index }));

@@ -60,4 +60,4 @@ def beside(studio: Studio, source: Image.Image) -> Item:
         path.parent.mkdir(parents=True, exist_ok=True)
         source.save(path)
     studio.files.add(str(path))
-    return item("Your photograph", (str(path), "Your photograph, cropped to the shape"))
+    return item("Your photograph", source.size, (str(path), "Your photograph, cropped to the shape"))
