@@ -83,7 +83,7 @@ def plan(prompts: PromptSet, painter: Painter, strength: float, only: int | None
     """Every picture of the gallery; those of one prompt and noise stand together."""
     result = []
     for prompt, (place, seed) in itertools.product(prompts.first(only), enumerate(prompts.seeds)):
-        others = prompts.strengths if place < prompts.axis_seeds else []
+        others = [1.0, *prompts.strengths] if place < prompts.axis_seeds else []  # 1: the adapter as trained
         plain: list[tuple[Arm, float]] = [("base", 0.0), *(("adapter", at) for at in sorted({strength, *others}))]
         styled: list[tuple[Arm, float]] = [("base-styled", 0.0), ("adapter-styled", strength)]
         for text, arms in ((prompt.text, plain), (prompts.styled.format(text=prompt.text), styled)):

@@ -97,7 +97,8 @@ def verdict(scores: Scores) -> str:
              f"paintings; its composition correlates with the base's by {point.content.value:.2f}")  # fmt: skip
     if not is_better(scores):
         return f"No better than the base: at its best strength, {point.strength:g}, the adapter closes {share}."
-    beyond = f" At the strength of the gallery it is overdone: {own.value:.0%}." if own and own.low > 1 else ""
+    beyond = (f" At the strength of the gallery it is overdone: {own.value:.0%}. To show it at its best, run `gallery` "
+              f"with --strength {point.strength:g}, then `score` again.") if own and own.low > 1 else ""  # fmt: skip
     return f"At strength {point.strength:g} the adapter closes {share}.{beyond}"
 
 

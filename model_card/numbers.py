@@ -59,9 +59,10 @@ def caption(row: Any) -> str:
 
 
 def p_value(p: float | None) -> str:
+    """Under the difference that it is of."""
     if p is None:
-        return "–"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+        return ""
+    return "<br>p < 0.001" if p < 0.001 else f"<br>p {p:.3f}"
 
 
 def duration(seconds: float) -> str:

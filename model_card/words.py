@@ -34,6 +34,7 @@ def words(
         "title": repo.split("/")[-1] if repo else run.name,
         "headline": headline(evidence, preset),
         "trigger": trigger_of(evidence, preset),
+        "at": measured_at(evidence),
         "first": shown[0].recipe.sampling,
         "source": source,
         "weights": names.WEIGHTS_FILE,

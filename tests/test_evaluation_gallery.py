@@ -14,6 +14,7 @@ from tiny import make_tiny_adapter
 
 from evaluation.__main__ import main
 from evaluation.exhibits import pairs, read_gallery
+from evaluation.gallery import plan
 from evaluation.prompt_set import PROMPTS, PromptSet
 from evaluation.showcase import choose
 from impressionism.hub import PainterError
@@ -54,6 +55,14 @@ def test_every_arm_is_painted_from_the_same_noise_and_the_axis_from_the_first_se
             assert arms == plain | {("base-styled", 0), ("adapter-styled", 1)}
     styled = {e.recipe.sampling.prompt for e in exhibits if e.arm.endswith("styled")}
     assert styled == {"a painting of a boat", "a painting of a pear", "a painting of a ship"}
+
+
+def test_at_another_strength_the_adapter_as_trained_stays_on_the_axis(tiny_painter):
+    exhibits = plan(PromptSet.from_dict(PROMPT_SET), tiny_painter, strength=0.75)
+    for seed, at in ((5, {0.5, 0.75, 1.0}), (6, {0.75})):
+        of_seed = [one for one in exhibits if one.recipe.sampling.seed == seed]
+        assert {one.recipe.strength for one in of_seed if one.arm == "adapter"} == at
+        assert {one.recipe.strength for one in of_seed if one.arm == "adapter-styled"} == {0.75}
 
 
 def test_a_picture_is_the_one_that_paint_makes_of_its_record(run: Path, tiny_painter):

@@ -171,6 +171,12 @@ def test_what_speaks_against_the_adapter_is_told(run: Path) -> None:
     assert card.count("index −0.07") == 2
 
 
+def test_a_card_says_where_its_pictures_are_not_at_the_recommended_strength(run: Path) -> None:
+    assert "not at the recommended" not in write(run)
+    rescored(run, strength=0.5)
+    assert "They are painted at strength 1, not at the recommended 0.5." in write(run)
+
+
 def test_rendering_leaves_the_evaluated_file_and_all_tensors_alone(run: Path) -> None:
     weights, comfy = (run / "adapter" / name for name in (names.WEIGHTS_FILE, "lilies_comfy.safetensors"))
     before, tensors = weights.read_bytes(), load_file(comfy)
