@@ -154,6 +154,18 @@ def test_blocks_wait_in_main_memory_where_nothing_else_helps():
     assert chosen.main_memory >= resident.main_memory
 
 
+def test_of_a_sharded_base_a_process_holds_its_part_and_the_blocks_in_use(capsys):
+    recipe = shipped("48gb", "model.shard=true", "data.resolution=512", "model.gradient_checkpointing=true")
+    alone, four = (plan.predict(recipe, cards.of_size(16), None, processes) for processes in (1, 4))
+    base = "base in none, modulation left out"
+    assert four.parts[base] == pytest.approx(alone.parts[base] / 4, rel=0.05)
+    assert 0 == alone.parts["blocks gathered"] < four.parts["blocks gathered"] < four.parts[base]
+    assert four.fits and not alone.fits
+    written = ["model.shard=true", "data.resolution=512", "model.gradient_checkpointing=true"]
+    assert training.main(["plan", str(plan.RECIPES / "48gb.yaml"), *written, "--vram", "16"]) == 0
+    assert "model.quantize=int8" in (said := capsys.readouterr().out) and "model.shard=false" in said
+
+
 def test_what_cannot_fit_is_refused_with_the_nearest_recipe_that_does(capsys):
     arguments = ["plan", str(plan.RECIPES / "48gb.yaml"), "--vram", "4"]
     assert training.main(arguments) == 2

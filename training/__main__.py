@@ -19,6 +19,7 @@ COMMANDS = {  # a command is the function of that name in the module of that nam
 OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to the function by name
     "plan": [
         ("--vram", {"type": float, "metavar": "GIB", "help": "plan for a card of this size"}),
+        ("--processes", {"type": int, "default": 1, "metavar": "N", "help": "plan for each of so many (model.shard)"}),
         ("--json", {"action": "store_true", "help": "the figures of the recipe as written, in bytes and seconds"}),
     ],
     "push": [

@@ -51,16 +51,16 @@ def captions(encoders: dict[str, Config], tokens: int, dtype: torch.dtype, gpu: 
 def _pictures(config: str, size: Size, dtype: torch.dtype, gpu: bool) -> int:
     with META:
         vae: Any = AutoencoderKL.from_config(json.loads(config))
+        nn.Module.to(vae, dtype)  # diffusers' own warns
         pixels = torch.empty(cache.together(size), 3, *reversed(size), dtype=dtype)
-    nn.Module.to(vae, dtype)  # diffusers' own warns
     return _bytes(vae) + pixels.nbytes + _passing(lambda: vae.encode(pixels), gpu)
 
 
 @functools.cache
 def _captions(clip: str, t5: str, tokens: int, dtype: torch.dtype, gpu: bool) -> int:
     with META:
-        short = CLIPTextModel(CLIPTextConfig(**json.loads(clip))).to(dtype)
-        long = T5EncoderModel(T5Config(**json.loads(t5))).to(dtype)
+        short: Any = nn.Module.to(CLIPTextModel(CLIPTextConfig(**json.loads(clip))), dtype)
+        long: Any = nn.Module.to(T5EncoderModel(T5Config(**json.loads(t5))), dtype)
         few = torch.zeros(cache.CAPTIONS, short.config.max_position_embeddings, dtype=torch.long)
         many = torch.zeros(cache.CAPTIONS, tokens, dtype=torch.long)
     return _bytes(short) + _bytes(long) + max(_passing(lambda: short(few), gpu), _passing(lambda: long(many), gpu))

@@ -1,6 +1,6 @@
 """What a run will need, before anything is loaded: memory and what it is made of, hours, disk.
 
-    python -m training plan training/recipes/impressionism.yaml [--vram 8] [section.key=value …]
+    python -m training plan training/recipes/impressionism.yaml [--vram 8] [--processes 2] [section.key=value …]
 
 `predict` is the arithmetic, a function of the recipe and the card alone; footprint.py counts what a step keeps. Where
 the recipe does not fit, the finest precision that does is chosen, then as few recomputed blocks as possible, and the
@@ -34,6 +34,7 @@ SPARE = 1.08  # times what is counted on a GPU: an allocator's memory lies in pi
 SPARE_CPU = 2.2  # on a CPU: glibc 2.36 held 1.8 to 2.2 times the miniature's tensors, freed ones in between
 TRAVEL = 12e9  # bytes a second from main memory to a card: half of what 16 lanes of PCIe 4.0 carry
 PROGRAM = GIB  # main memory of Python and its libraries
+GATHERED = 3  # blocks of a sharded base: one in use, the next as it comes and as it is laid out (not measured on a GPU)
 CHANNELS = 16  # of the autoencoder's latents
 
 
@@ -128,14 +129,16 @@ class Prediction:
         return self.seconds * self.recipe.optimizer.steps / 3600
 
 
-def plan(recipe: Recipe, *, vram: float | None = None, json: bool = False) -> None:
+def plan(recipe: Recipe, *, vram: float | None = None, processes: int = 1, json: bool = False) -> None:
     """The command."""
+    if processes < 1:
+        raise TrainingError(f"--processes should be 1 or more, not {processes}.")
     card = cards.of_size(vram) if vram is not None else cards.at_hand(cache.place(recipe.model)[0])
     pictures = count(recipe)
     if json:
-        print(as_json(predict(recipe, card, pictures)))
+        print(as_json(predict(recipe, card, pictures, processes)))
         return
-    written, best = predict(recipe, card, pictures), choose(recipe, card, pictures)
+    written, best = predict(recipe, card, pictures, processes), choose(recipe, card, pictures, processes)
     if best is None:
         raise TrainingError(refusal(recipe, card))
     changes = " ".join(overrides(recipe, best.recipe))
@@ -157,8 +160,8 @@ def count(recipe: Recipe) -> int | None:
 # ---- Predicting
 
 
-def predict(recipe: Recipe, card: Card, pictures: int | None = None) -> Prediction:
-    """What a run takes: memory for its largest pictures, time for the mean of its sizes."""
+def predict(recipe: Recipe, card: Card, pictures: int | None = None, processes: int = 1) -> Prediction:
+    """What a process of a run takes: memory for its largest pictures, time for the mean of its sizes."""
     facts, model, options = facts_of(recipe.model), recipe.model, recipe.optimizer
     blocks = layers_of(facts, recipe)
     layers = [layer for block in blocks for layer in block]
@@ -172,11 +175,14 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None) -> Predicti
     offloaded = packed[len(blocks) - model.offload :] if model.offload else []
     others = other_numbers(facts) * dtype.itemsize
     whole = sum(packed) + others
+    share = sum(packed) // processes + others if model.shard else whole
+    gathered = GATHERED * max(packed) if share < whole else 0
     numbers, state = sum(layer.numbers for layer in layers), optimizer_bytes(options, layers)
     rows = sum(layer.rows for layer in layers if left_out(layer, shape)) * options.batch * dtype.itemsize
     ahead = rows * min(AHEAD, steps)
     resident = {
-        f"base in {model.quantize}{', modulation left out' * shape.banked}": whole - sum(offloaded),
+        f"base in {model.quantize}{', modulation left out' * shape.banked}": share - sum(offloaded),
+        "blocks gathered": gathered,
         "adapter, optimizer's state": 4 * numbers + state,
         "pictures, captions, modulation": batch_bytes(shape, facts) + (rows if card.gpu else ahead),
     }
@@ -191,12 +197,12 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None) -> Predicti
     held = min(cache.HOLD, disk.get("latents", cache.HOLD) + disk.get("captions", 0))
     return Prediction(
         recipe=recipe, card=card, parts=parts,
-        loading=whole + 2 * max(layer.rows * layer.columns for layer in layers),
+        loading=share + max(gathered, 2 * max(layer.rows * layer.columns for layer in layers)),
         encoding=captions, encoding_pictures=pixels, operations=operations,
         seconds=operations / card.rate + travel * options.accumulate,
         layers=sum(layer.rank > 0 for layer in layers), numbers=numbers,
         adapter=numbers * getattr(torch, recipe.adapter.dtype).itemsize,
-        main_memory=PROGRAM + max(ahead + held + sum(offloaded), captions, pixels),
+        main_memory=PROGRAM + max(ahead + held + sum(offloaded), whole if gathered else 0, captions, pixels),
         disk=disk, pictures=pictures,
     )  # fmt: skip
 
@@ -374,15 +380,17 @@ def _model(config: str) -> Any:
 # ---- Choosing
 
 
-def choose(recipe: Recipe, card: Card, pictures: int | None = None) -> Prediction | None:
+def choose(recipe: Recipe, card: Card, pictures: int | None = None, processes: int = 1) -> Prediction | None:
     """The finest precision that fits, then the fewest recomputed blocks; the last resort is to offload. None: none."""
     blocks = layers_of(facts_of(recipe.model), recipe)
     trained = len(blocks) - next(i for i, block in enumerate(blocks) if any(layer.rank for layer in block))
 
     def with_(quantize: str, recomputed: int, offload: int) -> Prediction:
         wanted = True if recomputed == trained else recomputed or False
-        keys = {"quantize": quantize, "gradient_checkpointing": wanted, "offload": offload}
-        return predict(recipe.model_copy(update={"model": recipe.model.model_copy(update=keys)}), card, pictures)
+        shard = recipe.model.shard and quantize == "none"
+        keys = {"quantize": quantize, "gradient_checkpointing": wanted, "offload": offload, "shard": shard}
+        model = recipe.model.model_copy(update=keys)
+        return predict(recipe.model_copy(update={"model": model}), card, pictures, processes)
 
     for quantize in FINEST_FIRST:
         if with_(quantize, trained, 0).fits:
@@ -401,7 +409,7 @@ def overrides(written: Recipe, chosen: Recipe) -> list[str]:
 
 def refusal(recipe: Recipe, card: Card) -> str:
     blocks = layers_of(facts_of(recipe.model), recipe)
-    keys = {"quantize": "nf4", "gradient_checkpointing": True, "offload": len(blocks)}
+    keys = {"quantize": "nf4", "gradient_checkpointing": True, "offload": len(blocks), "shard": False}
     least = predict(recipe.model_copy(update={"model": recipe.model.model_copy(update=keys)}), card)
     return (
         f"{card.name} has {_size(card.memory)} for a run, and this recipe needs {_size(least.needed)} at the least; "
