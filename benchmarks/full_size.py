@@ -13,6 +13,7 @@ held to the first, which is what it needs; what runs from the kept file, which s
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +45,19 @@ ASKED = {  # seconds, own memory in GB
 # ---- The model
 
 
-def write(folder: Path, flux: dict = FLUX) -> dict:
+def write(folder: Path, flux: dict = FLUX, tokens: int = TOKENS, side: int = SIDE) -> dict:
     """A pipeline's folder whose transformer has FLUX.1-dev's size."""
     from impressionism.names import MINIATURE
 
     shutil.copytree(MINIATURE, folder / "flux", ignore=shutil.ignore_patterns("adapter", "transformer"))
-    write_encoders(folder / "flux")
+    write_encoders(folder / "flux", tokens)
+    update(folder / "flux" / "vae" / "config.json", sample_size=1024)  # so that the painter takes full-size pictures
     write_transformer(folder / "flux" / "transformer", flux)
-    write_picture(folder / "pictures", SIDE)
+    write_picture(folder / "pictures", side)
     return {"bytes": sum(file.stat().st_size for file in (folder / "flux" / "transformer").iterdir())}
 
 
-def write_encoders(flux: Path) -> None:
+def write_encoders(flux: Path, tokens: int) -> None:
     """One layer each, whose outputs are as wide as FLUX.1-dev's transformer takes them."""
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
@@ -62,8 +65,11 @@ def write_encoders(flux: Path) -> None:
     clip: Any = CLIPTextConfig.from_pretrained(flux / "text_encoder", num_hidden_layers=1, hidden_size=768)
     T5EncoderModel(t5).save_pretrained(flux / "text_encoder_2")
     CLIPTextModel(clip).save_pretrained(flux / "text_encoder")
-    file = flux / "tokenizer_2" / "tokenizer_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": TOKENS}))
+    update(flux / "tokenizer_2" / "tokenizer_config.json", model_max_length=tokens)
+
+
+def update(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 def write_transformer(folder: Path, flux: dict) -> None:
@@ -75,10 +81,14 @@ def write_transformer(folder: Path, flux: dict) -> None:
         model: Any = FluxTransformer2DModel(**flux)
     model.save_config(folder)
     index: dict[str, str] = {}
-    for number, shard in enumerate(shards(model.state_dict()), start=1):
+
+    def write_shard(number: int, shard: dict) -> None:
         file = f"diffusion_pytorch_model-{number:05}.safetensors"
         save_file({name: values(name, like.shape) for name, like in shard.items()}, folder / file)
-        index |= dict.fromkeys(shard, file)
+        index.update(dict.fromkeys(shard, file))
+
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 4)) as pool:  # each holds a shard in memory
+        list(pool.map(write_shard, itertools.count(1), shards(model.state_dict())))
     (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(
         json.dumps({"metadata": {}, "weight_map": index})
     )

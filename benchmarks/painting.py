@@ -120,7 +120,7 @@ class BothStrengths:
         self.scale = scale
 
     def __rmul__(self, update: torch.Tensor) -> torch.Tensor:
-        return update * torch.tensor([0.0, self.scale]).view(-1, *[1] * (update.dim() - 1))
+        return update * update.new_tensor([0.0, self.scale]).view(-1, *[1] * (update.dim() - 1))
 
 
 # ---- The adapter, at FLUX.1-dev's width

@@ -11,6 +11,7 @@ COMMANDS = {  # a command is the function of that name in the module of that nam
     "curate": "Choose paintings for training, and report what was chosen and why.",
     "caption": "Let a vision-language model describe the pictures.",
     "plan": "Say what a training run will need: memory, hours, disk; nothing is loaded.",
+    "measure": "Take a few steps, and say what they took beside what plan says; nothing is saved.",
     "cache": "Encode the pictures and captions once: latents and text embeddings on disk.",
     "fit": "Train the adapter; caches first where that is missing, resumes where a run was stopped.",
     "tune": "Search the recipe's best numbers on a resident base.",
@@ -21,6 +22,19 @@ OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to t
         ("--vram", {"type": float, "metavar": "GIB", "help": "plan for a card of this size"}),
         ("--processes", {"type": int, "default": 1, "metavar": "N", "help": "plan for each of so many (model.shard)"}),
         ("--json", {"action": "store_true", "help": "the figures of the recipe as written, in bytes and seconds"}),
+    ],
+    "measure": [
+        (
+            "--variant",
+            {
+                "action": "append",
+                "default": [],
+                "metavar": "'section.key=value …'",
+                "help": "measure the recipe with these instead; may be given again",
+            },
+        ),
+        ("--steps", {"type": int, "default": 6, "help": "of each (default: 6)"}),
+        ("--json", {"action": "store_true", "help": "a line of JSON each, in bytes and seconds"}),
     ],
     "push": [
         ("--dataset", {"action": "store_true", "help": "send the curated pictures of data.source, not the adapter"}),

@@ -63,32 +63,43 @@ class Base:
         return bool(self.sum(torch.tensor(float(here))) > 0)
 
 
-def prepare(recipe: Recipe, *, bank: bool | None = None) -> Base:
-    """Cache what is missing, then load the transformer; VAE and text encoders have left memory by then."""
+def prepare(recipe: Recipe, *, bank: bool | None = None, on: Base | None = None) -> Base:
+    """Cache what is missing, then load the transformer, or take the one of a base that is in memory; VAE and text
+    encoders have left it by then."""
     kept, known = cache.fill(recipe)
     state = cache.processes(recipe.model)
     trained_on, held_out = examples.split(known, recipe.data.held_out)
     folder = cache.locate(recipe.model)
     device, dtype = cache.place(recipe.model)
-    keep = recipe.run.cache / "transformers" if recipe.model.keep_quantized else None
-    banked = recipe.model.modulation_bank and recipe.adapter.targets != "every" if bank is None else bank
     sharded = recipe.model.shard and state.num_processes > 1
-    transformer = kept_transformer(
-        folder, quantize=recipe.model.quantize, dtype=dtype, device="cpu" if sharded else device, keep=keep,
-        without=MODULATION_LAYERS if banked else None, say=say,
-    )  # fmt: skip
+    if device.type == "cuda":  # cuDNN's attention has a wrong backward pass: on an H200, with PyTorch 2.11, gradients
+        torch.backends.cuda.enable_cudnn_sdp(False)  # were NaN with 512 tokens of caption; the other kernels' were not
+    if on is not None:
+        transformer, modulation = on.transformer, on.bank
+    else:
+        transformer, modulation = load(recipe, folder, "cpu" if sharded else device, bank)
+        if sharded:
+            shard(transformer, device, state.num_processes)
     latents = Latents.of(folder)
-    modulation = Bank(transformer, folder, device, dtype) if banked else None
-    if sharded:
-        shard(transformer, device, state.num_processes)
     return Base(
-        transformer=transformer,
-        bank=modulation,
+        transformer=transformer, bank=modulation,
         folder=folder, device=device, dtype=dtype, kept=kept, latents=latents,
         loader=Loader(kept, latents, device, recipe.run.seed),
         examples=known, trained_on=trained_on, held_out=held_out,
         rank=state.process_index, world=state.num_processes, sharded=sharded,
     )  # fmt: skip
+
+
+def load(recipe: Recipe, folder: Path, place: Any, bank: bool | None) -> tuple[Any, Bank | None]:
+    """The frozen transformer, and the bank that computes its modulation ahead, if any."""
+    device, dtype = cache.place(recipe.model)
+    keep = recipe.run.cache / "transformers" if recipe.model.keep_quantized else None
+    banked = recipe.model.modulation_bank and recipe.adapter.targets != "every" if bank is None else bank
+    transformer = kept_transformer(
+        folder, quantize=recipe.model.quantize, dtype=dtype, device=place, keep=keep,
+        without=MODULATION_LAYERS if banked else None, say=say,
+    )  # fmt: skip
+    return transformer, Bank(transformer, folder, device, dtype) if banked else None
 
 
 def shard(transformer: Any, device: torch.device, processes: int) -> None:
@@ -118,6 +129,8 @@ def dress(base: Base, recipe: Recipe) -> dict[str, torch.nn.Parameter]:
         for layer in filter(lambda module: isinstance(module, adapter.Frozen), block.modules()):
             layer.offload()
     recompute(transformer, blocks, model.gradient_checkpointing)
+    for block in blocks if model.compile else []:
+        block.compile(fullgraph=True)
     return adapter.trained(transformer)
 
 

@@ -57,6 +57,8 @@ class Model(Section):
     """T5 tokens of a caption; a tokenizer that takes fewer wins. FLUX.1-dev paints with 512."""
     gradient_checkpointing: bool | int = False
     """Compute blocks twice instead of keeping their activations: all, none, or so many (the first ones trained)."""
+    compile: bool = False
+    """Compile the blocks (torch.compile): a minute or two at the start, then faster steps on a GPU."""
     modulation_bank: bool = True
     """Compute the modulation's outputs ahead and leave its weights, 27 % of FLUX, out of memory. They are then
     those of the unquantized weights, whatever the precision of the others. Where the adapter targets these layers
@@ -73,6 +75,8 @@ class Model(Section):
             raise ValueError(f"offload works with quantize nf4 or none, not with {self.quantize}")
         if self.shard and (self.offload or self.quantize != "none"):
             raise ValueError("shard works with quantize none and offload 0 only; set these, or leave shard out")
+        if self.shard and self.compile:
+            raise ValueError("shard and compile do not work together; leave one of them out")
         return self
 
 

@@ -15,19 +15,26 @@ from training.options import Recipe, TrainingError
 
 def read(path: Path, overrides: list[str] | None = None) -> Recipe:
     """The recipe at `path` with `section.key=value` laid over it; raises TrainingError with every problem."""
-    problems: list[str] = []
     values = _load(path)
     run = values.setdefault("run", {})
     if isinstance(run, dict):
         run.setdefault("folder", f"runs/{path.stem}")
-    for override in overrides or []:
-        problems += _override(values, override)
+    return _checked(values, overrides or [], str(path))
+
+
+def changed(recipe: Recipe, overrides: list[str]) -> Recipe:
+    """The recipe with `section.key=value` laid over it; raises TrainingError with every problem."""
+    return _checked(recipe.model_dump(mode="json"), overrides, "with " + " ".join(overrides))
+
+
+def _checked(values: dict[str, Any], overrides: list[str], where: str) -> Recipe:
+    problems = [problem for override in overrides for problem in _override(values, override)]
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         problems += [_sentence(details) for details in error.errors()]
     if problems:
-        raise TrainingError(f"{path}: " + "; ".join(problems) + ".")
+        raise TrainingError(f"{where}: " + "; ".join(problems) + ".")
     return recipe
 
 

@@ -1,0 +1,48 @@
+"""`measure`: real steps of a recipe and of its variants, beside what `plan` says."""
+
+import json
+
+import pytest
+from test_training_fit import pictures, recipe_file  # noqa: F401 - fixtures
+
+from training import recipe as recipes
+from training.measure import measure
+from training.options import TrainingError
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_every_variant_is_measured_beside_its_plan(recipe_file, capsys):  # noqa: F811
+    variants = ["optimizer.batch=1", "optimizer.batch=4", "model.quantize=int8 adapter.targets=style"]
+    measure(recipes.read(recipe_file), variant=variants, steps=3, json=True)
+    found = lines(capsys)
+    assert [row["variant"] for row in found] == variants
+    assert all(row["failed"] is None and row["seconds"] > 0 and row["peak"] >= 0 for row in found)
+    one, four, _ = found
+    assert 3.9 < four["operations"] / one["operations"] < 4.1
+    assert four["plan_peak"] > one["plan_peak"]
+
+
+def test_a_variant_that_fails_leaves_the_others_alone(recipe_file, capsys):  # noqa: F811
+    measure(recipes.read(recipe_file), variant=["adapter.alpha=1.0e+30", "optimizer.batch=1"], steps=3, json=True)
+    bad, good = lines(capsys)
+    assert "not finite" in bad["failed"]
+    assert good["failed"] is None
+
+
+def test_it_leaves_no_run_behind_and_says_its_figures_in_a_sentence(recipe_file, capsys):  # noqa: F811
+    recipe = recipes.read(recipe_file)
+    measure(recipe, variant=[], steps=2)
+    assert capsys.readouterr().out.startswith("the recipe: ")
+    assert not recipe.run.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("variant", "steps", "match"),
+    [("optimizer.bach=1", 3, "did you mean batch"), ("optimizer.batch=1", 1, "--steps should be 2")],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_loads(recipe_file, variant, steps, match):  # noqa: F811
+    with pytest.raises(TrainingError, match=match):
+        measure(recipes.read(recipe_file), variant=["optimizer.batch=1", variant], steps=steps)

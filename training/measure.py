@@ -1,0 +1,103 @@
+"""What the steps of a recipe really take on this machine, beside what `plan` says of them.
+
+    python -m training measure RECIPE.yaml [section.key=value …] [--variant "section.key=value …"]… [--steps 6] [--json]
+
+A few steps are taken as `fit` takes them, and nothing of them is saved. Variants of the recipe follow one another; the
+base stays in memory for those that leave its precision alone. One that fails, for lack of memory above all, says so.
+"""
+
+import dataclasses
+import gc
+import statistics
+import time
+from dataclasses import dataclass
+from json import dumps
+from typing import Any
+
+import numpy as np
+import torch
+
+from training import cache, cards, fit, plan
+from training import recipe as recipes
+from training.base import Base, dress, prepare
+from training.cards import GIB
+from training.log import Meter
+from training.options import Recipe, TrainingError
+
+BESIDES = {
+    "gradient_checkpointing": False,
+    "max_sequence_length": 512,
+}  # of the `model` section: not the base's matter
+
+
+@dataclass(frozen=True)
+class Measured:
+    variant: str
+    """As it was asked for; empty: the recipe as it is."""
+    plan_peak: int
+    """Bytes that `plan` says a step takes at most."""
+    plan_seconds: float
+    """Of a step, by `plan`."""
+    operations: float
+    """Floating-point operations of a step, as `plan` counts them."""
+    peak: int | None = None
+    """Bytes at most: on a GPU those allocated, the base among them; on a CPU resident ones beyond base and adapter."""
+    seconds: float | None = None
+    """Of a step, the median; the first, which warms up, is left out."""
+    failed: str | None = None
+
+
+def measure(recipe: Recipe, *, variant: list[str], steps: int, json: bool = False) -> None:
+    """The command."""
+    if steps < 2:
+        raise TrainingError("--steps should be 2 at least: the first warms up and is left out.")
+    fixed = [f"optimizer.steps={steps}", "optimizer.warmup=0"]
+    asked = [(text, recipes.changed(recipe, [*text.split(), *fixed])) for text in variant or [""]]
+    card = cards.at_hand(cache.place(recipe.model)[0])
+    base, its = None, None
+    for text, wanted in asked:
+        if base is None or its != base_of(wanted):
+            base = None
+            release()
+        predicted = plan.predict(wanted, card)
+        found = Measured(text, predicted.peak, predicted.seconds, predicted.operations)
+        try:
+            base, its = prepare(wanted, on=base), base_of(wanted)
+            found = dataclasses.replace(found, **taken(base, wanted))
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            found, base = dataclasses.replace(found, failed=str(error).strip().splitlines()[0]), None
+        release()
+        print(dumps(dataclasses.asdict(found)) if json else sentence(found), flush=True)
+
+
+def base_of(recipe: Recipe) -> tuple:
+    """What the base in memory depends on."""
+    return recipe.model.model_copy(update=BESIDES), recipe.adapter.targets == "every"
+
+
+def taken(base: Base, recipe: Recipe) -> dict[str, Any]:
+    """Peak and seconds of the recipe's steps."""
+    weights = dress(base, recipe)
+    meter = Meter(base.device)  # offloaded blocks have left the card
+    optimizer = fit.make_optimizer(recipe.optimizer, list(weights.values()))
+    ends = []
+    for step, parts in enumerate(fit.upcoming(base, recipe, 0)):
+        _, _, norm = fit.take_step(base, recipe, parts, weights, {}, optimizer, step)  # which waits for the GPU
+        ends.append(time.perf_counter())
+        if not np.isfinite(norm):
+            raise RuntimeError(f"The gradient of step {step + 1} is not finite.")
+    return {"peak": meter.peak(), "seconds": statistics.median(np.diff(ends).tolist())}
+
+
+def release() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def sentence(found: Measured) -> str:
+    what = found.variant or "the recipe"
+    planned = f"plan: {found.plan_peak / GIB:.2f} GiB, {found.plan_seconds:.3g} s"
+    if found.failed:
+        return f"{what}: {found.failed} ({planned})"
+    return f"{what}: {found.peak / GIB:.2f} GiB at most, {found.seconds:.3g} s a step ({planned})"  # type: ignore
