@@ -3,8 +3,11 @@
 import json
 
 import pytest
+import torch
 from test_training_fit import pictures, recipe_file  # noqa: F401 - fixtures
+from torch._dynamo.utils import counters
 
+from training import base, fit
 from training import recipe as recipes
 from training.measure import measure
 from training.options import TrainingError
@@ -46,3 +49,21 @@ def test_it_leaves_no_run_behind_and_says_its_figures_in_a_sentence(recipe_file,
 def test_what_cannot_be_measured_is_refused_before_anything_loads(recipe_file, variant, steps, match):  # noqa: F811
     with pytest.raises(TrainingError, match=match):
         measure(recipes.read(recipe_file), variant=["optimizer.batch=1", variant], steps=steps)
+
+
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
+def test_blocks_that_train_can_be_compiled_whole_and_give_the_same_gradients(recipe_file, quantize):  # noqa: F811
+    """What inductor makes of the graphs is PyTorch's matter."""
+    torch._dynamo.reset()
+    gradients = []
+    recipe = recipes.read(recipe_file, [f"model.quantize={quantize}", "model.gradient_checkpointing=true"])
+    for compiled in (False, True):
+        ready = base.prepare(recipe)
+        weights = base.dress(ready, recipe)
+        for block in base.blocks_of(ready.transformer) if compiled else []:
+            block.compile(fullgraph=True, backend="aot_eager")
+        fit.step_gradient(ready, recipe, next(fit.upcoming(ready, recipe, 0)), weights)
+        gradients.append({name: weight.grad for name, weight in weights.items()})
+    plain, other = gradients
+    assert all(torch.equal(plain[name], other[name]) for name in plain)
+    assert counters["stats"]["unique_graphs"] > 0

@@ -112,7 +112,7 @@ def shard(transformer: Any, device: torch.device, processes: int) -> None:
         "ignore", "FSDP2-wrapped module"
     )  # its outputs are views; nothing is added to them in place
     mesh = init_device_mesh(device.type, (processes,))
-    for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
+    for block in blocks_of(transformer):
         fully_shard(block, mesh=mesh)
     ends = {weight for name, weight in transformer.named_parameters() if not name.startswith(BLOCKS)}
     for weight in ends:
@@ -124,7 +124,7 @@ def dress(base: Base, recipe: Recipe) -> dict[str, torch.nn.Parameter]:
     """Put a new adapter on the base, one that it had before goes; what is to be trained."""
     transformer, model = base.transformer, recipe.model
     adapter.add(transformer, recipe.adapter, seed=recipe.run.seed)
-    blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+    blocks = blocks_of(transformer)
     for block in blocks[len(blocks) - model.offload :] if model.offload else []:
         for layer in filter(lambda module: isinstance(module, adapter.Frozen), block.modules()):
             layer.offload()
@@ -132,6 +132,11 @@ def dress(base: Base, recipe: Recipe) -> dict[str, torch.nn.Parameter]:
     for block in blocks if model.compile else []:
         block.compile(fullgraph=True)
     return adapter.trained(transformer)
+
+
+def blocks_of(transformer: Any) -> list[torch.nn.Module]:
+    """In the order in which a picture meets them."""
+    return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
 
 
 def recompute(transformer: Any, blocks: list[torch.nn.Module], wanted: bool | int) -> None:
