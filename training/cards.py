@@ -20,6 +20,11 @@ TYPICAL = {
     141: ("H200", 989),
 }
 REACHED = 0.5  # of that, in training: 0.49 is computed for diffusers' example on a 4090, about half seen on a CPU
+# Measured on an H200 (benchmarks/gpu.json):
+SHARE = 0.55  # of the rate of products alone, with an NF4 base; for other precisions so many times as much:
+PACE = {"none": 1.09, "nf4": 1.0, "int8": 0.87, "fp8": 0.88, "int4": 0.84, "int2": 0.81}
+COMPILED = 1.2  # times as fast
+LAUNCHING = {"none": 1.8e-3, "nf4": 2.3e-3}  # seconds of a block's pass at least: its kernels are launched one by one
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,19 @@ class Card:
     memory: int
     """Bytes that a run may take."""
     rate: float
-    """Floating-point operations a second that training is expected to reach."""
+    """Floating-point operations a second that training is expected to reach, on a GPU with an NF4 base."""
     why: str
     """Where the rate is from."""
+
+
+def seconds(card: Card, operations: float, passes: int, quantize: str, compiled: bool) -> float:
+    """Of so many operations in so many passes through a block, one direction each."""
+    if not card.gpu:
+        return operations / card.rate
+    computing = operations / (card.rate * PACE[quantize])
+    if compiled:
+        return computing / COMPILED
+    return max(computing, passes * LAUNCHING.get(quantize, LAUNCHING["nf4"]))
 
 
 def of_size(gib: float) -> Card:
@@ -46,8 +61,8 @@ def of_size(gib: float) -> Card:
 
 def at_hand(device: torch.device) -> Card:
     """The GPU, or else the CPU with the main memory that is free."""
-    bare = products(device)
-    rate, why = bare * REACHED, f"{REACHED:.0%} of {bare / 1e12:.3g} TFLOPS, measured here"
+    bare, share = products(device), SHARE if device.type == "cuda" else REACHED
+    rate, why = bare * share, f"{share:.0%} of {bare / 1e12:.3g} TFLOPS, measured here"
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return Card(properties.name, True, properties.total_memory - CONTEXT, rate, why)

@@ -30,7 +30,7 @@ from training.options import Model, Optimizer, Recipe, TrainingError
 
 RECIPES = Path(__file__).parent / "recipes"
 FINEST_FIRST = ("none", "int8", "nf4")  # int4 saves nothing over nf4, and int2 is left to those who ask for it
-SPARE = 1.08  # times what is counted on a GPU: an allocator's memory lies in pieces (not measured here: no GPU)
+SPARE = 1.08  # times what is counted on a GPU: an allocator's memory lies in pieces, of which no peak tells
 SPARE_CPU = 2.2  # on a CPU: glibc 2.36 held 1.8 to 2.2 times the miniature's tensors, freed ones in between
 TRAVEL = 12e9  # bytes a second from main memory to a card: half of what 16 lanes of PCIe 4.0 carry
 PROGRAM = GIB  # main memory of Python and its libraries
@@ -188,7 +188,7 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None, processes: 
     }
     parts = resident | at_the_peak(footprint.fullest(costs[-1]), options, numbers, card)
     travel = sum(offloaded) * (3 if model.gradient_checkpointing is True else 2) / TRAVEL
-    operations = sum(cost.flops for one in costs for cost in one) / len(costs) * options.accumulate
+    operations = sum(cost.flops for one in costs for cost in one) / len(costs)
     disk = disk_use(recipe, facts, sizes, dtype, pictures, 4 * numbers + state)
     if model.keep_quantized:
         disk["quantized base"] = whole
@@ -198,8 +198,9 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None, processes: 
     return Prediction(
         recipe=recipe, card=card, parts=parts,
         loading=share + max(gathered, 2 * max(layer.rows * layer.columns for layer in layers)),
-        encoding=captions, encoding_pictures=pixels, operations=operations,
-        seconds=operations / card.rate + travel * options.accumulate,
+        encoding=captions, encoding_pictures=pixels, operations=operations * options.accumulate,
+        seconds=options.accumulate
+        * (cards.seconds(card, operations, passes(blocks, model), model.quantize, model.compile) + travel),
         layers=sum(layer.rank > 0 for layer in layers), numbers=numbers,
         adapter=numbers * getattr(torch, recipe.adapter.dtype).itemsize,
         main_memory=PROGRAM + max(ahead + held + sum(offloaded), whole if gathered else 0, captions, pixels),
@@ -235,9 +236,7 @@ def shape_of(recipe: Recipe, facts: Facts, size: Size, card: Card) -> Shape:
 
 def costs_of(blocks: list[list[Layer]], shape: Shape, model: Model, facts: Facts) -> list[Cost]:
     """Of each block in turn, and of what follows them; recomputed and offloaded as training.base does it."""
-    first = next(index for index, block in enumerate(blocks) if any(layer.rank for layer in block))
-    wanted = model.gradient_checkpointing
-    recomputed = range(first, len(blocks) if wanted is True else first + wanted)
+    first, recomputed = gradients_from(blocks), recomputed_of(blocks, model)
     return [
         footprint.cost(
             Block(
@@ -251,6 +250,21 @@ def costs_of(blocks: list[list[Layer]], shape: Shape, model: Model, facts: Facts
         )
         for index, block in enumerate(blocks)
     ] + [footprint.tail_cost(shape, facts.transformer["in_channels"])]
+
+
+def gradients_from(blocks: list[list[Layer]]) -> int:
+    """The first block that is trained."""
+    return next(index for index, block in enumerate(blocks) if any(layer.rank for layer in block))
+
+
+def recomputed_of(blocks: list[list[Layer]], model: Model) -> range:
+    first, wanted = gradients_from(blocks), model.gradient_checkpointing
+    return range(first, len(blocks) if wanted is True else min(first + wanted, len(blocks)))
+
+
+def passes(blocks: list[list[Layer]], model: Model) -> int:
+    """Through a block, of a batch: forward, forward again where it is recomputed, and backward, which counts twice."""
+    return len(blocks) + len(recomputed_of(blocks, model)) + 2 * (len(blocks) - gradients_from(blocks))
 
 
 def left_out(layer: Layer, shape: Shape) -> bool:
