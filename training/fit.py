@@ -24,8 +24,9 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from impressionism.hub import commit_of, label
+from impressionism.hub import commit_of, digest_of, label
 from impressionism.modulation import AHEAD, Rows
+from impressionism.pipeline import parts as files_of
 from impressionism.records import Run
 from training import adapter, cache, checkpoint, export, preview, validation
 from training import recipe as recipes
@@ -346,7 +347,7 @@ def _record(base: Base, recipe: Recipe, position: dict, parameters: int) -> Run:
     run = Run(
         name=recipe.run.folder.name,
         base=label(recipe.model.base),
-        base_revision=commit_of(base.folder) or cache.digest(base.folder, "transformer")[:16],
+        base_revision=commit_of(base.folder) or digest_of(*files_of(base.folder)),
         dataset=label(recipe.data.source),
         dataset_revision=recipe.data.revision or f"content {position['rests_on']['pictures and captions']}",
         steps=position["step"],
