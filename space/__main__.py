@@ -23,9 +23,11 @@ def main() -> None:
     from impressionism import names
     from space.app import build, launch  # late: gradio and torch take seconds, and --help needs neither
     from space.opening import open_painter
+    from space.stepwise import EASEL
 
+    asked = chosen.model, chosen.adapter, chosen.quantize
     try:
-        painter = open_painter(chosen.model, chosen.adapter, chosen.quantize)
+        painter = open_painter(*asked) if names.on_zero_gpu() else EASEL.submit(open_painter, *asked).result()
     except PainterError as problem:
         sys.exit(str(problem))
     if chosen.compile and not names.on_zero_gpu():  # ZeroGPU does not support torch.compile

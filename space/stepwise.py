@@ -5,20 +5,26 @@ ZeroGPU and Gradio can stop only generators, and a pipeline is a call that takes
 
 import threading
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
 Report = Callable[[Any], None]
+
+EASEL = ThreadPoolExecutor(1, "easel")
+"""The thread in which the painter is loaded and paints, one call after the other. OpenMP keeps a team for each thread
+that computes; while all teams together have more threads than there are cores, they sleep between two operations."""
 
 
 class Stopped(BaseException):
     """Raised in the call when nobody listens any more; no `except Exception` on its way may keep it."""
 
 
-def stepwise(call: Callable[[Report], None], *, wait: bool = False) -> Generator[Any, None, None]:
+def stepwise(call: Callable[[Report], None], *, forked: bool = False) -> Generator[Any, None, None]:
     """What call(report) reports, as it happens; its exception reaches the listener.
 
-    The call runs in a thread of its own. wait: closing returns only when the call has ended, not at once.
+    forked: in a process of ZeroGPU's, where the easel's thread is not; closing then returns only when the call has
+    ended, because the GPU is taken away when this returns.
     """
     reports: SimpleQueue[tuple[str, Any]] = SimpleQueue()
     stop = threading.Event()
@@ -36,14 +42,13 @@ def stepwise(call: Callable[[Report], None], *, wait: bool = False) -> Generator
         else:
             reports.put(("end", None))
 
-    thread = threading.Thread(target=run, name="stepwise")
-    thread.start()
+    painting = (ThreadPoolExecutor(1) if forked else EASEL).submit(run)
     try:
         while (news := reports.get())[0] == "report":
             yield news[1]
     finally:
         stop.set()
-        if wait:
-            thread.join()
+        if not painting.cancel() and forked:
+            painting.result()
     if news[0] == "problem":
         raise news[1]

@@ -32,7 +32,7 @@ MOST_STRENGTHS = 7  # pictures of one sweep
 MOST_MEGABYTES = 10  # of an upload
 MOST_PIXELS = 40_000_000  # of an upload, looked at before it is decoded
 MOST_REMEMBERED = 500  # pictures
-DELETE = (600, 3000)  # how often Gradio looks, and how old the files are that it deletes, in seconds: gone in an hour
+DELETE_EVERY_AND_AFTER = (600, 3000)  # seconds; Gradio looks so often for files so old, so they are gone in an hour
 PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 
 
@@ -78,7 +78,6 @@ class Studio:
         self.files = Files()
         self.memory = Memory(MOST_REMEMBERED)
         self.pace = zerogpu.Pace()
-        self.easel = threading.Lock()  # one painter paints one picture at a time, also when the last call still ends
         self.paint_on_gpu = zerogpu.on_gpu(self._paint, self._seconds)
 
     # ---- What may be asked
@@ -198,7 +197,7 @@ class Studio:
         """Steps, as (done, all, preview), and pictures."""
         with plain_words():
             call = partial(self._paint_all, sampling, strengths, source, change)
-            yield from stepwise(call, wait=names.on_zero_gpu())  # there the GPU is taken away when this returns
+            yield from stepwise(call, forked=names.on_zero_gpu())
 
     def _paint_all(
         self,
@@ -208,19 +207,18 @@ class Studio:
         change: float | None,
         report: Report,
     ) -> None:
-        with self.easel:
-            previews = Previews(self.painter.flux, sampling.width, sampling.height)
+        previews = Previews(self.painter.flux, sampling.width, sampling.height)
 
-            def on_step(step: int, steps: int, latents: Any, before: int = 0, pictures: int = 1) -> None:
-                report((before * steps + step, pictures * steps, previews.look(latents)))
+        def on_step(step: int, steps: int, latents: Any, before: int = 0, pictures: int = 1) -> None:
+            report((before * steps + step, pictures * steps, previews.look(latents)))
 
-            if source is None:
-                for _, image in paint.sweep(self.painter, sampling, strengths, on_step=on_step):
-                    report(image)
-                return
-            for before, strength in enumerate(strengths):
-                one = partial(on_step, before=before, pictures=len(strengths))
-                report(paint.repaint(self.painter, sampling, strength, source, change or 0, on_step=one))
+        if source is None:
+            for _, image in paint.sweep(self.painter, sampling, strengths, on_step=on_step):
+                report(image)
+            return
+        for before, strength in enumerate(strengths):
+            one = partial(on_step, before=before, pictures=len(strengths))
+            report(paint.repaint(self.painter, sampling, strength, source, change or 0, on_step=one))
 
     # ---- After it
 
