@@ -1,5 +1,6 @@
 """The tiny FLUX that every test shares; see tiny.py."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ from tiny import make_tiny_adapter, make_tiny_flux
 from impressionism.pipeline import Painter, load_pipeline
 
 torch.set_num_threads(1)
+
+# Gradio looks for a free port and takes it a moment later: two workers that look at once would meet.
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+os.environ["GRADIO_SERVER_PORT"] = str(7860 + 100 * WORKER)
 
 
 @pytest.fixture(scope="session")
