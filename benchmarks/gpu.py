@@ -37,7 +37,7 @@ from benchmarks.process import surroundings
 from impressionism import names
 from impressionism.compiled import compile_blocks
 from impressionism.paint import compare, paint, sweep
-from impressionism.pipeline import load_pipeline
+from impressionism.pipeline import first_line, load_pipeline
 from impressionism.records import Sampling
 
 HERE = Path(__file__).parent
@@ -98,9 +98,8 @@ def settings(scale: Scale) -> list[Setting]:
     found = [Setting("nf4", side) for side in scale.resolutions]
     found += [Setting("nf4", side, peer=True) for side in scale.peer_resolutions]
     for mode in ("nf4", "none"):
-        found += [Setting(mode, largest)] * (mode == "none")
+        found += [Setting(mode, largest), Setting(mode, least)]
         found += [Setting(mode, largest, "style"), Setting(mode, largest, "style", checkpointing=False)]
-        found.append(Setting(mode, least))
     found += [Setting("nf4", least, offload=scale.offload)]
     found += [Setting(mode, largest) for mode in ("int8", "fp8", "int4", "int2")]
     found += [Setting(mode, largest, compile=True) for mode in ("nf4", "none")]
@@ -113,7 +112,7 @@ def training(folder: Path, scale: Scale, keep: Callable[[Any], None], _: Path | 
     recipe = write_recipe(folder, scale)
     known = settings(scale)
     rows = []
-    for setting, row in zip(known, measured(recipe, scale, [one.variant() for one in known]), strict=False):
+    for setting, row in zip(known, measured(recipe, scale, [one.variant() for one in known]), strict=True):
         rows.append({**vars(setting), **row})
         keep({"matmul_rate": rate, "rows": rows})
 
@@ -172,7 +171,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 script, picture, *sys.argv[1:] = sys.argv[1:]
 datasets.load_dataset = lambda *_, **__: [{"image": Image.open(picture)}]  # the script names a dataset of the Hub
-ends, peak = [], 0
+ends = []
 
 def after(optimizer, *_):
     torch.cuda.synchronize()
@@ -256,7 +255,7 @@ def painting(folder: Path, scale: Scale, keep: Callable[[Any], None], _: Path | 
             eager = pictures if way == "eager" else eager
             found[way]["psnr"] = [psnr(*pair) for pair in zip(pictures, eager, strict=False)]
         except (RuntimeError, ValueError) as error:  # of which running out of memory is one
-            found[way] = {"failed": str(error).strip().splitlines()[0][-300:]}
+            found[way] = {"failed": first_line(error)[-300:]}
         found["another seed"] = {"psnr": [psnr(*pair) for pair in itertools.pairwise(eager)]}
         free()
         keep(found)
@@ -332,10 +331,10 @@ def free() -> None:
 
 
 def table(result: dict) -> str:
-    parts = [f"On {result['card']}."]
+    parts = []
     if "training" in result:
         parts.append(training_table(result["training"]))
-    if "diffusers" in result:
+    if "diffusers" in result and "training" in result:
         parts.append(diffusers_table(result["diffusers"], result["training"]["rows"]))
     if "painting" in result:
         parts.append(painting_table(result["painting"]))
@@ -368,7 +367,7 @@ def diffusers_table(part: dict, ours: list[dict]) -> str:
              "|---|---|---|---|---|"]  # fmt: skip
     alike = {row["resolution"]: row for row in ours if row["peer"]}
     for theirs in part["rows"]:
-        mine = alike[theirs["resolution"]]
+        mine = alike.get(theirs["resolution"], {"failed": "ours was not measured"})
         if failed := mine["failed"] or theirs.get("failed"):
             lines.append(f"| {theirs['resolution']}² | {failed} | | | |")
             continue
@@ -389,7 +388,7 @@ def painting_table(found: dict) -> str:
             lines.append(f"| {way} | {row['failed']} |" + " |" * 6)
             continue
         seen = [value for value in row["psnr"] if value is not None]
-        drift = f"{statistics.median(seen):.1f} dB" if seen else "equal"
+        drift = f"{statistics.median(seen):.1f} dB" if seen else "equal" if row["psnr"] else ""
         figures = [""] * 6
         if "seconds" in row:
             seconds = statistics.median(row["seconds"])
@@ -440,6 +439,8 @@ def measure(folder: Path, scale: Scale, only: tuple[str, ...], flux: dict, check
         full_size.write(folder, flux, TOKENS, scale.resolutions[-1])
     card = torch.cuda.get_device_name() if scale.device == "cuda" else "a CPU"
     result: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+    if result.get("card", card) != card:
+        raise SystemExit(f"{out} is of another card, an {result['card']}; give --out another file.")
     result |= {"card": card, **surroundings(card, ("torch", "diffusers", "peft", "bitsandbytes"))}
 
     def keep(name: str, part: Any) -> None:
@@ -450,7 +451,7 @@ def measure(folder: Path, scale: Scale, only: tuple[str, ...], flux: dict, check
         begun = time.monotonic()
         try:
             PARTS[name](folder, scale, lambda part, name=name: keep(name, part), checkout)
-        except RuntimeError as error:
+        except (OSError, RuntimeError, ValueError) as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
         print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
 

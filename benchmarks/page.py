@@ -55,10 +55,10 @@ SECTIONS = (
 Both compute in float32 with equal settings, and both spend their time in matrix products: on the model of 207 M
 parameters a sample is 103 GFLOP, which is 1.15 s at the 90 GFLOPS that this processor reaches in a matrix product
 alone, so no trainer can be 1.3 times faster there at equal settings. Tried and left out, because they gained nothing
-or less than 3 %: `torch.compile` of the blocks, and the Muon optimizer. What can be left out is work: the presets
+or less than 3 % on a CPU: `torch.compile` of the blocks, and the Muon optimizer. What can be left out is work:
 `style` and `compact` train fewer layers, and gradients stop where they begin. The memory of the whole process on the
 miniature has its peak after training, when diffusers' loader is imported to read the adapter back.
-`examples/research_projects/flux_lora_quantization` is not measured: it wants a GPU.
+`examples/research_projects/flux_lora_quantization` wants a GPU: see below.
 """,
         in_readme=True,
     ),
@@ -98,12 +98,13 @@ painting instead of a new one a call (no difference beyond the noise). What a GP
 Random weights in FLUX.1-dev's shape, so seconds and memory are its own; encoders and autoencoder are small. `plan` is
 as it was on that day, when it took half of a product's rate for granted; it has been fitted to these seconds since, and
 a test holds it to them within 10 %. Its memory was counted, not fitted. Where blocks wait in main memory the peak was
-that of loading, before they leave the card; `measure` looks after that now.
+that of loading, before they leave the card; `measure` begins to count after that now. The matmul rate is a product's
+of 8192², 798 TFLOPS; what `plan` measures for itself is one of 4096² with its launch, 579.
 
 - Small steps are bound by launching kernels: 512² takes as long as 768². Compiled blocks launch fewer; they were
   measured at 1024² only. Their first, slow step is left out.
 - Twice the samples of diffusers' script is not reached at the same settings: both multiply the same matrices, and both
-  compute each block twice. Tried: adapted layers that add in place, which is the table's lead, and compiled blocks:
+  compute each block twice. Tried: adapted layers that add in place, as in the table, and compiled blocks:
   0.66 s with 512 tokens of caption, where the script took 0.94 s with 77.
 - 45 % of the rate of products alone (asked) is reached by compiled blocks at 1024² (47 and 52 %), and not without.
 - `style` without recomputing makes 1.98 times as many steps as `attention` (asked 1.5).

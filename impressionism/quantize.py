@@ -1,7 +1,7 @@
 """The transformer with quantized weights, read tensor by tensor, so that it never exists in full precision.
 
 nf4 is bitsandbytes' and so is int8 on CUDA; int8 on a CPU, int4 and int2 are quanto's; fp8 is PyTorch's own matrix
-product of 8-bit floats, twice as fast as bfloat16's on a card that has one. Diffusers itself refuses a
+product of 8-bit floats when painting, on cards that have one; training expands the weights. Diffusers itself refuses a
 BitsAndBytesConfig without a GPU. Only the linear layers inside the blocks are quantized: the layers at both ends are
 small and sensitive. PEFT puts LoRA on the result and trains it.
 
@@ -39,8 +39,8 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 BLOCKS = ("transformer_blocks.", "single_transformer_blocks.")
 FILES = ["transformer/*.json", "transformer/*.safetensors"]
 PACKED = re.compile(r"(.+?)\.(weight(?:[._].+)?|SCB|input_scale|output_scale)")  # a quantized layer, what it stores
-EIGHT = torch.float8_e4m3fn
-LARGEST = torch.finfo(EIGHT).max
+FLOAT8 = torch.float8_e4m3fn
+FLOAT8_MAX = torch.finfo(FLOAT8).max
 PIECE = 2**22  # weights that are quantized at once: enough for all cores, little for the memory
 Parts = dict[str, torch.Tensor]  # the tensors that a quantized layer stores, named as in its state dict
 
@@ -256,7 +256,7 @@ def quantized(linear: nn.Linear, parts: Parts, quantize: str, dtype: torch.dtype
     if quantize == "nf4":
         layer = nf4(linear, parts, dtype)
     elif quantize == "fp8":
-        layer = Scaled(linear, parts)
+        layer = LinearFloat8(linear, parts)
     elif "SCB" in parts:
         layer = int8(linear, parts)
     else:
@@ -347,11 +347,11 @@ def pack_fp8(weight: torch.Tensor) -> Parts:
 
 def in_fp8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The rows as 8-bit floats, each stretched over their whole range, and (rows, 1) by how much, in float32."""
-    scales = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / LARGEST
-    return (rows / scales).clamp(-LARGEST, LARGEST).to(EIGHT), scales
+    scales = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / FLOAT8_MAX
+    return (rows / scales).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scales
 
 
-class Scaled(nn.Linear):
+class LinearFloat8(nn.Linear):
     """A linear layer whose product is one of 8-bit floats: the input's rows are scaled and rounded as they come. A
     card that has no such product (before compute capability 8.9) expands the weight and multiplies by that."""
 
@@ -360,14 +360,15 @@ class Scaled(nn.Linear):
     def __init__(self, linear: nn.Linear, parts: Parts):
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
         check_shape(parts["weight"].shape, linear)
-        self.weight = nn.Parameter(parts["weight"], requires_grad=False)  # bytes, whose type nobody takes for x's
+        # Bytes, and not 8-bit floats, or PEFT would make an adapter of that type.
+        self.weight = nn.Parameter(parts["weight"], requires_grad=False)
         self.register_buffer("weight_scale", parts["weight_scale"])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.requires_grad or not multiplies_fp8(x.device):  # the product has no gradient
             return F.linear(x, weight_of(self, x.dtype), self.bias)
         rows, scales = in_fp8(x.reshape(-1, self.in_features))
-        weight, others = self.weight.view(EIGHT).t(), self.weight_scale.float().t()
+        weight, others = self.weight.view(FLOAT8).t(), self.weight_scale.float().t()
         y = torch._scaled_mm(rows, weight, scales, others, out_dtype=x.dtype, use_fast_accum=True)
         y = y.view(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
@@ -450,7 +451,7 @@ def weight_of(layer: Any, dtype: torch.dtype) -> torch.Tensor:
     multiplies by, only sooner where quanto would make several full-size copies on the way."""
     weight = layer.weight
     if (scale := getattr(layer, "weight_scale", None)) is not None:  # 8-bit floats
-        return weight.view(EIGHT).to(dtype).mul_(scale)
+        return weight.view(FLOAT8).to(dtype).mul_(scale)
     if (state := getattr(weight, "quant_state", None)) is not None:  # bitsandbytes' 4 bits
         from bitsandbytes.functional import dequantize_blockwise
 

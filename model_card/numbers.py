@@ -59,7 +59,7 @@ def caption(row: Any) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Under the difference that it is of."""
+    """On a line of its own, under the difference that it belongs to."""
     if p is None:
         return ""
     return "<br>p < 0.001" if p < 0.001 else f"<br>p {p:.3f}"

@@ -19,7 +19,6 @@ from gradio_client.utils import is_file_obj_with_meta
 from PIL import Image
 
 from impressionism import paint
-from impressionism.paint import CHANGE
 from impressionism.pipeline import PainterError
 from impressionism.records import Sampling
 from space.errors import plain_words, sorry
@@ -29,7 +28,7 @@ from space.words import words_for
 VERSION = "1"  # a change that would break a program makes it 2, with a snapshot of its own
 STRENGTHS = [0.0, 0.5, 1.0]
 GUIDANCE = Sampling.guidance
-SUITED: Any = None  # in a signature: the default that suits the painter, from defaults_of
+SUITED: Any = object()  # in a signature: the default that suits the painter, from defaults_of
 
 One = tuple[gr.FileData, dict[str, Any]]
 Pair = tuple[gr.FileData, gr.FileData, dict[str, Any]]
@@ -154,7 +153,7 @@ def repaint(
     guidance: float = GUIDANCE,
     width: int = SUITED,
     height: int = SUITED,
-    change: float = CHANGE,
+    change: float = paint.CHANGE,
 ) -> Asked:
     """Paint over a photograph. Returns a PNG (lossless, its recipe inside as text) and the recipe.
 
@@ -201,7 +200,7 @@ def defaults_of(studio: Studio) -> dict[str, Any]:
         "guidance": GUIDANCE,
         "width": width,
         "height": height,
-        "change": CHANGE,
+        "change": paint.CHANGE,
     }
 
 

@@ -21,7 +21,7 @@ from space.gallery import SHOWCASE, pairs_in
 from space.painting import PAINTING
 from space.pictures import FRONT
 from space.settings import AT_ONCE, add_settings, make_settings, restore_from_link
-from space.studio import DELETE, MOST_MEGABYTES, Studio
+from space.studio import DELETE_EVERY_AND_AFTER, MOST_MEGABYTES, Studio
 from space.tabs.about import add_about
 from space.tabs.gallery import add_gallery
 from space.tabs.paint import add_paint
@@ -37,7 +37,7 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
     """The page and the API for this painter."""
     studio, words, pairs = Studio(painter), words_for(painter), pairs_in(showcase)
     first = next((pair for pair in pairs if pair.recipe.provenance.base == painter.provenance.base), None)
-    with gr.Blocks(title="Impressionism", delete_cache=DELETE, analytics_enabled=False) as page:
+    with gr.Blocks(title="Impressionism", delete_cache=DELETE_EVERY_AND_AFTER, analytics_enabled=False) as page:
         gr.HTML(
             "<h1>Impressionism</h1><p>One prompt, painted twice from the same noise: "
             "by the base model, and with an Impressionist’s hand.</p>",

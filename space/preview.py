@@ -14,8 +14,8 @@ from diffusers import FluxPipeline
 from PIL import Image
 from torch.nn import functional as F
 
-PAUSE = 0.25  # seconds from one preview to the next: a hundredth of the time that painting takes meanwhile
-LONGEST = 256  # pixels, about a tenth of a finished picture's side squared: it goes through ZeroGPU's pipe at each step
+PAUSE = 0.25  # seconds from one preview to the next; making one takes about a hundredth of that
+LONGEST = 256  # pixels, a sixteenth of a finished picture's area: it goes through ZeroGPU's pipe at each step
 
 
 class Previews:

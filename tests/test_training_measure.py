@@ -22,10 +22,11 @@ def test_every_variant_is_measured_beside_its_plan(recipe_file, capsys):  # noqa
     measure(recipes.read(recipe_file), variant=variants, steps=3, json=True)
     found = lines(capsys)
     assert [row["variant"] for row in found] == variants
-    assert all(row["failed"] is None and row["seconds"] > 0 and row["peak"] >= 0 for row in found)
+    assert all(row["failed"] is None and row["seconds"] > 0 for row in found)
     one, four, _ = found
     assert 3.9 < four["operations"] / one["operations"] < 4.1
     assert four["plan_peak"] > one["plan_peak"]
+    assert four["peak"] > 0
 
 
 def test_a_variant_that_fails_leaves_the_others_alone(recipe_file, capsys):  # noqa: F811
@@ -52,18 +53,20 @@ def test_what_cannot_be_measured_is_refused_before_anything_loads(recipe_file, v
 
 
 @pytest.mark.parametrize("quantize", ["none", "nf4"])
-def test_blocks_that_train_can_be_compiled_whole_and_give_the_same_gradients(recipe_file, quantize):  # noqa: F811
-    """What inductor makes of the graphs is PyTorch's matter."""
+def test_compiled_blocks_give_the_same_gradients(recipe_file, quantize, monkeypatch):  # noqa: F811
+    """Traced whole as for any compiler; what inductor makes of the graphs is PyTorch's matter."""
+    monkeypatch.setattr(base, "COMPILER", "aot_eager")
     torch._dynamo.reset()
-    gradients = []
-    recipe = recipes.read(recipe_file, [f"model.quantize={quantize}", "model.gradient_checkpointing=true"])
-    for compiled in (False, True):
+    counters.clear()
+    gradients, graphs = [], []
+    for compiled in ("false", "true"):
+        options = [f"model.quantize={quantize}", "model.gradient_checkpointing=true", f"model.compile={compiled}"]
+        recipe = recipes.read(recipe_file, options)
         ready = base.prepare(recipe)
         weights = base.dress(ready, recipe)
-        for block in base.blocks_of(ready.transformer) if compiled else []:
-            block.compile(fullgraph=True, backend="aot_eager")
         fit.step_gradient(ready, recipe, next(fit.upcoming(ready, recipe, 0)), weights)
         gradients.append({name: weight.grad for name, weight in weights.items()})
+        graphs.append(counters["stats"]["unique_graphs"])
     plain, other = gradients
     assert all(torch.equal(plain[name], other[name]) for name in plain)
-    assert counters["stats"]["unique_graphs"] > 0
+    assert graphs[0] == 0 < graphs[1]

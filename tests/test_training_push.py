@@ -337,7 +337,7 @@ def test_a_tag_never_moves_to_other_weights(hub: Hub, recipe_file: Path, capsys)
     assert send(recipe_file) == 0
     make_tiny_adapter(adapter_of(recipe_file), seed=9)
     assert send(recipe_file) == 2
-    assert f"The tag {TAG} of monet/haystacks names other weights" in capsys.readouterr().err
+    assert f"The tag {TAG} of monet/haystacks names something else" in capsys.readouterr().err
     assert hub.count("POST .*/commit/") == 1
 
 
@@ -379,7 +379,7 @@ def test_curated_pictures_go_up_as_a_dataset_that_a_recipe_takes_by_its_id(
 ) -> None:
     assert send_pictures(curated_file, "--license", "cc0-1.0", "--private") == 0
     said = capsys.readouterr().err
-    assert "its pictures came back as they left" in said and "(private)" in said
+    assert "the first picture of each split came back as it left" in said and "(private)" in said
     assert "These stay here: report.html" in said
     tag = re.search(r"data\.source=monet/ponds data\.revision=(ponds-[0-9a-f]{8})", said)
     assert tag

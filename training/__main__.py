@@ -11,7 +11,7 @@ COMMANDS = {  # a command is the function of that name in the module of that nam
     "curate": "Choose paintings for training, and report what was chosen and why.",
     "caption": "Let a vision-language model describe the pictures.",
     "plan": "Say what a training run will need: memory, hours, disk; nothing is loaded.",
-    "measure": "Take a few steps, and say what they took beside what plan says; nothing is saved.",
+    "measure": "Take a few steps, and say what they took beside what plan says; no adapter is kept.",
     "cache": "Encode the pictures and captions once: latents and text embeddings on disk.",
     "fit": "Train the adapter; caches first where that is missing, resumes where a run was stopped.",
     "tune": "Search the recipe's best numbers on a resident base.",

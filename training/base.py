@@ -21,6 +21,8 @@ from training.cache import Cache
 from training.examples import Example, say
 from training.options import Recipe
 
+COMPILER = "inductor"  # of torch.compile
+
 
 @dataclass(frozen=True)
 class Base:
@@ -64,8 +66,8 @@ class Base:
 
 
 def prepare(recipe: Recipe, *, bank: bool | None = None, on: Base | None = None) -> Base:
-    """Cache what is missing, then load the transformer, or take the one of a base that is in memory; VAE and text
-    encoders have left it by then."""
+    """Cache what is missing, then load the transformer, or take that of the base `on`, with its bank; VAE and text
+    encoders have left memory by then."""
     kept, known = cache.fill(recipe)
     state = cache.processes(recipe.model)
     trained_on, held_out = examples.split(known, recipe.data.held_out)
@@ -90,13 +92,13 @@ def prepare(recipe: Recipe, *, bank: bool | None = None, on: Base | None = None)
     )  # fmt: skip
 
 
-def load(recipe: Recipe, folder: Path, place: Any, bank: bool | None) -> tuple[Any, Bank | None]:
+def load(recipe: Recipe, folder: Path, onto: torch.device | str, bank: bool | None) -> tuple[Any, Bank | None]:
     """The frozen transformer, and the bank that computes its modulation ahead, if any."""
     device, dtype = cache.place(recipe.model)
     keep = recipe.run.cache / "transformers" if recipe.model.keep_quantized else None
     banked = recipe.model.modulation_bank and recipe.adapter.targets != "every" if bank is None else bank
     transformer = kept_transformer(
-        folder, quantize=recipe.model.quantize, dtype=dtype, device=place, keep=keep,
+        folder, quantize=recipe.model.quantize, dtype=dtype, device=onto, keep=keep,
         without=MODULATION_LAYERS if banked else None, say=say,
     )  # fmt: skip
     return transformer, Bank(transformer, folder, device, dtype) if banked else None
@@ -108,9 +110,8 @@ def shard(transformer: Any, device: torch.device, processes: int) -> None:
     A block is gathered before its forward and before its backward pass, and freed after each. An adapter that is put
     on it afterwards stays whole, as do the layers at both ends.
     """
-    warnings.filterwarnings(
-        "ignore", "FSDP2-wrapped module"
-    )  # its outputs are views; nothing is added to them in place
+    # It warns that its outputs are views; nothing is added to them in place.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module")
     mesh = init_device_mesh(device.type, (processes,))
     for block in blocks_of(transformer):
         fully_shard(block, mesh=mesh)
@@ -126,11 +127,12 @@ def dress(base: Base, recipe: Recipe) -> dict[str, torch.nn.Parameter]:
     adapter.add(transformer, recipe.adapter, seed=recipe.run.seed)
     blocks = blocks_of(transformer)
     for block in blocks[len(blocks) - model.offload :] if model.offload else []:
-        for layer in filter(lambda module: isinstance(module, adapter.Frozen), block.modules()):
-            layer.offload()
+        for layer in block.modules():
+            if isinstance(layer, adapter.Frozen):
+                layer.offload()
     recompute(transformer, blocks, model.gradient_checkpointing)
     for block in blocks if model.compile else []:
-        block.compile(fullgraph=True)
+        block.compile(fullgraph=True, backend=COMPILER)
     return adapter.trained(transformer)
 
 

@@ -75,7 +75,10 @@ def licence_problems(readme: Path, licence: str | None) -> list[str]:
     if not readme.exists():
         asked = "nothing says under which licence the pictures may be used; name it with --license, such as cc0-1.0"
         return [] if licence else [asked]
-    stated = DatasetCard.load(readme).data.to_dict().get("license")
+    try:
+        stated = DatasetCard.load(readme).data.to_dict().get("license")
+    except (ValueError, yaml.YAMLError) as error:
+        return [f"the front matter of its README.md is no YAML ({one_line(error)}); mend it"]
     if not stated:
         return ["its README.md names no licence; add `license:` to the front matter"]
     if licence not in (None, stated):

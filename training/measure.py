@@ -2,8 +2,9 @@
 
     python -m training measure RECIPE.yaml [section.key=value …] [--variant "section.key=value …"]… [--steps 6] [--json]
 
-A few steps are taken as `fit` takes them, and nothing of them is saved. Variants of the recipe follow one another; the
-base stays in memory for those that leave its precision alone. One that fails, for lack of memory above all, says so.
+A few steps are taken as `fit` takes them; of what they learn nothing is saved, the cache is filled as ever. Variants of
+the recipe follow one another; the base stays in memory from one to the next where its keys in `model` are the same, but
+for those of NOT_THE_BASE. A variant that fails, for lack of memory above all, says so and leaves the others alone.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from impressionism.pipeline import first_line
 from training import cache, cards, fit, plan
 from training import recipe as recipes
 from training.base import Base, dress, prepare
@@ -24,10 +26,8 @@ from training.cards import GIB
 from training.log import Meter
 from training.options import Recipe, TrainingError
 
-BESIDES = {
-    "gradient_checkpointing": False,
-    "max_sequence_length": 512,
-}  # of the `model` section: not the base's matter
+# Keys of `model` that leave the base as it is.
+NOT_THE_BASE = {"gradient_checkpointing": False, "max_sequence_length": 512}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Measured:
     peak: int | None = None
     """Bytes at most: on a GPU those allocated, the base among them; on a CPU resident ones beyond base and adapter."""
     seconds: float | None = None
-    """Of a step, the median; the first, which warms up, is left out."""
+    """Of a step, the median; the first, which warms up, is left out. `plan` has the mean over the recipe's sizes."""
     failed: str | None = None
 
 
@@ -51,28 +51,29 @@ def measure(recipe: Recipe, *, variant: list[str], steps: int, json: bool = Fals
     """The command."""
     if steps < 2:
         raise TrainingError("--steps should be 2 at least: the first warms up and is left out.")
+    if cache.processes(recipe.model).num_processes > 1:
+        raise TrainingError("Steps are measured in one process: start `python -m training measure` by itself.")
     fixed = [f"optimizer.steps={steps}", "optimizer.warmup=0"]
     asked = [(text, recipes.changed(recipe, [*text.split(), *fixed])) for text in variant or [""]]
-    card = cards.at_hand(cache.place(recipe.model)[0])
     base, its = None, None
     for text, wanted in asked:
         if base is None or its != base_of(wanted):
             base = None
             release()
-        predicted = plan.predict(wanted, card)
+        predicted = plan.predict(wanted, cards.at_hand(cache.place(wanted.model)[0]))
         found = Measured(text, predicted.peak, predicted.seconds, predicted.operations)
         try:
             base, its = prepare(wanted, on=base), base_of(wanted)
             found = dataclasses.replace(found, **taken(base, wanted))
         except RuntimeError as error:  # torch.OutOfMemoryError is one
-            found, base = dataclasses.replace(found, failed=str(error).strip().splitlines()[0]), None
+            found, base = dataclasses.replace(found, failed=first_line(error)), None
         release()
         print(dumps(dataclasses.asdict(found)) if json else sentence(found), flush=True)
 
 
 def base_of(recipe: Recipe) -> tuple:
     """What the base in memory depends on."""
-    return recipe.model.model_copy(update=BESIDES), recipe.adapter.targets == "every"
+    return recipe.model.model_copy(update=NOT_THE_BASE), recipe.adapter.targets == "every"
 
 
 def taken(base: Base, recipe: Recipe) -> dict[str, Any]:
@@ -96,6 +97,7 @@ def release() -> None:
 
 
 def sentence(found: Measured) -> str:
+    """On a CPU the base and the adapter are in `plan`'s figure and not in what was measured."""
     what = found.variant or "the recipe"
     planned = f"plan: {found.plan_peak / GIB:.2f} GiB, {found.plan_seconds:.3g} s"
     if found.failed:

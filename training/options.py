@@ -70,13 +70,13 @@ class Model(Section):
     it is used (FSDP). One process holds all of them all the same."""
 
     @model_validator(mode="after")
-    def _can_travel(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.offload and self.quantize not in ("none", "nf4"):
             raise ValueError(f"offload works with quantize nf4 or none, not with {self.quantize}")
         if self.shard and (self.offload or self.quantize != "none"):
             raise ValueError("shard works with quantize none and offload 0 only; set these, or leave shard out")
-        if self.shard and self.compile:
-            raise ValueError("shard and compile do not work together; leave one of them out")
+        if self.compile and (self.shard or self.offload or self.quantize not in ("none", "nf4")):
+            raise ValueError("compile works with quantize nf4 or none, without offload and shard; leave it out")
         return self
 
 

@@ -166,8 +166,7 @@ def wrong(name: str, source: Path | bytes, forbidden: dict[str, str]) -> list[st
         told = "\n".join(texts(source))
     except (SafetensorError, pa.ArrowInvalid, OSError, SyntaxError, Image.DecompressionBombError) as error:
         return [f"{name} is damaged ({one_line(error)}); make it again"]
-    found = [what for what, pattern in forbidden.items() if re.search(pattern, told)]
-    return [f"{name} holds {what}; take it out" for what in found]
+    return [f"{name} holds {what}; take it out" for what, pattern in forbidden.items() if re.search(pattern, told)]
 
 
 def texts(source: Path | bytes) -> Iterator[str]:

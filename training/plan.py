@@ -187,7 +187,6 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None, processes: 
         "pictures, captions, modulation": batch_bytes(shape, facts) + (rows if card.gpu else ahead),
     }
     parts = resident | at_the_peak(footprint.fullest(costs[-1]), options, numbers, card)
-    travel = sum(offloaded) * (3 if model.gradient_checkpointing is True else 2) / TRAVEL
     operations = sum(cost.flops for one in costs for cost in one) / len(costs)
     disk = disk_use(recipe, facts, sizes, dtype, pictures, 4 * numbers + state)
     if model.keep_quantized:
@@ -199,13 +198,20 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None, processes: 
         recipe=recipe, card=card, parts=parts,
         loading=share + max(gathered, 2 * max(layer.rows * layer.columns for layer in layers)),
         encoding=captions, encoding_pictures=pixels, operations=operations * options.accumulate,
-        seconds=options.accumulate
-        * (cards.seconds(card, operations, passes(blocks, model), model.quantize, model.compile) + travel),
+        seconds=step_seconds(recipe, card, operations, passes(blocks, model), sum(offloaded)),
         layers=sum(layer.rank > 0 for layer in layers), numbers=numbers,
         adapter=numbers * getattr(torch, recipe.adapter.dtype).itemsize,
         main_memory=PROGRAM + max(ahead + held + sum(offloaded), whole if gathered else 0, captions, pixels),
         disk=disk, pictures=pictures,
     )  # fmt: skip
+
+
+def step_seconds(recipe: Recipe, card: Card, operations: float, passes: int, offloaded: int) -> float:
+    """Of batches of so many operations and passes through a block; each byte that waits elsewhere travels with each."""
+    model = recipe.model
+    travel = offloaded * (3 if model.gradient_checkpointing is True else 2) / TRAVEL
+    computing = cards.seconds(card, operations, passes, model.quantize, model.compile)
+    return recipe.optimizer.accumulate * (computing + travel)
 
 
 def at_the_peak(moment: Moment, options: Optimizer, numbers: int, card: Card) -> dict[str, int]:
@@ -397,7 +403,7 @@ def _model(config: str) -> Any:
 def choose(recipe: Recipe, card: Card, pictures: int | None = None, processes: int = 1) -> Prediction | None:
     """The finest precision that fits, then the fewest recomputed blocks; the last resort is to offload. None: none."""
     blocks = layers_of(facts_of(recipe.model), recipe)
-    trained = len(blocks) - next(i for i, block in enumerate(blocks) if any(layer.rank for layer in block))
+    trained = len(blocks) - gradients_from(blocks)
 
     def with_(quantize: str, recomputed: int, offload: int) -> Prediction:
         wanted = True if recomputed == trained else recomputed or False

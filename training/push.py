@@ -140,8 +140,8 @@ def found_there(api: HfApi, repo: str, parcel: Parcel, *, pull_request: bool) ->
     tags = [tag.name for tag in api.list_repo_refs(repo, repo_type=parcel.kind).tags]
     if parcel.tag in tags and not is_there(api, repo, parcel, parcel.tagged, parcel.tag):
         raise TrainingError(
-            f"The tag {parcel.tag} of {repo} names other weights: train in another run.folder, "
-            f"or give the tag up with `hf repos tag delete {repo} {parcel.tag}`."
+            f"The tag {parcel.tag} of {repo} names something else: choose another folder, "
+            f"or give the tag up with `hf repos tag delete {repo} {parcel.tag} --type {parcel.kind}`."
         )
     if is_there(api, repo, parcel, parcel.files, "main") and (pull_request or parcel.tag in tags):
         return f"{repo} holds all of this"
@@ -256,7 +256,7 @@ def see_pictures(repo: str, parcel: Parcel, revision: str) -> str:
 
     with readable_errors(repo):
         check_returned(parcel, repo, revision)
-    return "its pictures came back as they left"
+    return "the first picture of each split came back as it left"
 
 
 def compare(parcel: Parcel, returned: Path, painter: "Painter | None") -> None:

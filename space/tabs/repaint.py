@@ -55,8 +55,11 @@ def asked(*values: Any) -> Job:
 
 def beside(studio: Studio, source: Image.Image) -> Item:
     """The photograph as it enters the model; written at the click, and there when its turn comes."""
-    path = Path(get_upload_folder(), hashlib.sha256(source.tobytes()).hexdigest(), "photograph.png")
-    if not path.exists():
+    digest = hashlib.sha256(repr(source.size).encode() + source.tobytes()).hexdigest()
+    path = Path(get_upload_folder(), digest, "photograph.png")
+    if path.exists():
+        path.touch()  # Gradio deletes by age
+    else:
         path.parent.mkdir(parents=True, exist_ok=True)
         source.save(path)
     studio.files.add(str(path))
