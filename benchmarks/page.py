@@ -76,11 +76,11 @@ bit, which is the comparison's promise.
         "space",
         "The Space",
         """
-OpenMP keeps a team of threads for each thread that computes, and while all teams together have more threads than there
-are cores they sleep between two operations: with a new thread a call the app cost 13 to 26 % more than the pipeline. Now one
-thread loads the painter and paints. Tried before: telling the steps four times a second instead of each one (31 % became
-26 %). A sweep shares the caption's encoding, a hundredth of the miniature's work, and no more. What a GPU makes of this
-is not measured.
+OpenMP keeps a team of threads for each thread that computes, and while all teams together have more threads than
+there are cores they sleep between two operations: with a new thread a call the app cost 13 to 26 % more than the
+pipeline. Now one thread loads the painter and paints. Tried before: telling the steps four times a second instead of
+each one (31 % became 26 %). A sweep shares the caption's encoding, a hundredth of the miniature's work, and no more.
+What a GPU makes of this is not measured.
 """,
     ),
     Section("growth", "How it grows"),
