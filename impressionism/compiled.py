@@ -1,20 +1,143 @@
-"""Compiled blocks with the strength slider alive: `torch.compile` once a kind of block, whatever the strength.
+"""Compiled blocks with the strength slider alive: the code of each kind of block is made once, whatever the strength.
 
-PEFT keeps an adapter's scale as a Python number, for which a compiled block is compiled again when it changes, and
-switches to other code at 0. Here the scale is a tensor that `paint.set_strength` fills, so the code stays the same.
+PEFT keeps an adapter's scale as a Python number, which would be part of the code: a compiled block would be compiled
+again when it changes. Here the scale is a buffer of its layer, which `paint.set_strength` fills.
+
+`compile_blocks` compiles in this process when it first paints (torch.compile). `compile_ahead` writes packages that
+other processes load in a moment (AOTInductor), for ZeroGPU, whose every process begins anew; `use_packages` takes them.
 """
 
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import FluxPipeline
+from peft.tuners.lora import LoraLayer
 
-from impressionism.pipeline import ADAPTER_NAME, lora_layers
+from impressionism.pipeline import ADAPTER_NAME, first_line, lora_layers
+
+# The weights stay the model's own: they are neither in the package nor folded into its code.
+PACKAGED = {
+    "aot_inductor.package_constants_in_so": False,
+    "always_keep_tensor_constants": True,
+    "joint_graph_constant_folding": False,
+}
+
+logger = logging.getLogger(__name__)
+
+
+class LiveScale(dict):
+    """PEFT's table of an adapter's scales, whose one value is a buffer of the layer: filled, never replaced."""
+
+    def __init__(self, layer: LoraLayer):
+        super().__init__(layer.scaling)
+        self.layer: Any = layer
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.layer.live_scale
+
+    def __setitem__(self, name: str, scale: Any) -> None:
+        self.layer.live_scale.fill_(scale)
+
+
+def enliven(flux: FluxPipeline) -> None:
+    """Makes the scales buffers; once is enough."""
+    for layer in lora_layers(flux):
+        if not isinstance(layer.scaling, LiveScale):
+            scale = torch.tensor(float(layer.scaling[ADAPTER_NAME]), device=layer.weight.device)
+            layer.register_buffer("live_scale", scale)  # type: ignore[operator]
+            layer.scaling = LiveScale(layer)
 
 
 def compile_blocks(flux: FluxPipeline, **options: Any) -> None:
     """FLUX's two kinds of block are compiled on their next pass, for all of their kind; the options are
     torch.compile's. A second size of picture compiles them again, for any size."""
-    for layer in lora_layers(flux):
-        layer.scaling[ADAPTER_NAME] = torch.tensor(float(layer.scaling[ADAPTER_NAME]), device=layer.weight.device)
+    enliven(flux)
     flux.transformer.compile_repeated_blocks(**{"fullgraph": True} | options)
+
+
+# ---- Ahead of time
+
+
+def compile_ahead(flux: FluxPipeline, paint: Callable[[], Any], folder: Path, **options: Any) -> None:
+    """Writes a package a kind of block, for pictures of any size and captions as long as those that `paint` paints.
+
+    It is compiled for the device that the weights are on, where `paint` must be possible. For unquantized weights, and
+    fp8. The options are inductor's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, program in exported(flux, paint).items():
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(folder / f"{kind}.pt2"), inductor_configs=PACKAGED | options
+        )
+
+
+def exported(flux: FluxPipeline, paint: Callable[[], Any]) -> dict[str, torch.export.ExportedProgram]:
+    """A program a kind of block, from what its first one is given while `paint` paints."""
+    enliven(flux)
+    programs = {}
+    for kind, [block, *_] in blocks_of(flux).items():
+        given: dict[str, Any] = {}
+        watch = block.register_forward_pre_hook(lambda _, __, kwargs, g=given: g.update(kwargs), with_kwargs=True)
+        paint()
+        watch.remove()
+        given = what_counts(given)
+        sizes = {name: any_size(name, value) for name, value in given.items()}
+        with torch.no_grad():
+            programs[kind] = torch.export.export(block, (), given, dynamic_shapes=sizes)
+    return programs
+
+
+def any_size(name: str, value: Any) -> Any:
+    """Which dimensions follow from a picture's size: its tokens, and the positions of all."""
+    auto = torch.export.Dim.AUTO
+    return {"hidden_states": {1: auto}, "image_rotary_emb": ({0: auto}, {0: auto})}.get(name)
+
+
+def what_counts(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Without those that are empty."""
+    return {name: value for name, value in arguments.items() if torch.is_tensor(value) or value}
+
+
+def blocks_of(flux: FluxPipeline) -> dict[str, list[Any]]:
+    transformer: Any = flux.transformer
+    return {
+        kind: [block for block in transformer.modules() if type(block).__name__ == kind]
+        for kind in transformer._repeated_blocks
+    }
+
+
+def use_packages(flux: FluxPipeline, folder: Path) -> None:
+    """Blocks run the packages' code from now on; where it cannot be loaded they run their own, and the log says why."""
+    enliven(flux)
+    for kind, blocks in blocks_of(flux).items():
+        for block in blocks:
+            block.forward = Packaged(block, folder / f"{kind}.pt2")
+
+
+class Packaged:
+    """A block's pass by a package, which is loaded in each process at the first call: there the weights are."""
+
+    def __init__(self, block: Any, package: Path):
+        self.block, self.own, self.package = block, block.forward, package
+        self.loaded_in: int | None = None
+        self.run: Callable[..., Any] = self.own
+
+    def __call__(self, **arguments: Any) -> Any:
+        if self.loaded_in != os.getpid():
+            self.loaded_in, self.run = os.getpid(), self.load()
+        return self.run(**what_counts(arguments))
+
+    def load(self) -> Callable[..., Any]:
+        try:
+            model = torch._inductor.aoti_load_package(str(self.package))
+            tensors = dict([*self.block.named_parameters(), *self.block.named_buffers()])
+            weights = {name: tensors[name].data for name in model.get_constant_fqns()}
+            model.load_constants(weights, check_full_update=True, user_managed=True)
+        except (OSError, RuntimeError, KeyError) as error:
+            logger.warning("%s does not run here, its blocks do without: %s", self.package.name, first_line(error))
+            return self.own
+        return model

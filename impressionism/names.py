@@ -20,6 +20,7 @@ ENVIRONMENT = {
     "adapter": "IMPRESSIONISM_ADAPTER",
     "adapter_revision": "IMPRESSIONISM_ADAPTER_REVISION",
     "adapter_pinned": "IMPRESSIONISM_ADAPTER_PINNED",
+    "compile": "IMPRESSIONISM_COMPILE",
 }
 
 

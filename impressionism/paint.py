@@ -129,11 +129,8 @@ def render(flux: FluxPipeline, sampling: Sampling, words: Words, report: Callabl
 def set_strength(flux: FluxPipeline, strength: float) -> None:
     """1 is the adapter as trained; at 0 it is switched off, so that not even a rounding is left of it."""
     for layer in known_layers(flux):
-        held = layer.scaling[ADAPTER_NAME]
         layer.set_scale(ADAPTER_NAME, strength)
-        if isinstance(held, torch.Tensor):  # by impressionism/compiled.py, whose code must stay the same
-            layer.scaling[ADAPTER_NAME] = held.fill_(layer.scaling[ADAPTER_NAME])
-        else:
+        if not isinstance(layer.scaling[ADAPTER_NAME], torch.Tensor):  # as in compiled.py: one code for all strengths
             layer._disable_adapters = strength == 0  # enable_adapters() would also change what is trained
 
 

@@ -2,12 +2,8 @@
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
 from impressionism.hub import PainterError
-
-if TYPE_CHECKING:
-    from impressionism.pipeline import Painter
 
 
 def main() -> None:
@@ -22,6 +18,7 @@ def main() -> None:
 
     from impressionism import names
     from space.app import build, launch  # late: gradio and torch take seconds, and --help needs neither
+    from space.compiling import compile_or_not
     from space.opening import open_painter
     from space.stepwise import EASEL
 
@@ -30,20 +27,10 @@ def main() -> None:
         painter = open_painter(*asked) if names.on_zero_gpu() else EASEL.submit(open_painter, *asked).result()
     except PainterError as problem:
         sys.exit(str(problem))
-    if chosen.compile and not names.on_zero_gpu():  # ZeroGPU does not support torch.compile
+    if chosen.compile or names.from_environment("compile"):
         compile_or_not(painter)
     print(painter.about, flush=True)
     launch(build(painter), chosen.host, chosen.port)
-
-
-def compile_or_not(painter: "Painter") -> None:
-    """A block that cannot be compiled here paints as it is, and PyTorch logs why."""
-    import torch._dynamo
-
-    from impressionism.compiled import compile_blocks
-
-    torch._dynamo.config.suppress_errors = True
-    compile_blocks(painter.flux, fullgraph=False)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from impressionism.compiled import compile_blocks
-from impressionism.paint import paint
+from impressionism.compiled import blocks_of, compile_ahead, compile_blocks, exported, use_packages
+from impressionism.paint import encode, paint, render, set_strength
 from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import Sampling
 
 SAMPLING = Sampling(prompt="a boat", steps=2, width=64, height=64)
+QUICKLY: dict = {"aot_inductor.compile_wrapper_opt_level": "O0"}  # of the compiler, not of what it makes
 STRENGTHS = (1.0, 0.5, 0.0, 1.3, -0.5)
 
 
@@ -46,3 +48,56 @@ def test_a_moved_slider_compiles_nothing(compiled: Painter):
     for strength in STRENGTHS:
         paint(compiled, SAMPLING, strength)
     assert counters["stats"]["unique_graphs"] == graphs
+
+
+# ---- Ahead of time
+
+
+def fresh(tiny_flux: Path, tiny_adapter: Path) -> Painter:
+    return load_pipeline(str(tiny_flux), str(tiny_adapter), device="cpu")
+
+
+def test_an_exported_block_is_the_block_at_every_strength_and_size(tiny_flux: Path, tiny_adapter: Path):
+    """What is compiled ahead; that the compiler keeps to it is PyTorch's matter."""
+    painter = fresh(tiny_flux, tiny_adapter)
+    programs = exported(painter.flux, lambda: paint(painter, SAMPLING))
+    for kind, program in programs.items():
+        run = program.module()
+        for strength in STRENGTHS:
+            for size in (64, 96):
+                set_strength(painter.flux, strength)
+                given = taken(painter, blocks_of(painter.flux)[kind][0], dataclasses.replace(SAMPLING, height=size))
+                with torch.no_grad():
+                    ours, theirs = (block(**given) for block in (run, blocks_of(painter.flux)[kind][0]))
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def taken(painter: Painter, block: torch.nn.Module, sampling: Sampling) -> dict:
+    """What the block is given while the sampling is painted at the strength that is set."""
+    given: dict = {}
+    watch = block.register_forward_pre_hook(lambda _, __, kwargs: given.update(kwargs), with_kwargs=True)
+    render(painter.flux, sampling, encode(painter, sampling.prompt))
+    watch.remove()
+    return {name: value for name, value in given.items() if torch.is_tensor(value) or value}
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_packages_paint_the_same_pictures_at_every_strength_and_size(tiny_flux: Path, tiny_adapter: Path, tmp_path):
+    painter, plain = fresh(tiny_flux, tiny_adapter), fresh(tiny_flux, tiny_adapter)
+    painter.flux.transformer._repeated_blocks = ["FluxSingleTransformerBlock"]  # one kind's compiling takes long enough
+    compile_ahead(painter.flux, lambda: paint(painter, SAMPLING), tmp_path, **QUICKLY)
+    use_packages(painter.flux, tmp_path)
+    for strength in STRENGTHS:
+        for sampling in (SAMPLING, dataclasses.replace(SAMPLING, width=96)):
+            ours, theirs = (np.asarray(paint(one, sampling, strength)).astype(int) for one in (painter, plain))
+            assert np.abs(ours - theirs).max() <= 1, strength  # sums are rounded otherwise
+
+
+def test_a_package_that_cannot_be_loaded_leaves_the_blocks_as_they_are(
+    tiny_flux: Path, tiny_adapter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    painter, plain = fresh(tiny_flux, tiny_adapter), fresh(tiny_flux, tiny_adapter)
+    (tmp_path / "FluxTransformerBlock.pt2").write_bytes(b"torn")
+    use_packages(painter.flux, tmp_path)
+    assert np.array_equal(np.asarray(paint(painter, SAMPLING, 0.5)), np.asarray(paint(plain, SAMPLING, 0.5)))
+    assert "FluxTransformerBlock.pt2 does not run here" in caplog.text

@@ -9,7 +9,7 @@ import torch._inductor.config
 from impressionism import paint
 from impressionism.pipeline import load_pipeline
 from impressionism.records import Sampling
-from space.__main__ import compile_or_not
+from space.compiling import compile_ahead_or_not, compile_or_not
 
 
 def test_where_blocks_cannot_be_compiled_they_paint_as_they_are(
@@ -22,4 +22,16 @@ def test_where_blocks_cannot_be_compiled_they_paint_as_they_are(
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nonexistent/compiler",))
     monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)  # and put back
     compile_or_not(painter)
+    assert [paint.paint(painter, sampling, strength).tobytes() for strength in (0.0, 1.0)] == eager
+
+
+def test_where_nothing_can_be_compiled_ahead_the_blocks_paint_as_they_are(
+    tiny_flux: Path, tiny_adapter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    painter = load_pipeline(str(tiny_flux), str(tiny_adapter), device="cpu")
+    sampling = Sampling(prompt="a mill", steps=1, width=64, height=64)
+    eager = [paint.paint(painter, sampling, strength).tobytes() for strength in (0.0, 1.0)]
+    (tmp_path / "full").touch()
+    compile_ahead_or_not(painter, tmp_path / "full")
+    assert "paint as they are" in caplog.text
     assert [paint.paint(painter, sampling, strength).tobytes() for strength in (0.0, 1.0)] == eager
