@@ -295,9 +295,9 @@ def table(result: dict) -> str:
         if found := stages.get(stage):
             memory = (f"{found[key] / GB:.2f} GB" for key in ("own", "resident"))
             lines.append(f"| {told} | {found['seconds']:.0f} | {' | '.join(memory)} | {asked(stage, found)} |")
-    if {"banked", "whole"} <= stages.keys():
-        same = "the same" if stages["banked"]["output"] == stages["whole"]["output"] else "**not** the same"
-        lines.append(f"| … and with those weights in memory: {same} output, bit for bit | | | | the same |")
+        if stage == "banked" and {"banked", "whole"} <= stages.keys():
+            same = "the same" if found["output"] == stages["whole"]["output"] else "**not** the same"
+            lines.append(f"| … and with those weights in memory: {same} output, bit for bit | | | | the same |")
     return "\n".join(lines)
 
 

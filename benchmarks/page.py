@@ -88,9 +88,9 @@ What a GPU makes of this is not measured.
     Section(
         "full_size",
         "FLUX.1-dev at its full size, on a CPU",
-        "The pass with the modulation computed ahead was timed on a machine that was busy with other work: its seconds "
-        "are an upper bound. What is kept in a file is mapped, so loading takes no time until a weight is used. "
-        "Rows that are missing were not measured.",
+        "Timed with other, lighter work beside it. What is kept in a file is mapped, so loading takes no time until a "
+        "weight is used, and a pass holds the file's pages besides its own memory. `plan` counts tensors; what the C "
+        "library holds between them comes on top. Rows that are missing were not measured.",
     ),
     Section(
         "gpu",
