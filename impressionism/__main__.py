@@ -1,7 +1,7 @@
 """Paint from a terminal.
 
 python -m impressionism "a sailing boat on the sea at dawn" --strength 1 --seed 7 --out boat.png
-python -m impressionism "a haystack" --compare            the base model's picture beside it, as base.png
+python -m impressionism "a haystack" --compare            the base model's picture beside it, as NAME-base.png
 python -m impressionism "a haystack" --sweep 0 0.5 1      one picture a strength
 python -m impressionism "a boat on the sea" --repaint photo.jpg --change 0.6
 python -m impressionism --from boat.png --out again.png   the same picture again, from the recipe in it
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add("--height", type=int, help="pixels, a multiple of 16 (default: as suits the model)")
     add("--out", type=Path, default=Path("picture.png"), help="the PNG to write (default picture.png)")
     kind = result.add_mutually_exclusive_group()
-    kind.add_argument("--compare", action="store_true", help="also write the base model's picture, base.png")
+    kind.add_argument("--compare", action="store_true", help="also write the base model's picture, as NAME-base.png")
     kind.add_argument("--sweep", type=float, nargs="+", metavar="STRENGTH", help="one picture for each strength")
     kind.add_argument("--repaint", type=Path, metavar="PICTURE", help="paint over this picture or photograph")
     add("--change", type=float, help="how far --repaint may go, above 0 to 1 (default 0.6)")
@@ -93,8 +93,6 @@ def paint_new(args: argparse.Namespace) -> None:
         raise PainterError("--change says how far --repaint may go; name the picture with --repaint.")
     if args.sweep and args.strength is not None:
         raise PainterError("--sweep names the strengths; leave out --strength.")
-    if args.compare and args.out.name == "base.png":
-        raise PainterError("--compare writes the base model's picture to base.png; give --out another name.")
     given = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
     check_wishes(args, given)
     source = open_image(args.repaint) if args.repaint else None
@@ -127,7 +125,7 @@ def paint_as_asked(args: argparse.Namespace, painter: "Painter", sampling: "Samp
     strength = STRENGTH if args.strength is None else args.strength
     if args.compare:
         base, adapted = compare(painter, sampling, strength, on_step=show)
-        write(base, recipe_of(painter, sampling, 0.0), args.out.with_name("base.png"))
+        write(base, recipe_of(painter, sampling, 0.0), args.out.with_name(f"{args.out.stem}-base.png"))
         write(adapted, recipe_of(painter, sampling, strength), args.out)
     elif args.sweep:
         for each, picture in sweep(painter, sampling, args.sweep, on_step=show):

@@ -192,7 +192,9 @@ def outputs(chosen: argparse.Namespace) -> set[str]:
     told = vars(chosen)
     if "recipe" not in told:
         made = {told.get("folder"), told.get("out")}
-        return {str(path) for path in made if path} | ({"base.png"} if told.get("compare") else set())
+        if told.get("compare"):
+            made.add(chosen.out.with_name(f"{chosen.out.stem}-base.png"))
+        return {str(path) for path in made if path}
     if not chosen.recipe.exists():  # a command before this one makes it
         return set()
     recipe = recipes.read(chosen.recipe, [override for override in chosen.override if "=" in override])

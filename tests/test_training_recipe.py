@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from training import __main__ as command
 from training import recipe as recipes
 from training.options import TrainingError
 
@@ -76,3 +77,15 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
 def test_only_an_unquantized_base_on_the_card_is_sharded(tmp_path, beside):
     with pytest.raises(TrainingError, match="model: shard works with quantize none and offload 0 only"):
         recipes.read(write(tmp_path, f"data: {{source: here}}\nmodel: {{shard: true, {beside}}}"))
+
+
+def test_keys_may_follow_options_and_nothing_else_may(capsys):
+    recipe = str(SHIPPED[0].with_name("8gb.yaml"))
+    said = []
+    for order in (["optimizer.batch=2", "--vram", "24"], ["--vram", "24", "optimizer.batch=2"]):
+        assert command.main(["plan", recipe, "--json", *order]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    with pytest.raises(SystemExit):
+        command.main(["plan", recipe, "--vram", "24", "batch", "--vrma=8"])
+    assert "unrecognized arguments: batch --vrma=8" in capsys.readouterr().err

@@ -48,7 +48,7 @@ OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to t
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = vars(_parser().parse_args(arguments))
+    options = _parsed(arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
     from impressionism.command import status_of
     from impressionism.hub import PainterError
@@ -63,6 +63,16 @@ def main(arguments: list[str] | None = None) -> int:
         return STOPPED if done is False else 0
 
     return status_of(run, TrainingError, PainterError)
+
+
+def _parsed(arguments: list[str] | None) -> dict:
+    """argparse takes keys of the recipe in front of options only; here they may follow."""
+    parser = _parser()
+    known, others = parser.parse_known_args(arguments)
+    if strange := [each for each in others if each.startswith("-") or "=" not in each]:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}; see python -m training {known.command} --help")
+    known.override += others
+    return vars(known)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from impressionism import names
-from impressionism.hub import PIPELINE_FILES, folder_of
+from impressionism.hub import PIPELINE_FILES, folder_of, without_bars
 from training import examples as intake
 from training.examples import Example, Size, say
 from training.options import Model, Recipe, TrainingError
@@ -162,6 +162,7 @@ def _encode_pictures(cache: Cache, examples: list[Example], folder: Path, model:
 
 
 @torch.no_grad()
+@without_bars()
 def _encode_captions(cache: Cache, captions: list[str], folder: Path, model: Model) -> None:
     device, dtype = place(model)
     flux = FluxPipeline.from_pretrained(folder, transformer=None, vae=None, dtype=dtype).to(device)

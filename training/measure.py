@@ -53,8 +53,8 @@ def measure(recipe: Recipe, *, variant: list[str], steps: int, json: bool = Fals
         raise TrainingError("--steps should be 2 at least: the first warms up and is left out.")
     if cache.processes(recipe.model).num_processes > 1:
         raise TrainingError("Steps are measured in one process: start `python -m training measure` by itself.")
-    fixed = [f"optimizer.steps={steps}", "optimizer.warmup=0"]
-    asked = [(text, recipes.changed(recipe, [*text.split(), *fixed])) for text in variant or [""]]
+    short = recipes.changed(recipe, [f"optimizer.steps={steps}", "optimizer.warmup=0"])
+    asked = [(text, recipes.changed(short, text.split())) for text in variant or [""]]
     base, its = None, None
     for text, wanted in asked:
         if base is None or its != base_of(wanted):
