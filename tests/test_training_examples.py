@@ -111,3 +111,8 @@ def test_an_epoch_shows_every_picture_in_batches_of_one_size(tmp_path):
         assert all(len(batch) == 2 and len({example.size for example in batch}) == 1 for batch in batches)
     assert epochs[0] != epochs[1]
     assert examples.Order(read, batch=2, seed=5)[5] == order[5]
+
+
+def test_a_folder_that_is_not_there_is_not_sought_on_the_hub(tmp_path):
+    with pytest.raises(TrainingError, match=r"there is no .*nowhere here"):
+        examples.read(data(tmp_path / "nowhere"))

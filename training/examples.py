@@ -334,8 +334,12 @@ def _splits(data: Data) -> list[tuple]:
     """(dataset, whether it is held out): the split that is trained on, and `validation` where there is one."""
     import datasets
 
+    if not (folder := Path(data.source)).exists() and folder.parent != Path() and folder.parent.is_dir():
+        raise TrainingError(
+            f"data.source: there is no {folder} here; make it, or set another folder or a dataset's id."
+        )
     try:
-        if Path(data.source).is_dir():
+        if folder.is_dir():
             found = datasets.load_from_disk(data.source)
         else:
             found = datasets.load_dataset(data.source, revision=data.revision)
