@@ -12,17 +12,15 @@ from impressionism.records import Sampling
 from space.compiling import compile_ahead_or_not, compile_or_not
 
 
-def test_where_blocks_cannot_be_compiled_they_paint_as_they_are(
-    tiny_flux: Path, tiny_adapter: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_where_blocks_cannot_be_compiled_they_paint_as_they_are(tiny_flux: Path, tiny_adapter: Path):
     """That compiled blocks paint the same is held by test_impressionism_compiled.py."""
     painter = load_pipeline(str(tiny_flux), str(tiny_adapter), device="cpu")
     sampling = Sampling(prompt="a mill", steps=1, width=64, height=64)
     eager = [paint.paint(painter, sampling, strength).tobytes() for strength in (0.0, 1.0)]
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nonexistent/compiler",))
-    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)  # and put back
-    compile_or_not(painter)
-    assert [paint.paint(painter, sampling, strength).tobytes() for strength in (0.0, 1.0)] == eager
+    no_compiler = torch._inductor.config.patch({"cpp.cxx": ("/nonexistent/compiler",)})
+    with no_compiler, torch._dynamo.config.patch(suppress_errors=False):  # which is then put back
+        compile_or_not(painter)
+        assert [paint.paint(painter, sampling, strength).tobytes() for strength in (0.0, 1.0)] == eager
 
 
 def test_where_nothing_can_be_compiled_ahead_the_blocks_paint_as_they_are(
