@@ -158,7 +158,7 @@ def _encode_pictures(cache: Cache, examples: list[Example], folder: Path, model:
                     _write(cache.latents_file(example), {"mean": mean.float(), "logvar": logvar.float()})
             bar.update(len(batch))
     del vae
-    _free()
+    free()
 
 
 @torch.no_grad()
@@ -175,7 +175,7 @@ def _encode_captions(cache: Cache, captions: list[str], folder: Path, model: Mod
                 _write(cache.text_file(caption), {"prompt_embeds": text, "pooled_prompt_embeds": pool})
             bar.update(len(batch))
     del flux
-    _free()
+    free()
 
 
 def together(size: Size) -> int:
@@ -208,7 +208,8 @@ def _digest_of(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _free() -> None:
+def free() -> None:
+    """Gives back the memory of what nobody holds any more."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

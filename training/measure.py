@@ -8,7 +8,6 @@ for those of NOT_THE_BASE. A variant that fails, for lack of memory above all, s
 """
 
 import dataclasses
-import gc
 import statistics
 import time
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from json import dumps
 from typing import Any
 
 import numpy as np
-import torch
 
 from impressionism.pipeline import first_line
 from training import cache, cards, fit, plan
@@ -59,7 +57,7 @@ def measure(recipe: Recipe, *, variant: list[str], steps: int, json: bool = Fals
     for text, wanted in asked:
         if base is None or its != base_of(wanted):
             base = None
-            release()
+            cache.free()
         predicted = plan.predict(wanted, cards.at_hand(cache.place(wanted.model)[0]))
         found = Measured(text, predicted.peak, predicted.seconds, predicted.operations)
         try:
@@ -67,7 +65,7 @@ def measure(recipe: Recipe, *, variant: list[str], steps: int, json: bool = Fals
             found = dataclasses.replace(found, **taken(base, wanted))
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             found, base = dataclasses.replace(found, failed=first_line(error)), None
-        release()
+        cache.free()
         print(dumps(dataclasses.asdict(found)) if json else sentence(found), flush=True)
 
 
@@ -88,12 +86,6 @@ def taken(base: Base, recipe: Recipe) -> dict[str, Any]:
         if not np.isfinite(norm):
             raise RuntimeError(f"The gradient of step {step + 1} is not finite.")
     return {"peak": meter.peak(), "seconds": statistics.median(np.diff(ends).tolist())}
-
-
-def release() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def sentence(found: Measured) -> str:
