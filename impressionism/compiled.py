@@ -78,16 +78,21 @@ def compile_ahead(flux: FluxPipeline, paint: Callable[[], Any], folder: Path, **
 def exported(flux: FluxPipeline, paint: Callable[[], Any]) -> dict[str, torch.export.ExportedProgram]:
     """A program a kind of block, from what its first one is given while `paint` paints."""
     enliven(flux)
-    programs = {}
-    for kind, [block, *_] in blocks_of(flux).items():
-        given: dict[str, Any] = {}
-        watch = block.register_forward_pre_hook(lambda _, __, kwargs, g=given: g.update(kwargs), with_kwargs=True)
-        paint()
+    firsts = {kind: blocks[0] for kind, blocks in blocks_of(flux).items()}
+    given: dict[str, dict[str, Any]] = {}
+    watches = [
+        block.register_forward_pre_hook(lambda _, __, kwargs, kind=kind: given.update({kind: kwargs}), with_kwargs=True)
+        for kind, block in firsts.items()
+    ]
+    paint()
+    for watch in watches:
         watch.remove()
-        given = what_counts(given)
-        sizes = {name: any_size(name, value) for name, value in given.items()}
+    programs = {}
+    for kind, block in firsts.items():
+        arguments = what_counts(given[kind])
+        sizes = {name: any_size(name, value) for name, value in arguments.items()}
         with torch.no_grad():
-            programs[kind] = torch.export.export(block, (), given, dynamic_shapes=sizes)
+            programs[kind] = torch.export.export(block, (), arguments, dynamic_shapes=sizes)
     return programs
 
 
@@ -114,30 +119,49 @@ def use_packages(flux: FluxPipeline, folder: Path) -> None:
     """Blocks run the packages' code from now on; where it cannot be loaded they run their own, and the log says why."""
     enliven(flux)
     for kind, blocks in blocks_of(flux).items():
+        package = Package(folder / f"{kind}.pt2")
         for block in blocks:
-            block.forward = Packaged(block, folder / f"{kind}.pt2")
+            block.forward = Packaged(block, package)
+
+
+class Package:
+    """The code of a kind of block, loaded once in each process, at the first pass: there the weights are."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.loaded_in: int | None = None
+        self.model: Any = None
+        self.weights: dict[Any, dict[str, torch.Tensor]] = {}
+        self.at: Any = None
+        """The block whose weights the code has now."""
+
+    def with_weights_of(self, block: Any) -> Any:
+        """The code, ready for the block; none where it cannot be."""
+        try:
+            if self.loaded_in != os.getpid():
+                self.loaded_in, self.model, self.weights, self.at = os.getpid(), None, {}, None
+                self.model = torch._inductor.aoti_load_package(str(self.file))
+            if self.model is not None and self.at is not block:
+                self.model.load_constants(self.weights_of(block), check_full_update=True, user_managed=True)
+                self.at = block
+        except (OSError, RuntimeError, KeyError) as error:
+            self.model = None
+            logger.warning("%s does not run here, its blocks do without: %s", self.file.name, first_line(error))
+        return self.model
+
+    def weights_of(self, block: Any) -> dict[str, torch.Tensor]:
+        if block not in self.weights:
+            tensors = dict([*block.named_parameters(), *block.named_buffers()])
+            self.weights[block] = {name: tensors[name].data for name in self.model.get_constant_fqns()}
+        return self.weights[block]
 
 
 class Packaged:
-    """A block's pass by a package, which is loaded in each process at the first call: there the weights are."""
+    """A block's pass by a package."""
 
-    def __init__(self, block: Any, package: Path):
+    def __init__(self, block: Any, package: Package):
         self.block, self.own, self.package = block, block.forward, package
-        self.loaded_in: int | None = None
-        self.run: Callable[..., Any] = self.own
 
     def __call__(self, **arguments: Any) -> Any:
-        if self.loaded_in != os.getpid():
-            self.loaded_in, self.run = os.getpid(), self.load()
-        return self.run(**what_counts(arguments))
-
-    def load(self) -> Callable[..., Any]:
-        try:
-            model = torch._inductor.aoti_load_package(str(self.package))
-            tensors = dict([*self.block.named_parameters(), *self.block.named_buffers()])
-            weights = {name: tensors[name].data for name in model.get_constant_fqns()}
-            model.load_constants(weights, check_full_update=True, user_managed=True)
-        except (OSError, RuntimeError, KeyError) as error:
-            logger.warning("%s does not run here, its blocks do without: %s", self.package.name, first_line(error))
-            return self.own
-        return model
+        model = self.package.with_weights_of(self.block)
+        return self.own(**arguments) if model is None else model(**what_counts(arguments))
