@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
 from PIL import Image, ImageDraw
 
-from impressionism.modulation import Rows
+from impressionism.modulation import modulation_ahead
 from impressionism.paint import render
 from impressionism.records import Sampling
 from training.base import Base
@@ -43,34 +43,10 @@ def paint(base: Base, recipe: Recipe, step: int, log: Log | None = None) -> None
 def painted(base: Base, wanted: Preview) -> Iterator[Image.Image]:
     """Each prompt's picture by the transformer as it is; where its weights are sharded, all processes paint it."""
     flux = pipeline(base)
-    with modulation_ahead(base, flux, wanted.guidance):
+    with modulation_ahead(base.bank, flux, wanted.guidance) if base.bank else contextlib.nullcontext():
         for prompt in wanted.prompts:
             text, pooled = (part[None].to(base.device) for part in base.kept.text(prompt))
             yield render(flux, sampling_of(wanted, prompt), (text, pooled))
-
-
-@contextlib.contextmanager
-def modulation_ahead(base: Base, flux: FluxPipeline, guidance: float) -> Iterator[None]:
-    """At a picture's first pass the modulation of all its passes is computed; read at each, it is 27 % of FLUX."""
-    if (bank := base.bank) is None:
-        yield
-        return
-    rows: Iterator[Rows] = iter(())
-
-    def use_next(_: Any, __: tuple, given: dict[str, Any]) -> None:
-        nonlocal rows
-        if (found := next(rows, None)) is None:
-            sigmas = flux.scheduler.timesteps[:, None].to(given["hidden_states"].dtype) / 1000  # as FluxPipeline's
-            pooled = given["pooled_projections"]
-            rows = iter(bank.ahead([(sigma, torch.full_like(sigma, guidance), pooled) for sigma in sigmas]))
-            found = next(rows)
-        bank.use(found)
-
-    hook = base.transformer.register_forward_pre_hook(use_next, with_kwargs=True)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def sampling_of(wanted: Preview, prompt: str) -> Sampling:

@@ -1,0 +1,211 @@
+"""Painting at FLUX.1-dev's full size on a card, with an adapter of the published one's shape alive, in each way."""
+
+import dataclasses
+import gc
+import itertools
+import statistics
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import FluxPipeline, MagCacheConfig
+from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
+from torch._dynamo.utils import counters
+
+from benchmarks.gpu_scale import GIB, RANK, Scale, late, timed
+from benchmarks.painting import batch_of_two
+from impressionism import names
+from impressionism.compiled import blocks_of, compile_ahead, compile_blocks, enliven, use_packages
+from impressionism.modulation import Bank, modulation_ahead
+from impressionism.paint import compare, paint, sweep
+from impressionism.pipeline import Painter, first_line, load_pipeline
+from impressionism.records import Sampling
+
+STRENGTHS = [0, 0.25, 0.5, 0.75, 1, 1.25]
+FASTER = 2.2  # asked of the fastest way that leaves out no step
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a picture is painted."""
+
+    quantize: str = "none"
+    blocks: Literal["as they are", "compiled", "packaged"] = "as they are"
+    in_turns: bool = False
+    """Models wait in main memory until they are needed."""
+    banked: bool = False
+    """The modulation is computed ahead of each picture, and its weights are left out of memory."""
+    skips: bool = False
+    """Steps much like those before them are left out (MagCache, whose choice depends on no picture)."""
+
+
+WAYS = {
+    "bf16": Way(),
+    "fp8, compiled": Way("fp8", "compiled"),
+    "bf16, compiled": Way(blocks="compiled"),
+    "nf4, in turns": Way("nf4", in_turns=True),
+    "bf16, compiled ahead of time": Way(blocks="packaged"),
+    "bf16, steps left out": Way(skips=True),
+    "bf16, compiled, steps left out": Way(blocks="compiled", skips=True),
+    "bf16, modulation ahead": Way(banked=True),
+    "nf4": Way("nf4"),
+    "nf4, compiled": Way("nf4", "compiled"),
+    "fp8": Way("fp8"),
+    "int8": Way("int8"),
+    "fp8, compiled, steps left out": Way("fp8", "compiled", skips=True),
+}
+USUAL, FASTEST, OTHER = "bf16", "fp8, compiled", "another seed"
+
+
+def painting(folder: Path, scale: Scale, keep: Callable[[Any], None], _: Path | None) -> None:
+    """Each way to paint, on the same seeds: seconds, memory, and how far from the first its pictures are."""
+    adapter = write_adapter(folder)
+    found: dict[str, Any] = {}
+    usual: list[np.ndarray] = []
+    for name, way in WAYS.items():
+        try:
+            found[name], pictures = painted(folder, adapter, scale, name, way)
+            usual = pictures if name == USUAL else usual
+            found[name]["psnr"] = [psnr(*pair) for pair in zip(pictures, usual, strict=False)]
+        except Exception as error:  # a row that says so
+            found[name] = {"failed": f"{type(error).__name__}: {first_line(error)[-300:]}"}
+        found[OTHER] = {"psnr": [psnr(*pair) for pair in itertools.combinations(usual, 2)]}
+        free()
+        keep(found)
+
+
+def painted(folder: Path, adapter: Path, scale: Scale, name: str, way: Way) -> tuple[dict, list[np.ndarray]]:
+    samplings = [Sampling(prompt="a boat", seed=seed, steps=scale.painting_steps, width=scale.side, height=scale.side)
+                 for seed in range(scale.seeds)]  # fmt: skip
+    short, device = dataclasses.replace(samplings[0], steps=2), scale.device
+    painters: list[Painter] = []
+    found: dict[str, Any] = {
+        "loading": timed(device, lambda: painters.append(load_pipeline(str(folder / "flux"), str(adapter), way.quantize,
+                                                                       device)))
+    }  # fmt: skip
+    [painter] = painters
+    found["first"] = timed(device, lambda: (prepare(painter, way, short, folder), paint(painter, short)))
+    graphs = counters["stats"]["unique_graphs"]
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    pictures: list[np.ndarray] = []
+    with around(painter, way, folder, samplings[0]):
+        found["seconds"] = [
+            timed(device, lambda one=sampling: pictures.append(np.asarray(paint(painter, one))))
+            for sampling in samplings
+        ]
+    found["peak"] = torch.cuda.max_memory_allocated() if device == "cuda" else None
+    found["moved"] = [timed(device, lambda s=s: paint(painter, short, s)) for s in (1.0, 0.5, 0.0, 1.3)]
+    found["recompiled"] = counters["stats"]["unique_graphs"] - graphs
+    if name == FASTEST:
+        found["six"] = timed(device, lambda: list(sweep(painter, samplings[0], STRENGTHS)))
+    if name == USUAL:
+        found["comparison"] = timed(device, lambda: compare(painter, samplings[0]))
+        found["batch of two"] = timed(device, lambda: batch_of_two(painter, samplings[0]))
+    return found, pictures
+
+
+def prepare(painter: Painter, way: Way, short: Sampling, folder: Path) -> None:
+    flux = painter.flux
+    if way.in_turns and flux.device.type == "cuda":
+        flux.enable_model_cpu_offload()
+    if way.blocks == "packaged":
+        packages = folder / "packages"
+        compile_ahead(flux, lambda: paint(painter, short), packages)
+        use_packages(flux, packages)
+    elif way.blocks == "compiled" and way.skips:
+        compile_within(flux)
+    elif way.blocks == "compiled":
+        compile_blocks(flux)
+
+
+def compile_within(flux: FluxPipeline) -> None:
+    """As compile_blocks, with room around each block for hooks, which no compiler reads."""
+    enliven(flux)
+    for block in itertools.chain.from_iterable(blocks_of(flux).values()):
+        block.forward = torch.compile(block.forward, fullgraph=True)
+
+
+def around(painter: Painter, way: Way, folder: Path, sampling: Sampling) -> AbstractContextManager:
+    """What is so while the pictures are painted."""
+    flux: Any = painter.flux
+    if way.skips:
+        flux.transformer.enable_cache(MagCacheConfig(mag_ratios=FLUX_MAG_RATIOS, num_inference_steps=sampling.steps))
+    elif way.banked:
+        bank = Bank(flux.transformer, folder / "flux", flux.transformer.device, flux.transformer.dtype)
+        return modulation_ahead(bank, flux, sampling.guidance)
+    return nullcontext()
+
+
+def write_adapter(folder: Path) -> Path:
+    """A random one of the published adapter's shape: rank 16 on every linear layer of every block."""
+    from accelerate import init_empty_weights
+    from diffusers import FluxTransformer2DModel
+    from safetensors.torch import save_file
+
+    config: Any = FluxTransformer2DModel.load_config(folder / "flux/transformer")
+    with init_empty_weights():
+        model: Any = FluxTransformer2DModel.from_config(config)
+    weights = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear) and "transformer_blocks." in name:
+            a, b = torch.randn(RANK, layer.in_features), torch.randn(layer.out_features, RANK)
+            weights[f"transformer.{name}.lora_A.weight"] = (a / layer.in_features**0.5).bfloat16()
+            weights[f"transformer.{name}.lora_B.weight"] = (0.02 * b).bfloat16()
+    (folder / "adapter").mkdir(exist_ok=True)
+    save_file(weights, folder / "adapter" / names.WEIGHTS_FILE)
+    return folder / "adapter"
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Decibels; none: they are equal."""
+    error = float(np.mean((one.astype(float) - other.astype(float)) ** 2))
+    return None if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def free() -> None:
+    torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+# ---- The table
+
+
+def painting_table(found: dict) -> str:
+    lines = ["| Painting 1024², 28 steps, a live adapter | seconds | times as fast | memory | loading | first 2 steps "
+             "| recompiled | PSNR from bf16 |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    usual = statistics.median(found[USUAL].get("seconds", [float("nan")]))
+    for name, row in found.items():
+        if "failed" in row:
+            lines.append(f"| {name} | {row['failed']} |" + " |" * 6)
+            continue
+        figures = [""] * 6
+        if "seconds" in row:
+            seconds = statistics.median(row["seconds"])
+            faster = f"{usual / seconds:.2f}"
+            if name == FASTEST:
+                faster += f", asked {FASTER}{late(usual / seconds < FASTER)}"
+            peak = f"{row['peak'] / GIB:.1f} GiB" if row["peak"] else ""
+            figures = [f"{seconds:.2f}", faster, peak, f"{row['loading']:.0f} s",
+                       f"{row['first']:.1f} s", str(row["recompiled"])]  # fmt: skip
+        lines.append(f"| {name} | {' | '.join(figures)} | {drift(row['psnr'])} |")
+    more = {"comparison": "a comparison", "batch of two": "both of it in one batch", "six": "a sweep of six"}
+    for name, row in found.items():
+        if said := [
+            f"{told} {row[key] / statistics.median(row['seconds']):.2f}" for key, told in more.items() if key in row
+        ]:
+            lines.append(f"\n{name[0].upper() + name[1:]}, in pictures: {', '.join(said)}.")
+    return "\n".join(lines)
+
+
+def drift(decibels: list[float | None]) -> str:
+    seen = [value for value in decibels if value is not None]
+    if not seen:
+        return "equal" if decibels else ""
+    return f"{statistics.median(seen):.1f} dB ({min(seen):.1f} to {max(seen):.1f})"
