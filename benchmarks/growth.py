@@ -32,10 +32,12 @@ RESOLUTIONS = (128, 192, 256, 384)
 RANKS = (4, 16, 64)
 PICTURES = (200, 2_000, 20_000)
 SIDE = 64  # pixels of the many pictures
+FEW = 8  # pictures for a few steps
 
 
-def training(root: Path, pictures: Path, steps: int) -> dict:
+def training(root: Path, steps: int) -> dict:
     """Seconds a sample and memory, by resolution at rank 16 and by rank at 192 pixels."""
+    pictures = noise(root / "noise", FEW, max(RESOLUTIONS))
     model = write_model(root / "medium", medium())
     usual = Settings(steps=steps, batch=1)
     found: dict[str, dict] = {"resolution": {}, "rank": {}}
@@ -53,7 +55,7 @@ def cached(root: Path) -> dict:
     """`cache` over more and more pictures: seconds a picture and memory; then two steps that draw from all of them."""
     found = {}
     for count in PICTURES:
-        pictures = tiny_pictures(root / f"pictures-{count}", count)
+        pictures = noise(root / f"pictures-{count}", count, SIDE)
         settings = Settings(steps=2, batch=4, resolution=SIDE)
         (root / f"run-{count}").mkdir()
         command = ours(settings, names.MINIATURE, pictures, root / f"run-{count}")
@@ -67,13 +69,13 @@ def cached(root: Path) -> dict:
     return found
 
 
-def tiny_pictures(folder: Path, count: int) -> Path:
-    """Different ones, with one caption; drawn as noise, which no encoder finds easier than a painting."""
+def noise(folder: Path, count: int, side: int) -> Path:
+    """Pictures of one caption, none like another and none easier for an encoder than a painting."""
     folder.mkdir()
     draw = np.random.default_rng(0)
     with (folder / "metadata.jsonl").open("w") as file:
         for number in range(count):
-            Image.fromarray(draw.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(folder / f"{number}.jpg")
+            Image.fromarray(draw.integers(0, 256, (side, side, 3), np.uint8)).save(folder / f"{number}.jpg")
             file.write(json.dumps({"file_name": f"{number}.jpg", "text": "a boat"}) + "\n")
     return folder
 
@@ -153,7 +155,7 @@ def main() -> None:
             "idle_memory": idle("accelerate, datasets, diffusers, peft, torch, transformers"),
             "data_path": data_path(root, arguments.scenes),
             "statistics": statistics(root),
-            "training": training(root, root / "scenes", arguments.steps),
+            "training": training(root, arguments.steps),
             "pictures": cached(root),
         }
     result |= surroundings(threads(), ("torch", "diffusers", "peft"))
