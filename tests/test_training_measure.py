@@ -70,3 +70,19 @@ def test_compiled_blocks_give_the_same_gradients(recipe_file, quantize, monkeypa
     plain, other = gradients
     assert all(torch.equal(plain[name], other[name]) for name in plain)
     assert graphs[0] == 0 < graphs[1]
+
+
+def test_compiled_blocks_keep_no_expanded_weight_between_the_passes(recipe_file, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(base, "COMPILER", "aot_eager")
+    bytes_kept = {}
+    for compiled in ("false", "true"):
+        torch._dynamo.reset()
+        options = ["model.quantize=nf4", "model.gradient_checkpointing=false", f"model.compile={compiled}"]
+        recipe = recipes.read(recipe_file, options)
+        ready = base.prepare(recipe)
+        weights = base.dress(ready, recipe)
+        kept = {}
+        with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.setdefault(one.data_ptr(), one), lambda one: one):  # noqa: B023
+            fit.step_gradient(ready, recipe, next(fit.upcoming(ready, recipe, 0)), weights)
+        bytes_kept[compiled] = sum(one.nbytes for one in kept.values() if one.is_floating_point())
+    assert bytes_kept["true"] < 1.1 * bytes_kept["false"], bytes_kept

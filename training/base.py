@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._functorch.config as functorch_config
 from accelerate.utils import reduce
 from diffusers.training_utils import compute_loss_weighting_for_sd3
+from torch._dynamo.backends.registry import lookup_backend
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
@@ -132,8 +134,14 @@ def dress(base: Base, recipe: Recipe) -> dict[str, torch.nn.Parameter]:
                 layer.offload()
     recompute(transformer, blocks, model.gradient_checkpointing)
     for block in blocks if model.compile else []:
-        block.compile(fullgraph=True, backend=COMPILER)
+        block.compile(fullgraph=True, backend=compiler)
     return adapter.trained(transformer)
+
+
+def compiler(graph: Any, inputs: Any) -> Any:
+    """A weight that both passes expand is expanded twice; merged into one, it would be kept from one to the other."""
+    with functorch_config.patch(cse=False):
+        return lookup_backend(COMPILER)(graph, inputs)
 
 
 def blocks_of(transformer: Any) -> list[torch.nn.Module]:
