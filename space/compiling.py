@@ -11,7 +11,7 @@ from impressionism import names
 from impressionism.paint import defaults, paint
 from impressionism.pipeline import Painter, first_line
 
-SECONDS = 900  # of a GPU, asked for once at the start: an estimate, for nothing of this has run on ZeroGPU
+SECONDS = 300  # of a GPU, asked for once at the start: an H200 with 16 cores took 80, ZeroGPU is not measured
 
 logger = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ REACHED_BY = {"H200": 0.32}  # of the data sheet
 SHARE = 0.55  # of what `products` says
 PACE = {"none": 1.09, "nf4": 1.0, "int8": 0.87, "fp8": 0.88, "int4": 0.84, "int2": 0.81}
 COMPILED = 1.2  # times as fast
-# Seconds of a block's pass at least, unless it is compiled, with plain and with quantized weights: its kernels are
-# launched one by one. That is the host's pace, and was seen on one.
+# Seconds of a block's pass at least, compiled or not, with plain and with quantized weights: its kernels are launched
+# one by one. That is the host's pace, and was seen on one.
 LAUNCHING, LAUNCHING_QUANTIZED = 1.8e-3, 2.3e-3
 
 
@@ -48,7 +48,7 @@ def seconds(card: Card, operations: float, passes: int, quantize: str, compiled:
         return operations / card.rate
     computing = operations / (card.rate * PACE[quantize])
     if compiled:
-        return computing / COMPILED
+        computing /= COMPILED
     return max(computing, passes * (LAUNCHING if quantize == "none" else LAUNCHING_QUANTIZED))
 
 
