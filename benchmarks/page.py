@@ -158,11 +158,16 @@ def growth_plot() -> bytes:
         points = sorted((int(value), one) for value, one in found["training"][what].items())
         x = [value for value, _ in points]
         memory = [(one["training_peak"] - found["idle_memory"]) / 1e6 for _, one in points]
-        axes.plot(x, memory, "o-", color="#3b5b92")
-        axes.set(xlabel=what, ylabel="memory, MB", ylim=(0, None), xticks=x)
-        other = axes.twinx()
-        other.plot(x, [one["seconds_per_sample"] for _, one in points], "s--", color="#c8752d")
-        other.set(ylabel="seconds a sample", ylim=(0, None))
+        times = [one["seconds_per_sample"] for _, one in points]
+        sides = (
+            (axes, memory, "memory, MB", "#3b5b92", "o-"),
+            (axes.twinx(), times, "seconds a sample", "#a8591a", "s--"),
+        )
+        for side, y, label, colour, line in sides:
+            side.plot(x, y, line, color=colour)
+            side.set(ylim=(0, 1.1 * max(y)))
+            side.set_ylabel(label, color=colour)
+        axes.set(xlabel=what, xticks=x)
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
