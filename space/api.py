@@ -9,11 +9,14 @@ picture, recipe = client.predict(prompt="a windmill at sunset", api_name="/gener
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
 import gradio as gr
+from fastapi import Request
+from fastapi.responses import JSONResponse
 from gradio import caching, processing_utils
 from gradio_client.utils import is_file_obj_with_meta
 from PIL import Image
@@ -259,3 +262,25 @@ def repeated(studio: Studio, ask: Callable[[], Asked]) -> list[Picture]:
     if not pictures:
         raise caching.CacheMissError
     return pictures
+
+
+async def refuse(request: Request, error: Exception) -> JSONResponse:
+    """A call by name whose name or fields do not exist: Gradio leaves these as an Internal Server Error."""
+    before, _, endpoint = request.url.path.rstrip("/").rpartition("/")
+    if not before.endswith("/call/v2"):
+        raise error
+    fields = {ask.__name__: [*inspect.signature(ask).parameters] for ask, *_ in ENDPOINTS} | {"status": []}
+    unknown = re.match(r"Parameter `(.+)` is not", str(error), re.DOTALL)
+    missing = re.match(r"No value provided for required argument: (\w+)", str(error))
+    if endpoint not in fields:
+        return JSONResponse({"detail": f"There is no endpoint {endpoint}; there are {', '.join(fields)}."}, 404)
+    if unknown:
+        takes = ", ".join(fields[endpoint]) or "none"
+        return JSONResponse({"detail": f"There is no field {unknown[1][:40]}; {endpoint} takes {takes}."}, 422)
+    if missing:
+        return JSONResponse({"detail": f"The field {missing[1]} is missing."}, 422)
+    raise error
+
+
+REFUSALS = {KeyError: refuse, TypeError: refuse}
+"""The handlers for FastAPI, which serves Gradio's page."""

@@ -16,7 +16,7 @@ from typing import Any
 import gradio as gr
 
 from impressionism.pipeline import Painter
-from space.api import add_endpoints
+from space.api import REFUSALS, add_endpoints
 from space.gallery import SHOWCASE, pairs_in
 from space.painting import PAINTING
 from space.pictures import FRONT
@@ -87,6 +87,7 @@ def launch(page: gr.Blocks, host: str | None = None, port: int | None = None, **
         run_history=False,  # the page says that it keeps nothing
         max_file_size=f"{MOST_MEGABYTES}mb",
         ssr_mode=False,
+        app_kwargs={"exception_handlers": REFUSALS},
         _frontend=False,  # only skips Gradio's own visit, which gives up after 3 s on a busy machine
         **more,
     )

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 from gradio_client import Client
 
-from space.api import add_endpoints
+from space.api import REFUSALS, add_endpoints
 from space.studio import Studio
 
 
@@ -17,7 +17,10 @@ def served(studio: Studio, **options: Any) -> Iterator[tuple[str, gr.Blocks]]:
     with gr.Blocks(analytics_enabled=False) as page:
         add_endpoints(studio, {"concurrency_id": "painting", "concurrency_limit": 1})
     page.queue(max_size=32, default_concurrency_limit=1)
-    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False, _frontend=False, **options)
+    _, address, _ = page.launch(
+        prevent_thread_lock=True, quiet=True, ssr_mode=False, _frontend=False,
+        app_kwargs={"exception_handlers": REFUSALS}, **options,
+    )  # fmt: skip
     try:
         yield address.rstrip("/"), page
     finally:

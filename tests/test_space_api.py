@@ -255,6 +255,23 @@ def test_a_program_without_gradio_gets_pictures_as_they_are_done(here: tuple):
     assert halves and halves[0][2]["strength"] == 0
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "call", "says"),
+    [
+        ("compare", {"promt": "a boat"}, "There is no field promt; compare takes prompt, strength, seed"),
+        ("compare", {"data": ["a boat"]}, "There is no field data"),
+        ("generate", {}, "The field prompt is missing"),
+        ("repaint", {"prompt": "a boat"}, "The field image is missing"),
+        ("status", {"prompt": "a boat"}, "There is no field prompt; status takes none"),
+        ("compair", {"prompt": "a boat"}, "There is no endpoint compair; there are generate, compare"),
+        ("generate", ["a boat"], "valid dictionary"),
+    ],
+)
+def test_a_program_that_misspells_is_told_what_there_is(here: tuple, endpoint: str, call: Any, says: str):
+    answer = httpx.post(f"{here[0]}/gradio_api/call/v2/{endpoint}", json=call, timeout=60)
+    assert 400 <= answer.status_code < 500 and says in answer.text
+
+
 def test_an_agent_finds_documented_tools_and_paints_with_them(here: tuple):
     async def hear(*_: Any) -> None:
         """An agent that wants to hear of the progress gets the pictures themselves; any other one, their addresses."""
@@ -623,7 +640,8 @@ def answer_to(address: str, endpoint: str, call: dict[str, Any]) -> str:
         timeout=60,
     )
     if asked.status_code >= 400:
-        return "Not JSON."
+        assert asked.status_code < 500, asked.text
+        return asked.text
     with httpx.stream("GET", f"{address}/gradio_api/call/{endpoint}/{asked.json()['event_id']}", timeout=60) as answer:
         return "\n".join(answer.iter_lines())
 
