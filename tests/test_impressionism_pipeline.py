@@ -13,11 +13,13 @@ from tiny import make_tiny_adapter
 from impressionism import names
 from impressionism.hub import PainterError
 from impressionism.pipeline import (
+    ADAPTER_NAME,
     Painter,
     choose_adapter,
     choose_base,
     choose_quantization,
     load_pipeline,
+    lora_layers,
 )
 from impressionism.records import Sampling
 
@@ -150,3 +152,15 @@ def test_only_the_bundled_folder_is_called_the_miniature(tmp_path: Path) -> None
     (tmp_path / "miniature" / "adapter").mkdir(parents=True)
     assert label(tmp_path / "miniature" / "adapter") == "miniature (another)"
     assert label(tmp_path / "miniature") == "miniature (another)"
+
+
+@pytest.mark.parametrize("quantize", ["none", "nf4", "int8", "fp8"])
+@torch.no_grad()
+def test_an_update_is_added_in_place_and_is_peft_s(tiny_flux: Path, tiny_adapter: Path, quantize: str) -> None:
+    painter = load_pipeline(str(tiny_flux), str(tiny_adapter), quantize, "cpu")
+    for layer in lora_layers(painter.flux):
+        x = torch.randn(2, 3, layer.in_features)
+        ours = layer(x)
+        del layer.lora_variant[ADAPTER_NAME]
+        torch.testing.assert_close(ours, layer(x))
+        assert not torch.equal(ours, layer.base_layer(x))
