@@ -1,19 +1,21 @@
 """Training and painting at FLUX.1-dev's full size on a card, with random weights; writes gpu.json.
 
-    python -m benchmarks.gpu [--folder work/full-size] [--diffusers diffusers] [--only training painting]
+    python -m benchmarks.gpu [--folder work/gpu] [--diffusers diffusers] [--only training painting]
 
 (about twenty minutes on an H200; 24 GB of disk, better of memory: --folder /dev/shm/flux). Speed and memory do not
 depend on the weights' values; the encoders and the autoencoder are small here, so that a picture's seconds are the
 transformer's. --diffusers is a checkout of huggingface/diffusers, whose NF4 LoRA script, examples/research_projects/
 flux_lora_quantization/train_dreambooth_lora_flux_miniature.py, trains beside ours; it wants torchvision.
 
-A run that fails, for lack of memory above all, is a row that says so, and each row is kept as soon as it is there.
+A run that fails, for lack of memory above all, is a row that says so, and each row is kept as soon as it is there; the
+same command goes on with those that are missing or failed.
 `--tiny` goes the same way with a tiny model on any device, to see that the scripts work; it writes nothing beside it.
 What is measured stands in gpu_training.py and gpu_painting.py.
 """
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -48,7 +50,7 @@ def table(result: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--folder", type=Path, default=Path("work/full-size"), help="for the weights; kept")
+    parser.add_argument("--folder", type=Path, default=Path("work/gpu"), help="for the weights; kept")
     parser.add_argument("--diffusers", type=Path, metavar="FOLDER", help="a checkout of diffusers, to train beside it")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=tuple(PARTS))
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -68,13 +70,13 @@ def main() -> None:
 
 def measure(folder: Path, scale: Scale, only: tuple[str, ...], flux: dict, checkout: Path | None, out: Path) -> None:
     """Part after part; what there is of a part is kept at once, and one that fails leaves the others alone."""
-    if not (folder / "flux").exists():
-        full_size.write(folder, flux, TOKENS, scale.resolutions[-1])
+    write_base(folder, scale, flux)
     card = torch.cuda.get_device_name() if scale.device == "cuda" else "a CPU"
+    here = {"card": card, **surroundings(card, ("torch", "diffusers", "peft", "bitsandbytes"))}
     result: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
-    if result.get("card", card) != card:
-        raise SystemExit(f"{out} is of another card, an {result['card']}; give --out another file.")
-    result |= {"card": card, **surroundings(card, ("torch", "diffusers", "peft", "bitsandbytes"))}
+    if result and {key: result.get(key) for key in here} != here:
+        raise SystemExit(f"{out} is of another machine or other versions; give --out another file.")
+    result = here | result
 
     def keep(name: str, part: Any) -> None:
         result[name] = part
@@ -83,10 +85,19 @@ def measure(folder: Path, scale: Scale, only: tuple[str, ...], flux: dict, check
     for name in only:
         begun = time.monotonic()
         try:
-            PARTS[name](folder, scale, lambda part, name=name: keep(name, part), checkout)
+            PARTS[name](folder, scale, result.get(name, {}), lambda part, name=name: keep(name, part), checkout)
         except (OSError, RuntimeError, ValueError) as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
         print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+
+
+def write_base(folder: Path, scale: Scale, flux: dict) -> None:
+    """All of it or none, unless it is there."""
+    if not (folder / "flux").exists():
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        full_size.write(partial, flux, TOKENS, scale.resolutions[-1])
+        partial.rename(folder)
 
 
 if __name__ == "__main__":

@@ -40,5 +40,5 @@ def timed(device: str, work: Callable[[], Any]) -> float:
     return time.perf_counter() - begun
 
 
-def late(short: bool) -> str:
+def not_reached(short: bool) -> str:
     return " **not reached**" * short

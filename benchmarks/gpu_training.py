@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks import full_size
-from benchmarks.gpu_scale import GIB, RANK, Scale, late, timed
+from benchmarks.gpu_scale import GIB, RANK, Scale, not_reached, timed
 
 SCRIPT = Path("examples/research_projects/flux_lora_quantization/train_dreambooth_lora_flux_miniature.py")
 TOKENS, PEER_TOKENS = 512, 77  # the script takes no other number of tokens
@@ -58,12 +58,12 @@ def settings(scale: Scale) -> list[Setting]:
     return list(dict.fromkeys(found))
 
 
-def training(folder: Path, scale: Scale, keep: Callable[[Any], None], _: Path | None) -> None:
+def training(folder: Path, scale: Scale, before: dict, keep: Callable[[Any], None], _: Path | None) -> None:
     """Each setting beside what `plan` says of it."""
     rate = matmul_rate(scale.device)
     recipe = write_recipe(folder, scale)
-    known = settings(scale)
-    rows = []
+    rows = [row for row in before.get("rows", []) if not row["failed"]]
+    known = [one for one in settings(scale) if not any(row.items() >= vars(one).items() for row in rows)]
     for setting, row in zip(known, measured(recipe, scale, [one.variant() for one in known]), strict=True):
         rows.append({**vars(setting), **row})
         keep({"matmul_rate": rate, "rows": rows})
@@ -131,7 +131,7 @@ runpy.run_path(script, run_name="__main__")
 """
 
 
-def diffusers(folder: Path, scale: Scale, keep: Callable[[Any], None], checkout: Path | None) -> None:
+def diffusers(folder: Path, scale: Scale, _: dict, keep: Callable[[Any], None], checkout: Path | None) -> None:
     """Its script in NF4, at the settings of the rows of `training` that are marked so."""
     if checkout is None:
         return
@@ -195,7 +195,7 @@ def training_table(part: dict) -> str:
             continue
         plain = row["targets"] == "attention" and not (row["offload"] or row["compile"] or row["peer"])
         most = ASKED.get((row["quantize"], row["resolution"])) if plain else None
-        asked = "" if most is None else f"≤ {most} GiB" + late(row["peak"] > most * GIB)
+        asked = "" if most is None else f"≤ {most} GiB" + not_reached(row["peak"] > most * GIB)
         share = row["operations"] / row["seconds"] / part["matmul_rate"]
         lines.append(
             f"| {name} | {row['seconds']:.3f} | {row['peak'] / GIB:.2f} GiB | {plan} | {share:.0%} | {asked} |"
@@ -219,4 +219,4 @@ def beside(mine: dict, theirs: dict) -> str:
     each = [f"{side['seconds']:.3f} s, {side['peak'] / GIB:.2f} GiB" for side in (mine, theirs)]
     each[1] += ", its weights NaN" * (not theirs["finite"])
     faster, share = theirs["seconds"] / mine["seconds"], mine["peak"] / theirs["peak"]
-    return f"| {name} | {' | '.join(each)} | {faster:.2f}, asked 2{late(faster < 2)} | {share:.2f} |"
+    return f"| {name} | {' | '.join(each)} | {faster:.2f}, asked 2{not_reached(faster < 2)} | {share:.2f} |"

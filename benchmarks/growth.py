@@ -43,6 +43,9 @@ def training(root: Path, steps: int) -> dict:
     found: dict[str, dict] = {"resolution": {}, "rank": {}}
     for what, values in (("resolution", RESOLUTIONS), ("rank", RANKS)):
         for value in values:
+            if (what, value) == ("rank", usual.rank):
+                found[what][value] = found["resolution"][usual.resolution]
+                continue
             folder = root / f"{what}-{value}"
             folder.mkdir()
             settings = dataclasses.replace(usual, **{what: value})

@@ -99,14 +99,16 @@ def bare(painter: Painter, asked: dict[str, Any]) -> float:
 
 
 def overhead(painter: Painter, space: Space, pairs: int) -> dict:
-    """(a), in turns, so that a busy moment meets both."""
+    """(a), in turns, now one first and now the other, so that a busy moment meets both."""
     todo = fresh()
     bare(painter, next(todo))  # the first of each is slow
     space.ask("generate", **next(todo))
     rows = []
-    for _ in tqdm(range(pairs), desc="app and pipeline"):
-        asked = next(todo)
-        rows.append((bare(painter, asked), space.ask("generate", **asked)))
+    for turn in tqdm(range(pairs), desc="app and pipeline"):
+        asked, times = next(todo), {}
+        for which in ("pipeline", "app") if turn % 2 else ("app", "pipeline"):
+            times[which] = bare(painter, asked) if which == "pipeline" else space.ask("generate", **asked)
+        rows.append((times["pipeline"], times["app"]))
     pipeline, app = (median(column) for column in zip(*rows, strict=True))
     more = median(app / pipeline - 1 for pipeline, app in rows)
     return {
@@ -208,8 +210,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.space", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pictures", type=int, default=300)
     parser.add_argument("--out", type=Path, default=HERE / "space.json")
     chosen = parser.parse_args()

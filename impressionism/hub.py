@@ -49,12 +49,12 @@ def commit_of(path: Path) -> str | None:
 
 
 def digest_of(*files: Path) -> str:
-    """A short SHA-256 over the contents of files, in the order given; FLUX.1-dev's are read a core each."""
+    """A short SHA-256 over the SHA-256s of files, in the order given; files are read side by side."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return hashlib.sha256(b"".join(pool.map(_digest, files))).hexdigest()[:16]
+        return hashlib.sha256(b"".join(pool.map(sha256_of, files))).hexdigest()[:16]
 
 
-def _digest(file: Path) -> bytes:
+def sha256_of(file: Path) -> bytes:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()
 

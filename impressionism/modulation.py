@@ -32,13 +32,17 @@ Rows = list[torch.Tensor]  # of each layer, (batch, 3 or 6 x width)
 class Banked(nn.Module):
     """Stands where a modulation's linear layer stood; gives what was computed ahead, or reads the weight now."""
 
-    def __init__(self, file: Path, name: str, device: torch.device, dtype: torch.dtype):
+    def __init__(self, file: Path, name: str, device: torch.device, dtype: torch.dtype, adapted: bool):
         super().__init__()
         self.file, self.name, self.device, self.dtype = file, name, device, dtype
+        self.adapted = adapted
+        """An adapter adds its update to what this gives, in place."""
         self.rows: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.compute([x])[0] if self.rows is None else self.rows
+        if self.rows is None:
+            return self.compute([x])[0]
+        return self.rows.clone() if self.adapted else self.rows
 
     def compute(self, inputs: list[torch.Tensor]) -> Rows:
         with safe_open(self.file, framework="pt") as stored:
@@ -55,8 +59,8 @@ class Bank:
         self.transformer: Any = transformer
         self.layers = []
         for name in list(_names(transformer)):
-            layer = Banked(files[f"{name}.weight"], name, device, dtype)
             adapted = isinstance(transformer.get_submodule(name), LoraLayer)
+            layer = Banked(files[f"{name}.weight"], name, device, dtype, adapted)
             transformer.set_submodule(f"{name}.base_layer" if adapted else name, layer)
             self.layers.append(layer)
 
@@ -82,18 +86,19 @@ class Bank:
 
 
 @contextlib.contextmanager
-def modulation_ahead(bank: Bank, flux: FluxPipeline, guidance: float) -> Iterator[None]:
-    """At a picture's first pass the modulation of all its passes is computed; read at each, it is 27 % of FLUX."""
+def modulation_ahead(bank: Bank, flux: FluxPipeline) -> Iterator[None]:
+    """At a picture's first pass the modulation of all its passes is computed; read at each, it is 27 % of FLUX. For
+    pictures that run through the whole schedule, unlike a repaint."""
     rows: Iterator[Rows] = iter(())
 
     def use_next(_: Any, __: tuple, given: dict[str, Any]) -> None:
         nonlocal rows
-        if (found := next(rows, None)) is None:
-            sigmas = flux.scheduler.timesteps[:, None].to(given["hidden_states"].dtype) / 1000  # as FluxPipeline's
-            pooled = given["pooled_projections"]
-            rows = iter(bank.ahead([(sigma, torch.full_like(sigma, guidance), pooled) for sigma in sigmas]))
-            found = next(rows)
-        bank.use(found)
+        now = given["timestep"]
+        times = flux.scheduler.timesteps[:, None].to(now.dtype).expand(-1, len(now)) / 1000  # as FluxPipeline's
+        if torch.equal(now, times[0]):
+            guidance, pooled = given["guidance"], given["pooled_projections"]
+            rows = iter(bank.ahead([(time, now if guidance is None else guidance, pooled) for time in times]))
+        bank.use(next(rows))
 
     hook = bank.transformer.register_forward_pre_hook(use_next, with_kwargs=True)
     try:

@@ -13,6 +13,7 @@ the last layer, `proj_out`, without the blocks' layers of that name.
 import contextlib
 import ctypes
 import logging
+import math
 import os
 import re
 import shutil
@@ -455,8 +456,8 @@ def weight_of(layer: Any, dtype: torch.dtype) -> torch.Tensor:
     if (state := getattr(weight, "quant_state", None)) is not None:  # bitsandbytes' 4 bits
         from bitsandbytes.functional import dequantize_blockwise
 
-        if torch.compiler.is_compiling() and weight.numel() % 32 == 0:
-            return one_kernel(weight.data, state, dtype)
+        if torch.compiler.is_compiling() and math.prod(state.shape) % state.blocksize == 0:
+            return expanded_nf4(weight.data, state, dtype)
         scales = dequantize_blockwise(state.absmax, state.state2) + state.offset
         return torch.ops.bitsandbytes.dequantize_4bit(weight.data, scales, 64, "nf4", state.shape, dtype)
     if weight.dtype == torch.int8:  # bitsandbytes' 8 bits; its first forward moves the scales
@@ -469,9 +470,9 @@ def weight_of(layer: Any, dtype: torch.dtype) -> torch.Tensor:
     return expanded(weight._data, weight._scale, weight._shift, dtype).view(weight.shape)
 
 
-def one_kernel(packed: torch.Tensor, state: Any, dtype: torch.dtype) -> torch.Tensor:
+def expanded_nf4(packed: torch.Tensor, state: Any, dtype: torch.dtype) -> torch.Tensor:
     """bitsandbytes' 4 bits in PyTorch's own operations, of which a compiler makes one kernel: theirs are two, each
-    called by way of Python, which costs a small step more than its products."""
+    called by way of Python, which takes the host longer than a small step's products take a GPU."""
     blocks = torch.arange(len(state.absmax), device=packed.device)
     scales = state.state2.code[state.absmax.int()] * state.state2.absmax[blocks // state.state2.blocksize]
     halves = torch.stack([packed >> 4, packed & 15], -1)

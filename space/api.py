@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import re
+import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -18,6 +19,7 @@ import gradio as gr
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from gradio import caching, processing_utils
+from gradio.route_utils import FnIndexInferError
 from gradio_client.utils import is_file_obj_with_meta
 from PIL import Image
 
@@ -265,9 +267,9 @@ def repeated(studio: Studio, ask: Callable[[], Asked]) -> list[Picture]:
 
 
 async def refuse(request: Request, error: Exception) -> JSONResponse:
-    """A call by name whose name or fields do not exist: Gradio leaves these as an Internal Server Error."""
+    """A call of an endpoint that does not exist, or with wrong fields: Gradio makes it an Internal Server Error."""
     before, _, endpoint = request.url.path.rstrip("/").rpartition("/")
-    if not before.endswith("/call/v2"):
+    if not before.endswith(("/call", "/call/v2")):
         raise error
     fields = {ask.__name__: [*inspect.signature(ask).parameters] for ask, *_ in ENDPOINTS} | {"status": []}
     unknown = re.match(r"Parameter `(.+)` is not", str(error), re.DOTALL)
@@ -276,11 +278,11 @@ async def refuse(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": f"There is no endpoint {endpoint}; there are {', '.join(fields)}."}, 404)
     if unknown:
         takes = ", ".join(fields[endpoint]) or "none"
-        return JSONResponse({"detail": f"There is no field {unknown[1][:40]}; {endpoint} takes {takes}."}, 422)
+        return JSONResponse({"detail": f"There is no field {reprlib.repr(unknown[1])}; {endpoint} takes {takes}."}, 422)
     if missing:
         return JSONResponse({"detail": f"The field {missing[1]} is missing."}, 422)
     raise error
 
 
-REFUSALS = {KeyError: refuse, TypeError: refuse}
+REFUSALS = {KeyError: refuse, TypeError: refuse, FnIndexInferError: refuse}
 """The handlers for FastAPI, which serves Gradio's page."""

@@ -21,7 +21,8 @@ MEASURED = 20  # paintings whose pace is kept
 
 
 def on_gpu(function, duration):
-    """The generator function with half a card lent for duration(*its arguments) seconds; off ZeroGPU, the function."""
+    """The function, a generator or not, with half a card lent for so many seconds, a number or a function of its
+    arguments; off ZeroGPU, the function as it is."""
     return spaces.GPU(function, duration=duration, size="large") if spaces else function
 
 

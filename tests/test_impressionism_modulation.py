@@ -1,9 +1,13 @@
+import numpy as np
 import pytest
 import torch
 from test_training_adapter import INPUTS
 
-from impressionism.modulation import MODULATION_LAYERS, Bank
+from impressionism.modulation import MODULATION_LAYERS, Bank, modulation_ahead
+from impressionism.paint import paint
+from impressionism.pipeline import load_pipeline
 from impressionism.quantize import load_transformer
+from impressionism.records import Sampling
 
 SIGMA, GUIDANCE, POOLED = (INPUTS[name] for name in ("timestep", "guidance", "pooled_projections"))
 
@@ -46,3 +50,22 @@ def test_the_weights_are_not_in_memory(whole, banked):
     modulation = sum(p.numel() for name, p in whole.named_parameters() if "blocks" in name and "norm" in name and
                      ".linear." in name)  # fmt: skip
     assert gone == modulation > 0.1 * sum(p.numel() for p in whole.parameters())
+
+
+@torch.no_grad()
+def test_an_adapter_on_the_modulation_stays_in_force(tiny_flux, tiny_adapter):
+    sampling = Sampling(prompt="a boat", steps=3, width=64, height=64)
+    painter = load_pipeline(str(tiny_flux), str(tiny_adapter), device="cpu")
+    whole = [np.asarray(paint(painter, sampling, strength)) for strength in (1.0, 0.0)]
+    bank = Bank(painter.flux.transformer, tiny_flux, torch.device("cpu"), torch.float32)
+    assert all(layer.adapted for layer in bank.layers)
+    with modulation_ahead(bank, painter.flux):
+        with pytest.raises(KeyboardInterrupt):
+            paint(painter, sampling, on_step=interrupt)
+        ahead = [np.asarray(paint(painter, sampling, strength)) for strength in (1.0, 0.0)]
+    assert not np.array_equal(*whole)
+    assert all(np.array_equal(*pair) for pair in zip(whole, ahead, strict=True))
+
+
+def interrupt(step, *_):
+    raise KeyboardInterrupt

@@ -258,11 +258,11 @@ def test_a_program_without_gradio_gets_pictures_as_they_are_done(here: tuple):
 @pytest.mark.parametrize(
     ("endpoint", "call", "says"),
     [
-        ("compare", {"promt": "a boat"}, "There is no field promt; compare takes prompt, strength, seed"),
-        ("compare", {"data": ["a boat"]}, "There is no field data"),
+        ("compare", {"promt": "a boat"}, "There is no field 'promt'; compare takes prompt, strength, seed"),
+        ("compare", {"data": ["a boat"]}, "There is no field 'data'"),
         ("generate", {}, "The field prompt is missing"),
         ("repaint", {"prompt": "a boat"}, "The field image is missing"),
-        ("status", {"prompt": "a boat"}, "There is no field prompt; status takes none"),
+        ("status", {"prompt": "a boat"}, "There is no field 'prompt'; status takes none"),
         ("compair", {"prompt": "a boat"}, "There is no endpoint compair; there are generate, compare"),
         ("generate", ["a boat"], "valid dictionary"),
     ],
@@ -270,6 +270,11 @@ def test_a_program_without_gradio_gets_pictures_as_they_are_done(here: tuple):
 def test_a_program_that_misspells_is_told_what_there_is(here: tuple, endpoint: str, call: Any, says: str):
     answer = httpx.post(f"{here[0]}/gradio_api/call/v2/{endpoint}", json=call, timeout=60)
     assert 400 <= answer.status_code < 500 and says in answer.text
+
+
+def test_the_older_way_to_call_knows_no_other_endpoints(here: tuple):
+    answer = httpx.post(f"{here[0]}/gradio_api/call/compair", json={"data": ["a boat"]}, timeout=60)
+    assert answer.status_code == 404 and "There is no endpoint compair" in answer.text
 
 
 def test_an_agent_finds_documented_tools_and_paints_with_them(here: tuple):

@@ -134,12 +134,13 @@ def dress(base: Base, recipe: Recipe) -> dict[str, torch.nn.Parameter]:
                 layer.offload()
     recompute(transformer, blocks, model.gradient_checkpointing)
     for block in blocks if model.compile else []:
-        block.compile(fullgraph=True, backend=compiler)
+        block.compile(fullgraph=True, backend=unmerged)
     return adapter.trained(transformer)
 
 
-def compiler(graph: Any, inputs: Any) -> Any:
-    """A weight that both passes expand is expanded twice; merged into one, it would be kept from one to the other."""
+def unmerged(graph: Any, inputs: Any) -> Any:
+    """The compiler, without its elimination of common subexpressions: a weight that both passes expand is expanded
+    twice; merged into one, it would be kept from one to the other."""
     with functorch_config.patch(cse=False):
         return lookup_backend(COMPILER)(graph, inputs)
 

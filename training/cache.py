@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from impressionism import names
-from impressionism.hub import PIPELINE_FILES, folder_of, without_bars
+from impressionism.hub import PIPELINE_FILES, folder_of, sha256_of, without_bars
 from training import examples as intake
 from training.examples import Example, Size, say
 from training.options import Model, Recipe, TrainingError
@@ -130,7 +130,7 @@ def digest(folder: Path, *parts: str) -> str:
     for path in files:
         total.update(path.relative_to(folder).as_posix().encode())
         blob = path.resolve().name if path.is_symlink() else ""
-        total.update(blob.encode() if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob) else _digest_of(path))
+        total.update(blob.encode() if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob) else sha256_of(path))
     return total.hexdigest()
 
 
@@ -201,11 +201,6 @@ def _write(path: Path, entry: dict[str, torch.Tensor]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     save_file({key: tensor.cpu().contiguous().clone() for key, tensor in entry.items()}, partial)
     partial.replace(path)
-
-
-def _digest_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def free() -> None:

@@ -25,8 +25,9 @@ REACHED_BY = {"H200": 0.32}  # of the data sheet
 SHARE = 0.55  # of what `products` says
 PACE = {"none": 1.09, "nf4": 1.0, "int8": 0.87, "fp8": 0.88, "int4": 0.84, "int2": 0.81}
 COMPILED = 1.2  # times as fast
-# Seconds of a block's pass at least, compiled or not, with plain and with quantized weights: its kernels are launched
-# one by one. That is the host's pace, and was seen on one.
+# Seconds of a block's pass at least, with plain and with quantized weights: its kernels are launched one by one. It is
+# the host's pace, and was seen on one. Compiled blocks took no less with NF4, before that was one kernel a weight; what
+# they take now is not measured.
 LAUNCHING, LAUNCHING_QUANTIZED = 1.8e-3, 2.3e-3
 
 

@@ -43,7 +43,7 @@ def paint(base: Base, recipe: Recipe, step: int, log: Log | None = None) -> None
 def painted(base: Base, wanted: Preview) -> Iterator[Image.Image]:
     """Each prompt's picture by the transformer as it is; where its weights are sharded, all processes paint it."""
     flux = pipeline(base)
-    with modulation_ahead(base.bank, flux, wanted.guidance) if base.bank else contextlib.nullcontext():
+    with modulation_ahead(base.bank, flux) if base.bank else contextlib.nullcontext():
         for prompt in wanted.prompts:
             text, pooled = (part[None].to(base.device) for part in base.kept.text(prompt))
             yield render(flux, sampling_of(wanted, prompt), (text, pooled))
