@@ -76,12 +76,15 @@ bit, which is the comparison's promise.
         "space",
         "The Space",
         """
-OpenMP keeps a team of threads for each thread that computes, and while all teams together have more threads than
-there are cores they sleep between two operations: with a new thread a call the app cost 13 to 26 % more than the
-pipeline. Now one thread loads the painter and paints. Tried before: telling the steps four times a second instead of
-each one (31 % became 26 %). A sweep shares the caption's encoding, a hundredth of the miniature's work, and no more:
-since the app adds so little to a picture, six cannot cost 5.2. Two painted in one batch take 1.75 pictures, and then
-strength 0 would no longer be the base model bit for bit. What a GPU makes of this is not measured.
+These differ from day to day on a rented machine, with the same code: the app's time by +0.5 and +8.6 %, a sweep of six
+from 4.8 to 6.3 pictures, a moved slider from 54 to 57 %. An exact repeat tells what of it is HTTP and Gradio: 40 ms.
+
+OpenMP keeps a team of threads for each thread that computes, and while all teams together have more threads than there
+are cores they sleep between two operations: with a new thread a call the app cost 13 to 26 % more than the pipeline.
+Now one thread loads the painter and paints. Tried before: telling the steps four times a second instead of each one (31
+% became 26 %). A sweep shares the caption's encoding, a hundredth of the miniature's work, and no more: where the app
+adds little to a picture, six cannot cost 5.2. Two painted in one batch take about 1.5 pictures, and then strength 0
+would no longer be the base model bit for bit. What a GPU makes of this is not measured.
 """,
     ),
     Section(
