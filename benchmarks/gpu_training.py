@@ -55,7 +55,8 @@ def settings(scale: Scale) -> list[Setting]:
     found += [Setting("nf4", largest, checkpointing=False, compile=True, peer=True)]
     found += [Setting("nf4", largest, "style", checkpointing=False, compile=True)]
     found += [Setting(mode, side, compile=True) for mode in ("nf4", "none") for side in (largest, least)]
-    return list(dict.fromkeys(found))
+    compiles = scale.device == "cuda"  # which takes a CPU minutes each, and gains it nothing
+    return [one for one in dict.fromkeys(found) if compiles or not one.compile]
 
 
 def training(folder: Path, scale: Scale, before: dict, keep: Callable[[Any], None], _: Path | None) -> None:
