@@ -70,13 +70,13 @@ def main() -> None:
 
 def measure(folder: Path, scale: Scale, only: tuple[str, ...], flux: dict, checkout: Path | None, out: Path) -> None:
     """Part after part; what there is of a part is kept at once, and one that fails leaves the others alone."""
-    write_base(folder, scale, flux)
     card = torch.cuda.get_device_name() if scale.device == "cuda" else "a CPU"
     here = {"card": card, **surroundings(card, ("torch", "diffusers", "peft", "bitsandbytes"))}
     result: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     if result and {key: result.get(key) for key in here} != here:
         raise SystemExit(f"{out} is of another machine or other versions; give --out another file.")
     result = here | result
+    write_base(folder, scale, flux)
 
     def keep(name: str, part: Any) -> None:
         result[name] = part
