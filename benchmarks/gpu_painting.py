@@ -204,7 +204,7 @@ def painting_table(found: dict) -> str:
         if said := [
             f"{told} {row[key] / statistics.median(row['seconds']):.2f}" for key, told in more.items() if key in row
         ]:
-            lines.append(f"\n{name[0].upper() + name[1:]}, in pictures: {', '.join(said)}.")
+            lines.append(f"\n{name[0].upper() + name[1:]}, in times the seconds of one picture: {', '.join(said)}.")
     return "\n".join(lines)
 
 

@@ -54,10 +54,10 @@ SECTIONS = (
         """
 Both compute in float32 with equal settings, and both spend their time in matrix products: on the model of 207 M
 parameters a sample is 103 GFLOP, which is 1.15 s at the 90 GFLOPS that this processor reaches in a matrix product
-alone, so no trainer can be 1.3 times faster there at equal settings. Tried and left out, because they gained nothing
-or less than 3 % on a CPU: `torch.compile` of the blocks, and the Muon optimizer. What can be left out is work:
-`style` and `compact` train fewer layers, and gradients stop where they begin. The memory of the whole process on the
-miniature has its peak after training, when diffusers' loader is imported to read the adapter back.
+alone, so no trainer can be 1.3 times faster there at equal settings. Tried and left out, because they gained nothing or
+less than 3 % on a CPU: `torch.compile` of the blocks, and the Muon optimizer. What can be left out is work: `style` and
+`compact` train fewer layers, and gradients stop where they begin. The memory of the whole process on the miniature has
+its peak after training, when diffusers' loader is imported to read the adapter back.
 `examples/research_projects/flux_lora_quantization` wants a GPU: see below.
 """,
         in_readme=True,
@@ -66,33 +66,37 @@ miniature has its peak after training, when diffusers' loader is imported to rea
         "painting",
         "Painting",
         """
-A comparison is two pictures from one noise, encoded once; on a miniature the encoding is a hundredth of the work, so
-there is little to share. Both in one batch, with a scale a row, is measured above as well: it saves launches where a
-GPU is idle between them, but its sums are rounded otherwise, and strength 0 would no longer be the base model bit for
-bit, which is the comparison's promise.
+A comparison is two pictures from one noise, encoded once. That saves a hundredth of the miniature's work; the rest is
+the base's picture, which needs no adapter. Both in one batch, with a scale a row, is measured above as well: it saves
+launches where a device is idle between them (an H200 at 1024² is not, see below), but its sums are rounded otherwise,
+and strength 0 would no longer be the base model bit for bit, which is the comparison's promise.
 """,
     ),
     Section(
         "space",
         "The Space",
         """
-These differ from day to day on a rented machine, with the same code: the app's time by +0.5 and +8.6 %, a sweep of six
-from 4.8 to 6.3 pictures, a moved slider from 54 to 57 %. An exact repeat tells what of it is HTTP and Gradio: 40 ms.
+These differ from day to day on a rented machine, with the same code: the app's time from +0.5 to +8.6 %, a sweep of six
+from 4.8 to 6.3 pictures, a moved slider's picture from 54 to 57 % of a first comparison's seconds. An exact repeat
+tells what of a call is HTTP and Gradio: some 40 ms.
 
 OpenMP keeps a team of threads for each thread that computes, and while all teams together have more threads than there
 are cores they sleep between two operations: with a new thread a call the app cost 13 to 26 % more than the pipeline.
 Now one thread loads the painter and paints. Tried before: telling the steps four times a second instead of each one (31
-% became 26 %). A sweep shares the caption's encoding, a hundredth of the miniature's work, and no more: where the app
-adds little to a picture, six cannot cost 5.2. Two painted in one batch take about 1.5 pictures, and then strength 0
-would no longer be the base model bit for bit. What a GPU makes of this is not measured.
+% became 26 %). A sweep shares the caption's encoding and its way through the app, and no more. Two painted in one batch
+take about 1.5 pictures, and then strength 0 would no longer be the base model bit for bit. What a GPU makes of this is
+not measured.
 """,
     ),
     Section(
         "growth",
         "How it grows",
-        "Each row is one run. The same settings, measured twice, were 5 % apart: what the rank changes is within that. "
-        "Below 256 px the memory is mostly the model's. A picture's milliseconds are a difference of two runs of some "
-        "seconds, which says little for 200 pictures.",
+        """
+Memory is what a process holds beyond one that has imported the same libraries. Each row of steps is one run; the same
+settings, measured twice, took seconds 5 % apart, and rank changes no more than that. The 200 to 20,000 pictures have 64
+px and one caption, those of the last table 192 px and one each; the miniature encodes both. A picture's milliseconds
+are a difference of two runs of some seconds, which says little for 200 pictures.
+""",
     ),
     Section("statistics", "Pictorial statistics"),
     Section(
@@ -112,6 +116,8 @@ but for captions of 77 tokens and for blocks that wait. Its memory was counted, 
 memory the peak was that of loading, before they leave the card; `measure` begins to count after that now. The matmul
 rate is a product's of 8192², 798 TFLOPS; what `plan` measures for itself is one of 4096² with its launch, 579.
 
+- Recomputed: every block, in the backward pass (gradient checkpointing). So many blocks wait: in main memory, until
+  each is used. Without quantization training holds less than painting, since the modulation's weights stay on the disk.
 - Small steps are bound by launching kernels: 512² takes as long as 768², and compiled blocks as long as others, because
   each NF4 weight was expanded by two calls through Python. Compiled blocks do it in one kernel now: on a CPU, with 57
   narrow blocks, a block's pass takes 1.6 ms where it took 2.3. On a card that is not measured yet.
@@ -119,26 +125,29 @@ rate is a product's of 8192², 798 TFLOPS; what `plan` measures for itself is on
   compute each block twice. Tried: adapted layers that add in place, as in the table, and compiled blocks (1.56). With
   nothing recomputed as well a step took 0.39 s (2.40 times as many samples), but 37.4 GiB: the compiler kept every
   expanded weight from the forward to the backward pass. That is mended, and its seconds have not been measured since.
-- 45 % of the rate of products alone (asked) is reached by compiled blocks at 1024² (47 and 52 %), and not without.
+- 45 % of the rate of products alone (asked) is reached by compiled blocks at 1024² (47 and 52 %; 45 with 77 tokens),
+  and not without.
 - `style` without recomputing makes 1.98 times as many steps as `attention` does with it (asked 1.5); both recomputed,
   1.62 times.
 - cuDNN's attention is left out of training: with 512 tokens its backward pass made NaN of gradients (PyTorch 2.11,
   H200), where the flash kernel's were finite.
 
-Painting, with an adapter on every linear layer of every block and its strength moved after the first picture:
+Painting, with an adapter on every linear layer of every block and its strength moved after the first picture. In turns:
+models wait in main memory until they are needed. Steps left out: by MagCache. Drift is of random weights too, so the
+decibels tell roundings from mistakes, and no more:
 
 - 2.2 times the speed of bf16 is not reached by faster products: fp8 and compiled blocks make 1.80. It is reached (2.65)
   where MagCache leaves out the steps that are most like those before them. The painter does not offer that: how far it
-  moves a picture of FLUX.1-dev cannot be seen with random weights.
+  moves a picture is FLUX.1-dev's own affair, and these weights are not its.
 - Packages compiled ahead of time, as ZeroGPU needs them, take 80 s to make and paint as fast as those of torch.compile.
 - The living adapter was 0.78 s of 5.75, so a comparison is 1.87 pictures; its update has been added in place since.
   Base and adapted in one batch take longer than one after the other: the card is full with one picture, and the base's
   half computes an update that it drops.
 - Loading was mostly reading a local folder for its digest, file after file; files are read side by side since, and a
   model of the Hub has a commit instead.
-- Empty cells: the way before still held its weights. In turns, 6.9 GB of the 30.9 GB were its own (8.5 asked), by
-  subtraction of 24.0 GB of weights. Not measured for lack of time: nf4 and fp8 not compiled, nf4 compiled, int8, fp8
-  compiled with steps left out, the modulation computed ahead.
+- Empty cells for memory: the way before still held its weights. In turns, 6.9 GB of the 30.9 GB were its own (8.5
+  asked), by subtraction of 24.0 GB of weights. Not measured for lack of time: nf4 and fp8 not compiled, nf4 compiled,
+  int8, fp8 compiled with steps left out, the modulation computed ahead.
 """,
     ),
 )
@@ -147,8 +156,8 @@ Painting, with an adapter on every linear layer of every block and its strength 
 def text() -> str:
     parts = [
         "# Measured\n\nEach table is written by `python -m benchmarks.page` from the JSON beside the script of its "
-        "name, which keeps what that measured. `make bench` runs the scripts that take minutes (about 40 in all, on "
-        "two CPU cores); `make bench-full` FLUX.1-dev's full size."
+        "name, which keeps what that measured. `make bench` runs miniature, painting, space and growth (about half an "
+        "hour on two CPU cores), `make bench-full` FLUX.1-dev's full size; the others run by hand, each as it says."
     ]
     for section in SECTIONS:
         table = section.table()

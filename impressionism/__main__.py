@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add("--model-revision", help="commit, tag or branch of the model on the Hub")
     add("--adapter", help="auto, none, a Hub id, a folder or a .safetensors file (default auto)")
     add("--adapter-revision", help="commit, tag or branch of the adapter on the Hub")
-    add("--quantize", help="auto, none, int8, nf4, int4 or int2 (default auto)")
+    add("--quantize", help="auto, none, fp8, int8, nf4, int4 or int2 (default auto)")
     add("--device", default="auto", help="auto, cuda, cuda:1, mps or cpu (default auto)")
     return result
 

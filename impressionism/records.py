@@ -88,7 +88,7 @@ class Provenance(Record):
     adapter_revision: str | None = None
     """Commit of the adapter on the Hub, or a digest of its file."""
     quantize: str = "none"
-    """Precision of the base transformer's weights: none, int8, nf4, int4 or int2."""
+    """Precision of the base transformer's weights: none, fp8, int8, nf4, int4 or int2."""
     dtype: str = "float32"
     """Precision of the computation."""
     device: str = "cpu"

@@ -12,7 +12,7 @@ def main() -> None:
     parser.add_argument("--host", help="127.0.0.1 by default; 0.0.0.0 opens the page to the network")
     parser.add_argument("--model", default="auto", help="auto, miniature, a Hub id or a folder")
     parser.add_argument("--adapter", default="auto", help="auto, none, a Hub id, a folder or a file")
-    parser.add_argument("--quantize", default="auto", help="auto, none, int8, nf4, int4 or int2")
+    parser.add_argument("--quantize", default="auto", help="auto, none, fp8, int8, nf4, int4 or int2")
     parser.add_argument("--compile", action="store_true", help="compile FLUX's blocks: minutes once, then faster")
     chosen = parser.parse_args()
 
