@@ -93,9 +93,9 @@ def modulation_ahead(bank: Bank, flux: FluxPipeline) -> Iterator[None]:
 
     def use_next(_: Any, __: tuple, given: dict[str, Any]) -> None:
         nonlocal rows
-        now = given["timestep"]
-        times = flux.scheduler.timesteps[:, None].to(now.dtype).expand(-1, len(now)) / 1000  # as FluxPipeline's
-        if torch.equal(now, times[0]):
+        if flux.scheduler.step_index is None:  # no step of this picture was taken yet
+            now = given["timestep"]
+            times = flux.scheduler.timesteps[:, None].to(now.dtype).expand(-1, len(now)) / 1000  # as FluxPipeline's
             guidance, pooled = given["guidance"], given["pooled_projections"]
             rows = iter(bank.ahead([(time, now if guidance is None else guidance, pooled) for time in times]))
         bank.use(next(rows))
