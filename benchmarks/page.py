@@ -76,9 +76,9 @@ and strength 0 would no longer be the base model bit for bit, which is the compa
         "space",
         "The Space",
         """
-These differ from day to day on a rented machine, with the same code: the app's time from +0.5 to +8.6 %, a sweep of six
-from 4.8 to 6.3 pictures, a moved slider's picture from 54 to 57 % of a first comparison's seconds. An exact repeat
-tells what of a call is HTTP and Gradio: some 40 ms.
+These differ from day to day on a rented machine, with nearly the same code: the app's time from +0.5 to +8.6 %, a sweep
+of six from 4.8 to 6.3 pictures, a moved slider's picture from 54 to 57 % of a first comparison's seconds. An exact
+repeat tells what of a call is HTTP and Gradio: some 40 ms.
 
 OpenMP keeps a team of threads for each thread that computes, and while all teams together have more threads than there
 are cores they sleep between two operations: with a new thread a call the app cost 13 to 26 % more than the pipeline.
@@ -143,8 +143,8 @@ decibels tell roundings from mistakes, and no more:
 - The living adapter was 0.78 s of 5.75, so a comparison is 1.87 pictures; its update has been added in place since.
   Base and adapted in one batch take longer than one after the other: the card is full with one picture, and the base's
   half computes an update that it drops.
-- Loading was mostly reading a local folder for its digest, file after file; files are read side by side since, and a
-  model of the Hub has a commit instead.
+- Of the 30 s of loading the card was idle for most, its weights in place: a local folder is also read for its digest,
+  file after file then, side by side since. What that saves is not measured; a model of the Hub has a commit instead.
 - Empty cells for memory: the way before still held its weights. In turns, 6.9 GB of the 30.9 GB were its own (8.5
   asked), by subtraction of 24.0 GB of weights. Not measured for lack of time: nf4 and fp8 not compiled, nf4 compiled,
   int8, fp8 compiled with steps left out, the modulation computed ahead.
@@ -156,8 +156,8 @@ decibels tell roundings from mistakes, and no more:
 def text() -> str:
     parts = [
         "# Measured\n\nEach table is written by `python -m benchmarks.page` from the JSON beside the script of its "
-        "name, which keeps what that measured. `make bench` runs miniature, painting, space and growth (about half an "
-        "hour on two CPU cores), `make bench-full` FLUX.1-dev's full size; the others run by hand, each as it says."
+        "name, which keeps what that measured. `make bench` runs miniature, painting, space and growth, "
+        "`make bench-full` FLUX.1-dev's full size; the others run by hand, each as it says."
     ]
     for section in SECTIONS:
         table = section.table()

@@ -25,7 +25,7 @@ from torch._dynamo.utils import counters
 
 from benchmarks.process import surroundings, threads
 from impressionism.compiled import compile_blocks
-from impressionism.paint import common, compare, encode, noise, paint, set_strength, sweep
+from impressionism.paint import Words, common, compare, encode, noise, paint, set_strength, sweep
 from impressionism.pipeline import ADAPTER_NAME, Painter, load_pipeline, lora_layers
 from impressionism.records import Sampling
 
@@ -110,8 +110,7 @@ def batch_of_two(painter: Painter, sampling: Sampling) -> None:
     held = [layer.scaling[ADAPTER_NAME] for layer in layers]
     for layer, scale in zip(layers, held, strict=True):
         layer.scaling[ADAPTER_NAME] = BothStrengths(scale)
-    twice = tuple(part.repeat(2, *[1] * (part.dim() - 1)) for part in words)
-    flux(**common(flux, sampling, twice), latents=noise(flux, sampling).repeat(2, 1, 1))
+    flux(**common(flux, sampling, repeated(words, 2)), latents=noise(flux, sampling).repeat(2, 1, 1))
     for layer, scale in zip(layers, held, strict=True):
         layer.scaling[ADAPTER_NAME] = scale
 
@@ -129,10 +128,16 @@ class BothStrengths:
 def together(painter: Painter, sampling: Sampling) -> None:
     """Of so many seeds the pictures, in one batch."""
     flux: Any = painter.flux
-    words = tuple(part.repeat(TOGETHER, *[1] * (part.dim() - 1)) for part in encode(painter, sampling.prompt))
+    words = repeated(encode(painter, sampling.prompt), TOGETHER)
     set_strength(flux, 1.0)
     drawn = [noise(flux, dataclasses.replace(sampling, seed=sampling.seed + number)) for number in range(TOGETHER)]
     flux(**common(flux, sampling, words), latents=torch.cat(drawn))
+
+
+def repeated(words: Words, count: int) -> Words:
+    """For a batch of so many pictures."""
+    text, summary = words
+    return text.repeat(count, 1, 1), summary.repeat(count, 1)
 
 
 # ---- The adapter, at FLUX.1-dev's width
