@@ -119,7 +119,7 @@ def test_the_table_of_cards_says_what_plan_says():
     )
     assert len(rows) >= 6
     for gib, name, needed, adapter in rows:
-        one = plan.predict(recipes.read(plan.RECIPES / f"{name}.yaml"), cards.of_size(float(gib)))
+        one = plan.predict(recipes.read(recipes.SHIPPED / f"{name}.yaml"), cards.of_size(float(gib)))
         assert one.fits
         assert (f"{one.needed / cards.GIB:.1f}", f"{one.adapter / 1e6:.1f}") == (needed, adapter), name
 

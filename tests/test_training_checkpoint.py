@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from training import checkpoint
+from training.options import TrainingError
 
 
 @pytest.fixture
@@ -92,3 +93,12 @@ def test_where_a_file_cannot_be_written_the_one_before_stays_and_a_sentence_says
 
 def test_nothing_saved_is_nothing_restored(tmp_path, state):
     assert checkpoint.restore(tmp_path, *fresh(state)) is None
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused_and_changes_nothing(tmp_path, state):
+    save(tmp_path, state, 1)
+    weights, averages, _ = fresh(state)
+    whole = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(7))])
+    with pytest.raises(TrainingError, match=r"written by another version .* begin again in another run.folder"):
+        checkpoint.restore(tmp_path, weights, averages, whole)
+    assert not any(weight.any() for weight in weights.values())

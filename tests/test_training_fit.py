@@ -4,6 +4,7 @@ import shutil
 import signal
 
 import numpy as np
+import prodigyopt
 import pytest
 import torch
 from diffusers import FluxPipeline
@@ -14,6 +15,7 @@ from impressionism.records import Run
 from training import __main__ as training
 from training import cache, fit
 from training import recipe as recipes
+from training.base import dress, prepare
 from training.options import Recipe, TrainingError
 
 
@@ -190,3 +192,33 @@ def test_the_rate_warms_up_and_then_follows_its_schedule(schedule, end):
     factors = [fit.rate_factor(step, 100, 10, schedule) for step in range(101)]
     assert factors[:10] == pytest.approx([step / 10 for step in range(1, 11)])
     assert factors[10] == 1 and factors[100] == pytest.approx(end)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("adamw", 1e-3), ("prodigy", 1.0)])
+def test_the_optimizer_of_all_weights_at_once_does_what_one_of_each_would(recipe_file, name, rate):
+    """But for the order in which a norm is summed; in 8 bits the blocks that share a scale are others."""
+    recipe = recipes.read(recipe_file, [f"optimizer.name={name}", f"optimizer.rate={rate}", "optimizer.warmup=0",
+                                       "optimizer.schedule=constant"])  # fmt: skip
+    ready = prepare(recipe)
+    weights = dress(ready, recipe)
+    start = {key: weight.detach().clone() for key, weight in weights.items()}
+    each = {key: torch.nn.Parameter(weight.clone()) for key, weight in start.items()}
+    settings = {"lr": rate, "weight_decay": recipe.optimizer.weight_decay}
+    alone: torch.optim.Optimizer = torch.optim.AdamW(each.values(), **settings)
+    if name == "prodigy":
+        alone = prodigyopt.Prodigy(each.values(), **settings, use_bias_correction=True, safeguard_warmup=True)
+    together = fit.make_optimizer(recipe.optimizer, weights)
+    parts = fit.upcoming(ready, recipe, 0)
+    for step in range(2):
+        some = next(parts)
+        fit.step_gradient(ready, recipe, some)
+        for key, weight in weights.items():
+            each[key].grad, weight.grad = weight.grad, None
+        norm = float(torch.nn.utils.clip_grad_norm_(each.values(), recipe.optimizer.clip))
+        alone.step()
+        _, _, its = fit.take_step(ready, recipe, some, weights, {}, together, step)
+        assert its == pytest.approx(norm, rel=1e-4)
+        moved, wanted = (torch.cat([(now[key] - start[key]).flatten() for key in start]) for now in (weights, each))
+        assert wanted.any()
+        assert (moved - wanted).norm() < 1e-3 * wanted.norm()
+    assert len({weight.untyped_storage().data_ptr() for weight in weights.values()}) == 1

@@ -64,7 +64,7 @@ def test_compiled_blocks_give_the_same_gradients(recipe_file, quantize, monkeypa
         recipe = recipes.read(recipe_file, options)
         ready = base.prepare(recipe)
         weights = base.dress(ready, recipe)
-        fit.step_gradient(ready, recipe, next(fit.upcoming(ready, recipe, 0)), weights)
+        fit.step_gradient(ready, recipe, next(fit.upcoming(ready, recipe, 0)))
         gradients.append({name: weight.grad for name, weight in weights.items()})
         graphs.append(counters["stats"]["unique_graphs"])
     plain, other = gradients
@@ -85,8 +85,8 @@ def test_compiled_blocks_keep_no_expanded_weight_between_the_passes(recipe_file,
 def kept(recipe: Recipe) -> int:
     """Bytes of numbers between a step's forward and backward pass."""
     ready = base.prepare(recipe)
-    weights = base.dress(ready, recipe)
+    base.dress(ready, recipe)
     seen = {}
     with torch.autograd.graph.saved_tensors_hooks(lambda one: seen.setdefault(one.data_ptr(), one), lambda one: one):
-        fit.step_gradient(ready, recipe, next(fit.upcoming(ready, recipe, 0)), weights)
+        fit.step_gradient(ready, recipe, next(fit.upcoming(ready, recipe, 0)))
     return sum(one.nbytes for one in seen.values() if one.is_floating_point())

@@ -19,7 +19,7 @@ CARDS = {"8gb": 8, "12gb": 12, "16gb": 16, "impressionism": 24, "48gb": 48, "com
 
 
 def shipped(name: str, *overrides: str):
-    return recipes.read(plan.RECIPES / f"{name}.yaml", list(overrides))
+    return recipes.read(recipes.SHIPPED / f"{name}.yaml", list(overrides))
 
 
 @pytest.mark.parametrize(("name", "gib"), CARDS.items())
@@ -163,12 +163,12 @@ def test_of_a_sharded_base_a_process_holds_its_part_and_the_blocks_in_use(capsys
     assert 0 == alone.parts["blocks gathered"] < four.parts["blocks gathered"] < four.parts[base]
     assert four.fits and not alone.fits
     written = ["model.shard=true", "data.resolution=512", "model.gradient_checkpointing=true"]
-    assert training.main(["plan", str(plan.RECIPES / "48gb.yaml"), *written, "--vram", "16"]) == 0
+    assert training.main(["plan", str(recipes.SHIPPED / "48gb.yaml"), *written, "--vram", "16"]) == 0
     assert "model.quantize=int8" in (said := capsys.readouterr().out) and "model.shard=false" in said
 
 
 def test_what_cannot_fit_is_refused_with_the_nearest_recipe_that_does(capsys):
-    arguments = ["plan", str(plan.RECIPES / "48gb.yaml"), "--vram", "4"]
+    arguments = ["plan", str(recipes.SHIPPED / "48gb.yaml"), "--vram", "4"]
     assert training.main(arguments) == 2
     message = capsys.readouterr().err
     assert "the nearest that fits is" in message
@@ -176,7 +176,7 @@ def test_what_cannot_fit_is_refused_with_the_nearest_recipe_that_does(capsys):
 
 
 def test_a_recipe_too_large_for_a_card_is_told_what_to_set(capsys):
-    assert training.main(["plan", str(plan.RECIPES / "48gb.yaml"), "--vram", "16"]) == 0
+    assert training.main(["plan", str(recipes.SHIPPED / "48gb.yaml"), "--vram", "16"]) == 0
     said = capsys.readouterr().out
     assert "As written the recipe needs" in said
     assert "model.quantize=int8" in said

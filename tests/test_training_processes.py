@@ -116,7 +116,7 @@ def after_a_step(recipe: Recipe) -> dict[str, int]:
     for block in blocks:
         block.attn.to_v.register_forward_hook(look)
         block.attn.to_v.register_full_backward_hook(look)
-    optimizer = fit.make_optimizer(recipe.optimizer, list(weights.values()))
+    optimizer = fit.make_optimizer(recipe.optimizer, weights)
     fit.take_step(base, recipe, next(fit.upcoming(base, recipe, 0)), weights, {}, optimizer, 0)
     frozen = sum(weight.numel() * 4 for block in blocks for weight in block.parameters() if not weight.requires_grad)
     return {"here": held(), "blocks": frozen, "whole": max(whole)}

@@ -293,10 +293,7 @@ def test_a_new_adapter_leaves_nothing_of_the_one_before(recipe_file):
     assert not {id(weight) for weight in old.values()} & {id(weight) for weight in used.transformer.parameters()}
     assert [n for n, _ in used.transformer.named_parameters()] == [n for n, _ in fresh.transformer.named_parameters()]
     parts = [next(fit.upcoming(base, recipe, 0)) for base in (used, fresh)]
-    losses = [
-        fit.step_gradient(base, recipe, some, weights)
-        for base, some, weights in zip((used, fresh), parts, (now, expected), strict=True)
-    ]
+    losses = [fit.step_gradient(base, recipe, some) for base, some in zip((used, fresh), parts, strict=True)]
     assert losses[0] == losses[1]
     assert all(torch.equal(now[name].grad, expected[name].grad) for name in now)
 

@@ -76,9 +76,14 @@ def restore(folder: Path, weights: Weights, averages: Weights, optimizer: torch.
         except TORN as error:
             say(f"{checkpoint} is torn ({' '.join(str(error).split())[:80]}); the one before it is taken.")
             continue
+        try:
+            optimizer.load_state_dict(state)
+        except ValueError as error:
+            raise TrainingError(
+                f"{checkpoint} was written by another version of this trainer: begin again in another run.folder."
+            ) from error
         copy(saved, weights)
         copy(averaged, averages)
-        optimizer.load_state_dict(state)
         return position
     return None
 

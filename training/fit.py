@@ -62,7 +62,7 @@ def train(base: Base, recipe: Recipe, *, until: int | None = None) -> Run | bool
     meter = Meter(base.device)
     weights = dress(base, recipe)
     averages = {name: weight.detach().clone() for name, weight in weights.items()} if options.ema else {}
-    optimizer = make_optimizer(options, list(weights.values()))
+    optimizer = make_optimizer(options, weights)
     held_out = validation.parts_for(base, recipe)
     if first:
         _claim(recipe)
@@ -142,8 +142,10 @@ def take_step(
     rate = options.rate * rate_factor(step, options.steps, options.warmup, options.schedule)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    loss = step_gradient(base, recipe, parts, weights)
-    norm = float(torch.nn.utils.clip_grad_norm_(weights.values(), options.clip))
+    loss = step_gradient(base, recipe, parts)
+    [whole] = optimizer.param_groups[0]["params"]
+    whole.grad = mean_gradient(base, weights)
+    norm = float(torch.nn.utils.clip_grad_norm_([whole], options.clip))
     if math.isfinite(norm):
         optimizer.step()
         average(averages, weights, options.ema, step)
@@ -151,25 +153,23 @@ def take_step(
     return loss, rate, norm
 
 
-def step_gradient(base: Base, recipe: Recipe, parts: list[tuple[Part, Rows | None]], weights: Weights) -> float:
-    """Leave the gradient of a step in the adapter; its mean loss, over all processes."""
+def step_gradient(base: Base, recipe: Recipe, parts: list[tuple[Part, Rows | None]]) -> float:
+    """Leave the gradient of a step's own parts in the adapter; the mean loss over all processes."""
     total = torch.zeros(())
     for part, rows in parts:
         batch = base.loader.train(part)
         loss = losses(base, batch, rows, recipe.flow.guidance, recipe.flow.weighting).mean() / len(parts)
         loss.backward()
         total += loss.detach().cpu()
-    if base.world > 1:
-        share_gradients(base, list(weights.values()))
     return float(base.sum(total)) / base.world
 
 
-def share_gradients(base: Base, weights: list[torch.nn.Parameter]) -> None:
-    """Each process gets the mean over all, in one exchange."""
-    gradients = [weight.grad for weight in weights if weight.grad is not None]
-    mean = base.sum(torch.cat([gradient.flatten() for gradient in gradients])) / base.world
-    for gradient, part in zip(gradients, mean.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+def mean_gradient(base: Base, weights: Weights) -> torch.Tensor:
+    """Of all weights, one after the other, taken from them; the mean over all processes, in one exchange."""
+    gradient = torch.cat([weight.grad.flatten() for weight in weights.values() if weight.grad is not None])
+    for weight in weights.values():
+        weight.grad = None
+    return base.sum(gradient).div_(base.world)
 
 
 @torch.no_grad()
@@ -198,17 +198,28 @@ def rate_factor(step: int, steps: int, warmup: int, schedule: str) -> float:
     return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[schedule]
 
 
-def make_optimizer(options: Optimizer, weights: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    settings: dict[str, Any] = {"lr": options.rate, "weight_decay": options.weight_decay}
+def make_optimizer(options: Optimizer, weights: Weights) -> torch.optim.Optimizer:
+    """Of one parameter that holds all the weights, which become views of it, so once for each adapter: its step is then
+    a few operations, not a few for each weight."""
+    settings: dict[str, Any] = {"params": [joined(weights)], "lr": options.rate, "weight_decay": options.weight_decay}
     if options.name == "adamw8bit":
         import bitsandbytes
 
-        return bitsandbytes.optim.AdamW8bit(weights, **settings)
+        return bitsandbytes.optim.AdamW8bit(**settings)
     if options.name == "prodigy":
         import prodigyopt
 
-        return prodigyopt.Prodigy(weights, **settings, use_bias_correction=True, safeguard_warmup=True)
-    return torch.optim.AdamW(weights, **settings)
+        return prodigyopt.Prodigy(**settings, use_bias_correction=True, safeguard_warmup=True)
+    return torch.optim.AdamW(**settings, fused=True)
+
+
+def joined(weights: Weights) -> torch.nn.Parameter:
+    """All weights, one after the other, in one parameter; each becomes a view of its part."""
+    whole = torch.nn.Parameter(torch.cat([weight.detach().flatten() for weight in weights.values()]))
+    parts = whole.detach().split([weight.numel() for weight in weights.values()])
+    for weight, part in zip(weights.values(), parts, strict=True):
+        weight.data = part.view_as(weight)
+    return whole
 
 
 # ---- What happens on the way

@@ -77,8 +77,8 @@ def base_of(recipe: Recipe) -> tuple:
 def taken(base: Base, recipe: Recipe) -> dict[str, Any]:
     """Peak and seconds of the recipe's steps."""
     weights = dress(base, recipe)
+    optimizer = fit.make_optimizer(recipe.optimizer, weights)
     meter = Meter(base.device)  # offloaded blocks have left the card
-    optimizer = fit.make_optimizer(recipe.optimizer, list(weights.values()))
     ends = []
     for step, parts in enumerate(fit.upcoming(base, recipe, 0)):
         _, _, norm = fit.take_step(base, recipe, parts, weights, {}, optimizer, step)  # which waits for the GPU

@@ -28,7 +28,6 @@ from training.examples import Size
 from training.footprint import META, Block, Cost, Moment, Shape
 from training.options import Model, Optimizer, Recipe, TrainingError
 
-RECIPES = Path(__file__).parent / "recipes"
 FINEST_FIRST = ("none", "int8", "nf4")  # int4 saves nothing over nf4, and int2 is left to those who ask for it
 SPARE = 1.08  # times what is counted on a GPU: an allocator's memory lies in pieces, of which no peak tells
 SPARE_CPU = 2.2  # on a CPU: glibc 2.36 held 1.8 to 2.2 times the miniature's tensors, freed ones in between
@@ -177,7 +176,8 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None, processes: 
     whole = sum(packed) + others
     share = sum(packed) // processes + others if model.shard else whole
     gathered = GATHERED * max(packed) if share < whole else 0
-    numbers, state = sum(layer.numbers for layer in layers), optimizer_bytes(options, layers)
+    numbers = sum(layer.numbers for layer in layers)
+    state = optimizer_bytes(options, numbers)
     rows = sum(layer.rows for layer in layers if left_out(layer, shape)) * options.batch * dtype.itemsize
     ahead = rows * min(AHEAD, steps)
     resident = {
@@ -186,7 +186,7 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None, processes: 
         "adapter, optimizer's state": 4 * numbers + state,
         "pictures, captions, modulation": batch_bytes(shape, facts) + (rows if card.gpu else ahead),
     }
-    parts = resident | at_the_peak(footprint.fullest(costs[-1]), options, numbers, card)
+    parts = resident | at_the_peak(footprint.fullest(costs[-1]), options, numbers)
     operations = sum(cost.flops for one in costs for cost in one) / len(costs)
     disk = disk_use(recipe, facts, sizes, dtype, pictures, 4 * numbers + state)
     if model.keep_quantized:
@@ -214,12 +214,11 @@ def step_seconds(recipe: Recipe, card: Card, operations: float, passes: int, off
     return recipe.optimizer.accumulate * (computing + travel)
 
 
-def at_the_peak(moment: Moment, options: Optimizer, numbers: int, card: Card) -> dict[str, int]:
-    """What comes and goes with a step, at its fullest: in a pass, or while the optimizer updates the weights."""
+def at_the_peak(moment: Moment, options: Optimizer, numbers: int) -> dict[str, int]:
+    """What comes and goes with a step, at its fullest: in a pass, or while all gradients are copied into one."""
     gradients = 4 * numbers if options.accumulate > 1 else moment.gradients
-    updating = 4 * numbers if card.gpu and options.name == "adamw" else 0  # its square roots, of all weights at once
-    if moment.kept + gradients + moment.passing < 4 * numbers + updating:
-        return {"gradients": 4 * numbers, "for the moment": updating}
+    if moment.kept + gradients + moment.passing < 8 * numbers:
+        return {"gradients": 4 * numbers, "for the moment": 4 * numbers}
     return {"gradients": gradients, "activations kept": moment.kept, "for the moment": moment.passing}
 
 
@@ -282,16 +281,11 @@ def _stored(layer: Layer, shape: Shape) -> int:
     return footprint.stored(shape.quantize, layer.rows, layer.columns, shape.dtype)
 
 
-def optimizer_bytes(options: Optimizer, layers: list[Layer]) -> int:
+def optimizer_bytes(options: Optimizer, numbers: int) -> int:
     """Of its state, and of the averages where they are kept."""
-    counts = [layer.rank * side for layer in layers if layer.rank for side in (layer.rows, layer.columns)]
-    small = sum(count for count in counts if count < 4096)  # bitsandbytes leaves these in 32 bits
-    state = {
-        "adamw": 8 * sum(counts),
-        "prodigy": 16 * sum(counts),
-        "adamw8bit": 8 * small + sum(2 * count + 8 * -(-count // 256) for count in counts if count >= 4096),
-    }[options.name]
-    return state + (4 * sum(counts) if options.ema else 0)
+    packed = 2 * numbers + 8 * -(-numbers // 256) if numbers >= 4096 else 8 * numbers  # bitsandbytes packs no fewer
+    state = {"adamw": 8 * numbers, "prodigy": 16 * numbers, "adamw8bit": packed}[options.name]
+    return state + (4 * numbers if options.ema else 0)
 
 
 def batch_bytes(shape: Shape, facts: Facts) -> int:
@@ -440,8 +434,9 @@ def refusal(recipe: Recipe, card: Card) -> str:
 
 def nearest(card: Card) -> Path:
     """The shipped recipe that fills the card best."""
-    shipped = [(predict(recipes.read(path), card), path) for path in sorted(RECIPES.glob("*.yaml"))]
-    return max(((one.needed, path) for one, path in shipped if one.fits), default=(0, RECIPES / "miniature.yaml"))[1]
+    shipped = [(predict(recipes.read(path), card), path) for path in sorted(recipes.SHIPPED.glob("*.yaml"))]
+    smallest = recipes.SHIPPED / "miniature.yaml"
+    return max(((one.needed, path) for one, path in shipped if one.fits), default=(0, smallest))[1]
 
 
 # ---- Telling

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from training.options import Recipe, TrainingError
 
+SHIPPED = Path(__file__).parent / "recipes"
+
 
 def read(path: Path, overrides: list[str] | None = None) -> Recipe:
     """The recipe at `path` with `section.key=value` laid over it; raises TrainingError with every problem."""
@@ -53,9 +55,8 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise TrainingError(
-            f"{path}: cannot be read ({error.strerror}); give a recipe such as those in training/recipes."
-        ) from None
+        shipped = ", ".join(sorted(recipe.name for recipe in SHIPPED.glob("*.yaml")))
+        raise TrainingError(f"{path}: cannot be read ({error.strerror}); training/recipes has {shipped}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path}: is no YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):

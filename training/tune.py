@@ -267,7 +267,7 @@ class Worker:
         base, options = self.base, recipe.optimizer
         weights = dress(base, recipe)
         averages = {name: weight.detach().clone() for name, weight in weights.items()} if options.ema else {}
-        optimizer = make_optimizer(options, list(weights.values()))
+        optimizer = make_optimizer(options, weights)
         score, stops = math.nan, rungs(recipe.tune)
         bar = tqdm(upcoming(base, recipe, 0), desc=f"trial {trial.number}", total=options.steps, leave=False)
         for step, parts in enumerate(bar, start=1):
