@@ -42,6 +42,7 @@ FILES = ["transformer/*.json", "transformer/*.safetensors"]
 PACKED = re.compile(r"(.+?)\.(weight(?:[._].+)?|SCB|input_scale|output_scale)")  # a quantized layer, what it stores
 FLOAT8 = torch.float8_e4m3fn
 FLOAT8_MAX = torch.finfo(FLOAT8).max
+MAPPED = 2**26  # bytes of a file that are read before it is mapped anew
 PIECE = 2**22  # weights that are quantized at once: enough for all cores, little for the memory
 Parts = dict[str, torch.Tensor]  # the tensors that a quantized layer stores, named as in its state dict
 
@@ -96,15 +97,21 @@ def belongs(name: str, layers: str | None) -> bool:
 
 
 def tensors(folder: Path, without: str | None = None) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of every shard, one at a time; the files are memory-mapped."""
+    """Every tensor of every shard, one at a time. The files are memory-mapped, anew after so many bytes: what was read
+    before is then no longer mapped, unless somebody keeps it."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise PainterError(f"There are no .safetensors files in {folder}; other formats are not read.")
     for file in files:
         with opened(file) as shard:
-            for name in shard.keys():  # noqa: SIM118 - it is no dict
-                if not belongs(name, without):
-                    yield name, shard.get_tensor(name)
+            names = [name for name in shard.keys() if not belongs(name, without)]  # noqa: SIM118 - it is no dict
+        while names:
+            with opened(file) as shard:
+                read = 0
+                while names and read < MAPPED:
+                    tensor = shard.get_tensor(name := names.pop(0))
+                    read += tensor.nbytes
+                    yield name, tensor
 
 
 def opened(file: Path) -> Any:
