@@ -31,6 +31,7 @@ from space.theme import STYLE, theme
 from space.words import NOTICE, words_for
 
 SESSIONS = 100  # whose state Gradio keeps, 0.2 MB each; each call of a program is one, and by default it keeps 10,000
+LOOK_FOR_WORK = 0.02  # seconds; Gradio's queue would look each millisecond, 8 % of a core that the painter then lacks
 
 
 def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
@@ -67,7 +68,10 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
 
         page.load(arrive, None, settings.restored, **AT_ONCE)
         add_endpoints(studio, PAINTING)
-    return page.queue(max_size=32, default_concurrency_limit=1)
+    page.queue(max_size=32, default_concurrency_limit=1)
+    page._queue.sleep_when_free = LOOK_FOR_WORK
+    page._queue.progress_update_sleep_when_free = 1  # second; for gr.Progress, which nobody uses here
+    return page
 
 
 # ---------------------------------------------------------------- opening the doors
