@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from impressionism import paint
 from impressionism.records import Recipe
 from space.recipes import sheet_text
 
@@ -62,5 +63,6 @@ def save_sheet(paths: Sequence[str], recipes: Sequence[Recipe], path: Path) -> P
     )
     labels = [f"strength {recipe.strength:g}" for recipe in recipes]
     path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet([Image.open(each) for each in paths], labels, caption).save(path, pnginfo=sheet_text(recipes))
+    sheet = contact_sheet([Image.open(each) for each in paths], labels, caption)
+    sheet.save(path, pnginfo=sheet_text(recipes), compress_level=paint.COMPRESSION)
     return path

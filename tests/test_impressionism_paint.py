@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from impressionism import __main__ as terminal
 from impressionism.hub import PainterError
 from impressionism.names import WEIGHTS_FILE
 from impressionism.paint import (
+    REMEMBERED,
     check,
     compare,
     defaults,
+    encode,
     fit,
     paint,
     read_recipe,
@@ -92,6 +95,21 @@ def test_every_input_changes_the_picture(tiny_painter: Painter) -> None:
 
 
 # ---- Pairs, rows and repaints
+
+
+def test_a_prompt_is_encoded_once_while_it_is_remembered(tiny_painter: Painter) -> None:
+    asked = []
+    hook = tiny_painter.flux.text_encoder_2.register_forward_hook(lambda *_: asked.append(True))
+    first = encode(tiny_painter, "a first boat")
+    for number in range(REMEMBERED - 1):
+        encode(tiny_painter, f"boat {number}")
+    assert encode(tiny_painter, "a first boat") is first
+    assert len(asked) == REMEMBERED
+    encode(tiny_painter, "one more boat")  # the first is forgotten
+    again = encode(tiny_painter, "a first boat")
+    hook.remove()
+    assert len(asked) == REMEMBERED + 2
+    assert all(torch.equal(one, other) for one, other in zip(again, first, strict=True))
 
 
 def test_a_comparison_is_two_paintings_with_one_count_of_steps(tiny_painter: Painter) -> None:

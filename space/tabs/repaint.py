@@ -8,6 +8,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from impressionism import paint
 from space.painting import Bench, Job, add_quota, add_recipe, add_start, on_click
 from space.pictures import Item, item, wall
 from space.settings import Settings
@@ -61,6 +62,6 @@ def beside(studio: Studio, source: Image.Image) -> Item:
         path.touch()  # Gradio deletes by age
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
-        source.save(path)
+        source.save(path, compress_level=paint.COMPRESSION)
     studio.files.add(str(path))
     return item("Your photograph", source.size, (str(path), "Your photograph, cropped to the shape"))
