@@ -63,6 +63,8 @@ def test_a_row_for_each_picture_and_the_index_is_that_of_the_painter(tmp_path):
     said = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "4 pictures, 0 of them measured before" in said
     table = rows(tmp_path / "t.csv")
+    least, *_, most = sorted(float(row["index"]) for row in table)
+    assert f"from {least:.2f} to {most:.2f}." in said.splitlines()[-1]
     assert [row["file"] for row in table] == [*(str(folder / f"0{i}.png") for i in range(3)), str(single)]
     assert list(table[0]) == ["file", *EVERY, "index"]
     for row, picture in zip(table, pictures, strict=False):
