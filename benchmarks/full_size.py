@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.process import Memory, surroundings
+from benchmarks.tables import markdown, marked
 
 HERE = Path(__file__).parent
 RESULT = HERE / "full_size.json"
@@ -289,16 +290,16 @@ def run(stage: str, folder: Path) -> dict:
 
 def table(result: dict) -> str:
     stages = result["stages"]
-    lines = ["| FLUX.1-dev's size on two CPU cores | seconds | own memory | with mapped files | asked |"]
-    lines += ["|---|---|---|---|---|"]
+    head = ["FLUX.1-dev's size on two CPU cores", "seconds", "own memory", "with mapped files", "asked"]
+    rows = []
     for stage, told in ROWS.items():
         if found := stages.get(stage):
             memory = (f"{found[key] / GB:.2f} GB" for key in ("own", "resident"))
-            lines.append(f"| {told} | {found['seconds']:.0f} | {' | '.join(memory)} | {asked(stage, found)} |")
+            rows.append([told, f"{found['seconds']:.0f}", *memory, asked(stage, found)])
         if stage == "banked" and {"banked", "whole"} <= stages.keys():
             same = "the same" if found["output"] == stages["whole"]["output"] else "**not** the same"
-            lines.append(f"| … and with those weights in memory: {same} output, bit for bit | | | | the same |")
-    return "\n".join(lines)
+            rows.append([f"… and with those weights in memory: {same} output, bit for bit", "", "", "", "the same"])
+    return markdown(head, rows)
 
 
 ROWS = {
@@ -319,9 +320,9 @@ def asked(stage: str, found: dict) -> str:
     if stage == "int8":
         memory = (found["size"] + GB) / GB  # its own size and one more
     taken = found["own" if stage in ("nf4", "int8") else "resident"]  # what is kept in a file is mapped from there
-    short = taken > memory * GB or (seconds is not None and found["seconds"] > seconds)
+    reached = taken <= memory * GB and (seconds is None or found["seconds"] <= seconds)
     limits = ([f"≤ {seconds} s"] if seconds else []) + [f"≤ {memory:.1f} GB"]
-    return ", ".join(limits) + " **not reached**" * short
+    return marked(", ".join(limits), reached)
 
 
 def main() -> None:

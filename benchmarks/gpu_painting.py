@@ -16,8 +16,9 @@ from diffusers import FluxPipeline, MagCacheConfig
 from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
 from torch._dynamo.utils import counters
 
-from benchmarks.gpu_scale import GIB, RANK, Scale, not_reached, timed
+from benchmarks.gpu_scale import GIB, RANK, Scale, timed
 from benchmarks.painting import batch_of_two
+from benchmarks.tables import markdown, marked
 from impressionism import names
 from impressionism.compiled import blocks_of, compile_ahead, compile_blocks, enliven, use_packages
 from impressionism.modulation import Bank, modulation_ahead
@@ -182,30 +183,32 @@ def free() -> None:
 
 
 def painting_table(found: dict) -> str:
-    lines = ["| Painting 1024², 28 steps, a live adapter | seconds | times as fast | memory | loading | first 2 steps "
-             "| recompiled | PSNR from bf16 |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    head = ["Painting 1024², 28 steps, a live adapter", "seconds", "times as fast", "memory", "loading",
+            "first 2 steps", "recompiled", "PSNR from bf16"]  # fmt: skip
+    rows = []
     usual = statistics.median(found[USUAL].get("seconds", [float("nan")]))
     for name, row in found.items():
         if "failed" in row:
-            lines.append(f"| {name} | {row['failed']} |" + " |" * 6)
+            rows.append([name, row["failed"]])
             continue
         figures = [""] * 6
         if "seconds" in row:
             seconds = statistics.median(row["seconds"])
             faster = f"{usual / seconds:.2f}"
             if name == FASTEST:
-                faster += f", asked {FASTER}{not_reached(usual / seconds < FASTER)}"
+                faster += marked(f", asked {FASTER}", usual / seconds >= FASTER)
             peak = f"{row['peak'] / GIB:.1f} GiB" if row["peak"] else ""
             figures = [f"{seconds:.2f}", faster, peak, f"{row['loading']:.0f} s",
                        f"{row['first']:.1f} s", str(row["recompiled"])]  # fmt: skip
-        lines.append(f"| {name} | {' | '.join(figures)} | {drift(row['psnr'])} |")
+        rows.append([name, *figures, drift(row["psnr"])])
+    parts = [markdown(head, rows)]
     more = {"comparison": "a comparison", "batch of two": "both of it in one batch", "six": "a sweep of six"}
     for name, row in found.items():
         if said := [
             f"{told} {row[key] / statistics.median(row['seconds']):.2f}" for key, told in more.items() if key in row
         ]:
-            lines.append(f"\n{name[0].upper() + name[1:]}, in times the seconds of one picture: {', '.join(said)}.")
-    return "\n".join(lines)
+            parts.append(f"{name[0].upper() + name[1:]}, in times the seconds of one picture: {', '.join(said)}.")
+    return "\n\n".join(parts)
 
 
 def drift(decibels: list[float | None]) -> str:

@@ -38,7 +38,3 @@ def timed(device: str, work: Callable[[], Any]) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - begun
-
-
-def not_reached(short: bool) -> str:
-    return " **not reached**" * short

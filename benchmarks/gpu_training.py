@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from benchmarks import full_size
-from benchmarks.gpu_scale import GIB, RANK, Scale, not_reached, timed
+from benchmarks.gpu_scale import GIB, RANK, Scale, timed
+from benchmarks.tables import markdown, marked
 
 SCRIPT = Path("examples/research_projects/flux_lora_quantization/train_dreambooth_lora_flux_miniature.py")
 TOKENS, PEER_TOKENS = 512, 77  # the script takes no other number of tokens
@@ -184,40 +185,37 @@ def embeddings(folder: Path, picture: Path) -> Path:
 
 
 def training_table(part: dict) -> str:
-    lines = ["| A training step, batch 1, rank 16 | seconds | memory | `plan` | of the matmul rate | asked |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+    head = ["A training step, batch 1, rank 16", "seconds", "memory", "`plan`", "of the matmul rate", "asked"]
+    rows = []
     for row in part["rows"]:
         name = f"{row['quantize']}, {row['resolution']}², {row['targets']}"
         name += ", recomputed" * row["checkpointing"] + ", compiled" * row["compile"] + ", 77 tokens" * row["peer"]
         name += f", {row['offload']} blocks wait" * (row["offload"] > 0)
         plan = f"{row['plan_peak'] / GIB:.2f} GiB, {row['plan_seconds']:.2f} s"
         if row["failed"]:
-            lines.append(f"| {name} | {row['failed']} | | {plan} | | |")
+            rows.append([name, row["failed"], "", plan])
             continue
         plain = row["targets"] == "attention" and not (row["offload"] or row["compile"] or row["peer"])
         most = ASKED.get((row["quantize"], row["resolution"])) if plain else None
-        asked = "" if most is None else f"≤ {most} GiB" + not_reached(row["peak"] > most * GIB)
+        asked = "" if most is None else marked(f"≤ {most} GiB", row["peak"] <= most * GIB)
         share = row["operations"] / row["seconds"] / part["matmul_rate"]
-        lines.append(
-            f"| {name} | {row['seconds']:.3f} | {row['peak'] / GIB:.2f} GiB | {plan} | {share:.0%} | {asked} |"
-        )
-    return "\n".join(lines)
+        rows.append([name, f"{row['seconds']:.3f}", f"{row['peak'] / GIB:.2f} GiB", plan, f"{share:.0%}", asked])
+    return markdown(head, rows)
 
 
 def diffusers_table(part: dict, ours: list[dict]) -> str:
-    lines = ["| NF4 beside diffusers' script, 77 tokens | ours | theirs | times as fast | of its memory |",
-             "|---|---|---|---|---|"]  # fmt: skip
-    for theirs in part["rows"]:
-        lines += [beside(mine, theirs) for mine in ours if mine["peer"] and mine["resolution"] == theirs["resolution"]]
-    return "\n".join(lines)
+    head = ["NF4 beside diffusers' script, 77 tokens", "ours", "theirs", "times as fast", "of its memory"]
+    pairs = [(mine, theirs) for theirs in part["rows"] for mine in ours if mine["peer"]]
+    rows = [beside(mine, theirs) for mine, theirs in pairs if mine["resolution"] == theirs["resolution"]]
+    return markdown(head, rows)
 
 
-def beside(mine: dict, theirs: dict) -> str:
+def beside(mine: dict, theirs: dict) -> list[str]:
     name = f"{theirs['resolution']}²" + ", compiled" * mine["compile"]
     name += ", nothing recomputed" * (not mine["checkpointing"])
     if failed := mine["failed"] or theirs.get("failed"):
-        return f"| {name} | {failed} | | | |"
+        return [name, failed]
     each = [f"{side['seconds']:.3f} s, {side['peak'] / GIB:.2f} GiB" for side in (mine, theirs)]
     each[1] += ", its weights NaN" * (not theirs["finite"])
     faster, share = theirs["seconds"] / mine["seconds"], mine["peak"] / theirs["peak"]
-    return f"| {name} | {' | '.join(each)} | {faster:.2f}, asked 2{not_reached(faster < 2)} | {share:.2f} |"
+    return [name, *each, marked(f"{faster:.2f}, asked 2", faster >= 2), f"{share:.2f}"]

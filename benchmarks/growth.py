@@ -23,6 +23,7 @@ from PIL import Image
 
 from benchmarks.miniature import scenes
 from benchmarks.process import Memory, surroundings, threads
+from benchmarks.tables import markdown
 from benchmarks.training import Settings, idle, medium, ours, watch, write_model
 from impressionism import names, pictorial
 
@@ -128,22 +129,26 @@ def statistics(images: list[Image.Image]) -> float:
 
 
 def table(result: dict) -> str:
-    lines = ["| Training a FLUX of 207 M parameters | seconds a sample | memory |", "|---|---|---|"]
+    steps, pictures = [], []
     for what, unit in (("resolution", "{} px, rank 16"), ("rank", "rank {}, 192 px")):
         for value, found in result["training"][what].items():
             beyond = (found["training_peak"] - result["idle_memory"]) / 1e6
-            lines.append(f"| {unit.format(value)} | {found['seconds_per_sample']:.2f} | {beyond:.0f} MB |")
-    lines += ["", "| Pictures | to cache one | memory of `cache` | memory of `fit` |", "|---|---|---|---|"]
+            steps.append((unit.format(value), f"{found['seconds_per_sample']:.2f}", f"{beyond:.0f} MB"))
     for count, found in result["pictures"].items():
         each = (found["seconds"] - found["seconds_again"]) / int(count) * 1000
         memory = (f"{(found[key] - result['idle_memory']) / 1e6:.0f} MB" for key in ("memory", "fit_memory"))
-        lines.append(f"| {int(count):,} | {each:.1f} ms | {' | '.join(memory)} |")
-    path = result["data_path"]
-    lines += ["", "| Data | a second |", "|---|---|"]
-    lines.append(f"| pictures through intake, bucket and cache | {path['cache']:.1f} |")
-    lines.append(f"| … of which the autoencoder alone would do | {path['autoencoder']:.1f} |")
-    lines.append(f"| pictures whose statistics are computed, a core | {path['statistics']:.1f} |")
-    return "\n".join(lines)
+        pictures.append((f"{int(count):,}", f"{each:.1f} ms", *memory))
+    data = {
+        "cache": "pictures through intake, bucket and cache",
+        "autoencoder": "… of which the autoencoder alone would do",
+        "statistics": "pictures whose statistics are computed, a core",
+    }
+    tables = [
+        markdown(["Training a FLUX of 207 M parameters", "seconds a sample", "memory"], steps),
+        markdown(["Pictures", "to cache one", "memory of `cache`", "memory of `fit`"], pictures),
+        markdown(["Data", "a second"], ((told, f"{result['data_path'][key]:.1f}") for key, told in data.items())),
+    ]
+    return "\n\n".join(tables)
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from benchmarks.process import surroundings, threads
+from benchmarks.tables import markdown, marked
 from impressionism import names
 from impressionism.paint import compare, defaults, paint, sweep
 from impressionism.pictorial import stroke_statistic
@@ -245,12 +246,8 @@ def table(result: dict) -> str:
         ("autoencoder on drawn scenes", f"{vae['drawn_dB']:.1f} dB", "≥ 30", vae["drawn_dB"] >= 30),
         ("strokes kept by the autoencoder", f"{vae['strokes_kept']:.1%}", "≥ 80 %", vae["strokes_kept"] >= 0.8),
     ]
-    head = ["| The miniature | measured | asked |", "|---|---|---|"]
-    lines = [
-        f"| {claim} | {measured} | {asked}{'' if reached else ' **not reached**'} |"
-        for claim, measured, asked, reached in rows
-    ]
-    return "\n".join([*head, *lines])
+    lines = ((claim, measured, marked(asked, reached)) for claim, measured, asked, reached in rows)
+    return markdown(["The miniature", "measured", "asked"], lines)
 
 
 def main() -> None:

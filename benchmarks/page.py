@@ -76,16 +76,22 @@ and strength 0 would no longer be the base model bit for bit, which is the compa
         "space",
         "The Space",
         """
-These differ from day to day on a rented machine, with nearly the same code: the app's time from +0.5 to +8.6 %, a sweep
-of six from 4.8 to 6.3 pictures, a moved slider's picture from 54 to 57 % of a first comparison's seconds. An exact
-repeat tells what of a call is HTTP and Gradio: some 40 ms.
+In brackets are 95 % intervals: on a rented machine a picture's seconds vary by a fifth from one to the next, and with a
+quarter of these turns the same code had +0.5 % on one day and +8.6 % on another. An exact repeat tells what of a call
+is HTTP and Gradio. A program that begins a new session with each call, as curl does, waits 20 ms longer: Gradio
+describes every part of the page to each new session.
+
+Gradio's queue looked for work a thousand times a second, which took 8 % of a core while nobody asked and contended with
+the painter while somebody did; now it looks 50 times. A PNG of 1024² took 0.4 s to write and takes 0.1, at 5 % more
+bytes.
 
 OpenMP keeps a team of threads for each thread that computes, and while all teams together have more threads than there
 are cores they sleep between two operations: with a new thread a call the app cost 13 to 26 % more than the pipeline.
 Now one thread loads the painter and paints. Tried before: telling the steps four times a second instead of each one (31
-% became 26 %). A sweep shares the caption's encoding and its way through the app, and no more. Two painted in one batch
-take about 1.5 pictures, and then strength 0 would no longer be the base model bit for bit. What a GPU makes of this is
-not measured.
+% became 26 %). A moved slider needs the adapted picture only, which on the miniature takes a quarter longer than the
+base's, half of it PEFT's Python around small products: so it is 55 % of both, give or take. A sweep shares the
+caption's encoding and its way through the app, and no more. Two painted in one batch take about 1.5 pictures, and then
+strength 0 would no longer be the base model bit for bit. What a GPU makes of this is not measured.
 """,
     ),
     Section(
@@ -120,7 +126,9 @@ rate is a product's of 8192², 798 TFLOPS; what `plan` measures for itself is on
   each is used. Without quantization training holds less than painting, since the modulation's weights stay on the disk.
 - Small steps are bound by launching kernels: 512² takes as long as 768², and compiled blocks as long as others, because
   each NF4 weight was expanded by two calls through Python. Compiled blocks do it in one kernel now: on a CPU, with 57
-  narrow blocks, a block's pass takes 1.6 ms where it took 2.3. On a card that is not measured yet.
+  narrow blocks, a block's pass takes 1.6 ms where it took 2.3. And the optimizer updates one tensor now that holds all
+  532 of `attention`: 66 ms of launching a step became 5, on a CPU with tensors so small that nothing else counts. On a
+  card neither is measured yet, so `plan` promises somewhat too long steps.
 - Twice the samples of diffusers' script is not reached at the same settings: both multiply the same matrices, and both
   compute each block twice. Tried: adapted layers that add in place, as in the table, and compiled blocks (1.56). With
   nothing recomputed as well a step took 0.39 s (2.40 times as many samples), but 37.4 GiB: the compiler kept every

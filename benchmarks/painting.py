@@ -2,11 +2,13 @@
 
     python -m benchmarks.painting
 
-(about 6 minutes on two CPU cores) writes painting.json. Every ratio is of things timed in turn, the median of several.
+(about 6 minutes on two CPU cores) writes painting.json. Ratios are of things timed in turn, the median of several
+with a 95 % interval.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
 import statistics
 import subprocess
@@ -24,6 +26,8 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from benchmarks.process import surroundings, threads
+from benchmarks.ratio import Ratio, ratio
+from benchmarks.tables import markdown, marked
 from impressionism.compiled import compile_blocks
 from impressionism.paint import Words, common, compare, encode, noise, paint, set_strength, sweep
 from impressionism.pipeline import ADAPTER_NAME, Painter, load_pipeline, lora_layers
@@ -70,35 +74,37 @@ def in_turn(repeats: int, **works: Callable[[], Any]) -> dict[str, list[float]]:
     return found
 
 
-def ratio(times: dict[str, list[float]], name: str, beside: str) -> float:
-    """The median of the turns' own ratios: a slow spell of the machine takes both."""
-    return statistics.median(one / other for one, other in zip(times[name], times[beside], strict=True))
-
-
 # ---- The painter
 
 
 def pictures(painter: Painter, sampling: Sampling, repeats: int) -> dict:
     flux: Any = painter.flux
-    words = encode(painter, sampling.prompt)
+    tokens = encode(painter, sampling.prompt)[0].shape[1]
+    numbers = itertools.count()
 
     def bare() -> None:
         flux(sampling.prompt, num_inference_steps=sampling.steps, guidance_scale=sampling.guidance,
-             width=sampling.width, height=sampling.height, max_sequence_length=words[0].shape[1],
+             width=sampling.width, height=sampling.height, max_sequence_length=tokens,
              generator=torch.Generator().manual_seed(sampling.seed))  # fmt: skip
 
+    def unknown() -> None:  # a prompt that the painter does not remember
+        paint(painter, dataclasses.replace(sampling, prompt=f"{sampling.prompt}, {next(numbers)}"))
+
     set_strength(flux, 1.0)
+    beside = in_turn(4 * repeats, bare=bare, painter=unknown)
     times = in_turn(
         repeats,
-        bare=bare,
         painter=lambda: paint(painter, sampling),
         comparison=lambda: compare(painter, sampling),
         batch=lambda: batch_of_two(painter, sampling),
         six=lambda: list(sweep(painter, sampling, [0, 0.3, 0.6, 0.9, 1.2, 1.5])),
         many=lambda: together(painter, sampling),
     )
-    ratios = {name: ratio(times, name, "painter") for name in ("comparison", "batch", "six", "many")}
-    return {"seconds": times, "ratios": {"painter": ratio(times, "painter", "bare")} | ratios}
+    ratios = {name: ratio(times[name], times["painter"]) for name in ("comparison", "batch", "six", "many")}
+    return {
+        "beside_the_pipeline": beside, "seconds": times,
+        "ratios": {"painter": ratio(beside["painter"], beside["bare"])} | ratios,
+    }  # fmt: skip
 
 
 def batch_of_two(painter: Painter, sampling: Sampling) -> None:
@@ -165,7 +171,7 @@ def adapter(repeats: int) -> dict:
             block(*streams, temb, rotary)
 
     times = in_turn(repeats, adapter=lambda: run(dressed), none=lambda: run(plain))
-    return {"seconds": times, "ratio": ratio(times, "adapter", "none")}
+    return {"seconds": times, "ratio": ratio(times["adapter"], times["none"])}
 
 
 # ---- The slider
@@ -224,26 +230,24 @@ def page_answers() -> None:
 
 
 def table(result: dict) -> str:
-    lines = ["| Painting, on the miniature | measured | asked |", "|---|---|---|"]
-
-    def row(what: str, measured: str, most: str, reached: bool) -> None:
-        lines.append(f"| {what} | {measured} | {most}{'' if reached else ' **not reached**'} |")
-
-    for name, (most, what) in ASKED.items():
-        found = result["adapter"]["ratio"] if name == "adapter" else result["pictures"]["ratios"][name]
-        row(what, f"{found:.3f} ×", f"≤ {most} ×", found <= most)
-    faster = TOGETHER / result["pictures"]["ratios"]["many"]
-    lines.append(f"| {TOGETHER} pictures in one batch, beside one by one | {faster:.2f} × as many a second | |")
-    moved = result["slider"]
-    row(f"a new strength on {moved['layers']} layers", f"{moved['milliseconds']:.2f} ms", "≤ 5 ms",
-        moved["milliseconds"] <= 5)  # fmt: skip
-    row("graphs compiled by five new strengths", f"{result['recompilations']}", "0", result["recompilations"] == 0)
-    slowest = max(result["starts"]["help"], key=result["starts"]["help"].get)
-    took = result["starts"]["help"][slowest]
-    row(f"`--help`, the slowest of {len(result['starts']['help'])} commands ({slowest})", f"{took:.2f} s", "≤ 1 s",
-        took <= 1)  # fmt: skip
-    lines.append(f"| `python -m space` until it answers | {result['starts']['space']:.1f} s | |")
-    return "\n".join(lines)
+    ratios = {name: Ratio(*found) for name, found in result["pictures"]["ratios"].items()}
+    ratios["adapter"] = Ratio(*result["adapter"]["ratio"])
+    moved, compiled, helps = result["slider"], result["recompilations"], result["starts"]["help"]
+    slowest = max(helps, key=helps.get)
+    rows = [
+        *((what, ratios[name].told(), marked(f"≤ {most}", ratios[name].median <= most))
+          for name, (most, what) in ASKED.items()),
+        ("a sweep of six strengths, beside one picture", ratios["six"].told()),
+        (f"{TOGETHER} pictures in one batch, beside one by one",
+         f"{TOGETHER / ratios['many'].median:.2f} × as many a second"),
+        (f"a new strength on {moved['layers']} layers", f"{moved['milliseconds']:.2f} ms",
+         marked("≤ 5 ms", moved["milliseconds"] <= 5)),
+        ("graphs compiled by five new strengths", f"{compiled}", marked("0", compiled == 0)),
+        (f"`--help`, the slowest of {len(helps)} commands ({slowest})", f"{helps[slowest]:.2f} s",
+         marked("≤ 1 s", helps[slowest] <= 1)),
+        ("`python -m space` until it answers", f"{result['starts']['space']:.1f} s"),
+    ]  # fmt: skip
+    return markdown(["Painting, on the miniature", "measured", "asked"], rows)
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ from scipy.stats import mannwhitneyu, spearmanr
 from tqdm import tqdm
 
 from benchmarks.process import surroundings
+from benchmarks.tables import markdown, marked
 from impressionism.pictorial import heat, index, measure
 from impressionism.pictorial.known import CALIBRATION
 from impressionism.pictorial.measures import to_size
@@ -200,8 +201,8 @@ def table(result: dict) -> str:
         ("rises with the adapter's strength (Spearman)", f"{c['spearman_mean']:.3f}", "≥ 0.9", c["reached"]),
         ("a picture, on one core", f"{d['seconds']['index']:.2f} s", "≤ 0.3 s", d["reached"]),
     ]
-    lines = [f"| {claim} | {found} | {asked}{'' if ok else ' **not reached**'} |" for claim, found, asked, ok in rows]
-    return "\n".join(["| The Impressionist index | measured | asked |", "|---|---|---|", *lines])
+    lines = ((claim, found, marked(asked, reached)) for claim, found, asked, reached in rows)
+    return markdown(["The Impressionist index", "measured", "asked"], lines)
 
 
 def main() -> None:

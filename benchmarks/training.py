@@ -41,6 +41,7 @@ from transformers import CLIPTextModel
 
 from benchmarks.miniature import scenes
 from benchmarks.process import Memory, surroundings, threads
+from benchmarks.tables import markdown, marked
 from impressionism import names
 
 HERE = Path(__file__).parent
@@ -338,11 +339,10 @@ def table(result: dict) -> str:
             mine, cached, uncached = (f"{loss:.4f}" for loss in losses)
             rows.append((f"{name}: held-out loss, {base:.4f} before", mine, f"{cached} ({uncached} without its cache)",
                          f"{losses[0] - losses[1]:+.4f}", "lower", losses[0] < losses[1]))  # fmt: skip
-    lines = [
-        f"| {claim} | {mine} | {peer} | {ratio} | {asked}{'' if reached else ' **not reached**'} |"
-        for claim, mine, peer, ratio, asked, reached in rows
-    ]
-    return "\n".join(["| Training | ours | diffusers' script | | asked |", "|---|---|---|---|---|", *lines])
+    return markdown(
+        ["Training", "ours", "diffusers' script", "", "asked"],
+        ([*cells, marked(asked, reached)] for *cells, asked, reached in rows),
+    )
 
 
 def main() -> None:

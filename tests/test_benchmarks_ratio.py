@@ -1,0 +1,29 @@
+"""The ratio that benchmarks quote, on made-up seconds."""
+
+import numpy as np
+import pytest
+
+from benchmarks.ratio import ratio
+
+
+def test_a_slow_spell_that_takes_both_changes_nothing():
+    found = ratio([2.0, 20.0, 2.2], [1.0, 10.0, 1.1])
+    assert found == pytest.approx((2, 2, 2))
+    assert found.told(".1%") == "200.0% (200.0% to 200.0%)"
+
+
+@pytest.mark.parametrize("turns", [8, 20, 200])
+def test_the_interval_holds_the_truth_about_as_often_as_it_says(turns):
+    random = np.random.default_rng(1)
+    inside = 0
+    for _ in range(100):
+        ones = 1.5 * random.lognormal(0, 0.2, turns)
+        found = ratio(ones, np.ones(turns))
+        inside += found.low <= 1.5 <= found.high
+    assert 88 <= inside < 100
+
+
+def test_more_turns_make_it_surer():
+    seconds = np.random.default_rng(2).lognormal(0, 0.2, 400)
+    few, many = ratio(seconds[:20], np.ones(20)), ratio(seconds, np.ones(400))
+    assert many.high - many.low < (few.high - few.low) / 2
