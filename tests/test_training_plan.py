@@ -106,7 +106,7 @@ def real_step(recipe, shape) -> int:
 
 def test_what_encoding_is_counted_to_take_is_what_it_takes():
     recipe = shipped("miniature", "data.resolution=[96x64]")
-    predicted, count = plan.predict(recipe, CPU), cache.together((96, 64))
+    predicted, count = plan.predict(recipe, CPU), cache.together((96, 64), "cpu")
     flux = FluxPipeline.from_pretrained(MINIATURE, transformer=None, dtype=torch.float32)
     pixels = torch.zeros(count, 3, 64, 96)
     with torch.no_grad(), footprint.Counter() as pictures:

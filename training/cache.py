@@ -31,7 +31,7 @@ from training import examples as intake
 from training.examples import Example, Size, say
 from training.options import Model, Recipe, TrainingError
 
-PIXELS = 1024 * 1024  # through the VAE at once
+PIXELS = {"cuda": 1024 * 1024, "cpu": 80 * 1024}  # through the VAE at once; more no longer fit a CPU's caches
 CAPTIONS = 16  # through the text encoders at once
 PATIENCE = datetime.timedelta(hours=3)  # that processes wait for one that downloads, encodes or paints
 HOLD = 4 * 2**30  # bytes kept in memory once read; more than this is read again from disk
@@ -149,7 +149,7 @@ def _encode_pictures(cache: Cache, examples: list[Example], folder: Path, model:
     device, dtype = place(model)
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=dtype).to(device)  # type: ignore[arg-type]
     with tqdm(total=len(examples), desc="pictures", unit="picture") as bar:
-        for batch in _batches_of_one_size(examples):
+        for batch in _batches_of_one_size(examples, device.type):
             pictures = [(example, picture) for example in batch if (picture := intake.decode(example))]
             if pictures:
                 pixels = torch.stack([_to_tensor(picture) for _, picture in pictures])
@@ -178,15 +178,15 @@ def _encode_captions(cache: Cache, captions: list[str], folder: Path, model: Mod
     free()
 
 
-def together(size: Size) -> int:
+def together(size: Size, device: str) -> int:
     """How many pictures of a size go through the VAE at once."""
-    return min(16, max(1, PIXELS // (size[0] * size[1])))
+    return min(16, max(1, PIXELS[device] // (size[0] * size[1])))
 
 
-def _batches_of_one_size(examples: Iterable[Example]) -> Iterator[list[Example]]:
+def _batches_of_one_size(examples: Iterable[Example], device: str) -> Iterator[list[Example]]:
     ordered = sorted(examples, key=lambda example: example.size)
     for size, group in itertools.groupby(ordered, key=lambda example: example.size):
-        remaining, count = list(group), together(size)
+        remaining, count = list(group), together(size, device)
         yield from (remaining[start : start + count] for start in range(0, len(remaining), count))
 
 

@@ -38,8 +38,9 @@ FLUX: dict[str, Config] = {  # black-forest-labs/FLUX.1-dev: what its config.jso
 
 def pictures(encoders: dict[str, Config], sizes: Iterable[Size], dtype: torch.dtype, gpu: bool) -> int:
     """Bytes at most: the autoencoder, and its pass over as many pictures as the cache takes at once."""
-    size = max(sizes, key=lambda size: cache.together(size) * math.prod(size))
-    return _pictures(json.dumps(encoders["vae"]), size, dtype, gpu)
+    together = {size: cache.together(size, "cuda" if gpu else "cpu") for size in sizes}
+    size = max(together, key=lambda size: together[size] * math.prod(size))
+    return _pictures(json.dumps(encoders["vae"]), together[size], size, dtype, gpu)
 
 
 def captions(encoders: dict[str, Config], tokens: int, dtype: torch.dtype, gpu: bool) -> int:
@@ -48,11 +49,11 @@ def captions(encoders: dict[str, Config], tokens: int, dtype: torch.dtype, gpu: 
 
 
 @functools.cache
-def _pictures(config: str, size: Size, dtype: torch.dtype, gpu: bool) -> int:
+def _pictures(config: str, count: int, size: Size, dtype: torch.dtype, gpu: bool) -> int:
     with META:
         vae: Any = AutoencoderKL.from_config(json.loads(config))
         nn.Module.to(vae, dtype)  # diffusers' own warns
-        pixels = torch.empty(cache.together(size), 3, *reversed(size), dtype=dtype)
+        pixels = torch.empty(count, 3, *reversed(size), dtype=dtype)
     return _bytes(vae) + pixels.nbytes + _passing(lambda: vae.encode(pixels), gpu)
 
 
