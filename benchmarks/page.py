@@ -54,10 +54,9 @@ SECTIONS = (
         """
 Both compute in float32 with equal settings, and both spend their time in matrix products: on the model of 207 M
 parameters a sample is 103 GFLOP, which is 1.15 s at the 90 GFLOPS that this processor reaches in a matrix product
-alone, so no trainer can be 1.3 times faster there at equal settings. Tried and left out, because they gained nothing or
-less than 3 % on a CPU: `torch.compile` of the blocks, and the Muon optimizer. What can be left out is work: `style` and
-`compact` train fewer layers, and gradients stop where they begin. The memory of the whole process on the miniature has
-its peak after training, when diffusers' loader is imported to read the adapter back.
+alone, so little can be gained there at equal settings: on another day ours was 0.98 times as fast. Tried and left out,
+because they gained nothing or less than 3 % on a CPU: `torch.compile` of the blocks, and the Muon optimizer. What can
+be left out is work: `style` and `compact` train fewer layers, and gradients stop where they begin.
 `examples/research_projects/flux_lora_quantization` wants a GPU: see below.
 """,
         in_readme=True,
@@ -90,7 +89,7 @@ are cores they sleep between two operations: with a new thread a call the app co
 Now one thread loads the painter and paints. Tried before: telling the steps four times a second instead of each one (31
 % became 26 %). A moved slider needs the adapted picture only, which on the miniature takes a quarter longer than the
 base's, half of it PEFT's Python around small products: so it is 55 % of both, give or take. A sweep shares the
-caption's encoding and its way through the app, and no more. Two painted in one batch take about 1.5 pictures, and then
+caption's encoding and its way through the app, and no more. Two painted in one batch take 1.5 or 1.6 pictures, and then
 strength 0 would no longer be the base model bit for bit. What a GPU makes of this is not measured.
 """,
     ),
@@ -101,7 +100,9 @@ strength 0 would no longer be the base model bit for bit. What a GPU makes of th
 Memory is what a process holds beyond one that has imported the same libraries. Each row of steps is one run; the same
 settings, measured twice, took seconds 5 % apart, and rank changes no more than that. The 200 to 20,000 pictures have 64
 px and one caption, those of the last table 192 px and one each; the miniature encodes both. A picture's milliseconds
-are a difference of two runs of some seconds, which says little for 200 pictures.
+are a difference of two runs of some seconds, which says little for 200 pictures. The miniature's autoencoder is so
+small, taken two pictures at a time, that reading, fitting and writing a picture takes as long again; FLUX.1-dev's is
+many times that work, but was not measured here.
 """,
     ),
     Section("statistics", "Pictorial statistics"),
