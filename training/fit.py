@@ -166,7 +166,9 @@ def step_gradient(base: Base, recipe: Recipe, parts: list[tuple[Part, Rows | Non
 
 def mean_gradient(base: Base, weights: Weights) -> torch.Tensor:
     """Of all weights, one after the other, taken from them; the mean over all processes, in one exchange."""
-    gradient = torch.cat([weight.grad.flatten() for weight in weights.values() if weight.grad is not None])
+    gradient = torch.cat(  # what no output depends on has none
+        [(torch.zeros_like(one) if one.grad is None else one.grad).flatten() for one in weights.values()]
+    )
     for weight in weights.values():
         weight.grad = None
     return base.sum(gradient).div_(base.world)
