@@ -121,6 +121,16 @@ def bare(painter: Painter, asked: dict[str, Any]) -> float:
     return time.perf_counter() - start
 
 
+def compared(rows: list[tuple[float, float]], one: str, other: str, told: str, most: float) -> dict:
+    """Seconds of one and of the other, how many times as long the other takes, and whether that is little enough."""
+    seconds, others = zip(*rows, strict=True)
+    found = ratio(others, seconds)
+    return {
+        f"{one}_seconds": median(seconds), f"{other}_seconds": median(others), told: found,
+        "reached": found.median <= most,
+    }  # fmt: skip
+
+
 def overhead(painter: Painter, space: Space, pairs: int) -> dict:
     """(a), in turns, now one first and now the other, so that a busy moment meets both."""
     todo = fresh()
@@ -132,12 +142,7 @@ def overhead(painter: Painter, space: Space, pairs: int) -> dict:
         for which in ("pipeline", "app") if turn % 2 else ("app", "pipeline"):
             times[which] = bare(painter, asked) if which == "pipeline" else space.ask("generate", **asked)
         rows.append((times["pipeline"], times["app"]))
-    pipeline, app = zip(*rows, strict=True)
-    beside = ratio(app, pipeline)
-    return {
-        "pairs": pairs, "pipeline_seconds": median(pipeline), "app_seconds": median(app), "beside": beside,
-        "reached": beside.median <= 1.03,
-    }  # fmt: skip
+    return {"pairs": pairs} | compared(rows, "pipeline", "app", "beside", 1.03)
 
 
 def slider(space: Space, rounds: int) -> dict:
@@ -146,12 +151,7 @@ def slider(space: Space, rounds: int) -> dict:
     for _ in tqdm(range(rounds), desc="slider"):
         asked = next(todo)
         rows.append((space.ask("compare", **asked), space.ask("compare", strength=0.6, **asked)))
-    first, moved = zip(*rows, strict=True)
-    share = ratio(moved, first)
-    return {
-        "rounds": rounds, "first_seconds": median(first), "moved_seconds": median(moved), "share": share,
-        "reached": share.median <= 0.55,
-    }  # fmt: skip
+    return {"rounds": rounds} | compared(rows, "first", "moved", "share", 0.55)
 
 
 def sweeps(space: Space, rounds: int) -> dict:
@@ -159,12 +159,7 @@ def sweeps(space: Space, rounds: int) -> dict:
     todo, rows = fresh(2000), []
     for _ in tqdm(range(rounds), desc="sweeps"):
         rows.append((space.ask("generate", **next(todo)), space.ask("sweep", strengths=SIX, **next(todo))))
-    one, six = zip(*rows, strict=True)
-    singles = ratio(six, one)
-    return {
-        "rounds": rounds, "single_seconds": median(one), "sweep_seconds": median(six), "singles": singles,
-        "reached": singles.median <= 5.2,
-    }  # fmt: skip
+    return {"rounds": rounds} | compared(rows, "single", "sweep", "singles", 5.2)
 
 
 def repeats(space: Space, rounds: int) -> dict:
