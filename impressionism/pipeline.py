@@ -240,8 +240,9 @@ def load_adapter(flux: FluxPipeline, file: Path) -> None:
         if isinstance(layer, torch.nn.Linear)
     }
     updates = read_adapter(file, linears)
+    dtype = flux.transformer.dtype  # asked once: diffusers goes through every module to answer
     weights = {
-        f"transformer.{path}.lora_{side}.weight": matrix.to(flux.transformer.dtype)
+        f"transformer.{path}.lora_{side}.weight": matrix.to(dtype)
         for path, update in updates.items()
         for side, matrix in (("A", update.down), ("B", update.up))
     }
