@@ -64,7 +64,7 @@ USUAL, FASTEST, OTHER = "bf16", "fp8, compiled", "another seed"
 
 def painting(folder: Path, scale: Scale, before: dict, keep: Callable[[Any], None], _: Path | None) -> None:
     """Each way to paint, on the same seeds: seconds, memory, and how far from the first its pictures are. The first is
-    painted again for those that are missing."""
+    painted again for those that are missing, and each row keeps the first's seconds of its own day."""
     adapter = write_adapter(folder)
     found: dict[str, Any] = {name: row for name, row in before.items() if "failed" not in row}
     usual: list[np.ndarray] = []
@@ -75,6 +75,7 @@ def painting(folder: Path, scale: Scale, before: dict, keep: Callable[[Any], Non
             found[name], pictures = painted(folder, adapter, scale, name, way)
             usual = pictures if name == USUAL else usual
             found[name]["psnr"] = [psnr(*pair) for pair in zip(pictures, usual, strict=False)]
+            found[name]["usual"] = statistics.median(found[USUAL].get("seconds", [float("nan")]))
         except Exception as error:  # a row that says so
             found[name] = {"failed": f"{type(error).__name__}: {first_line(error)[-300:]}"}
         found[OTHER] = {"psnr": [psnr(*pair) for pair in itertools.combinations(usual, 2)]}
@@ -186,7 +187,6 @@ def painting_table(found: dict) -> str:
     head = ["Painting 1024², 28 steps, a live adapter", "seconds", "times as fast", "memory", "loading",
             "first 2 steps", "recompiled", "PSNR from bf16"]  # fmt: skip
     rows = []
-    usual = statistics.median(found[USUAL].get("seconds", [float("nan")]))
     for name, row in found.items():
         if "failed" in row:
             rows.append([name, row["failed"]])
@@ -194,9 +194,8 @@ def painting_table(found: dict) -> str:
         figures = [""] * 6
         if "seconds" in row:
             seconds = statistics.median(row["seconds"])
-            faster = f"{usual / seconds:.2f}"
-            if name == FASTEST:
-                faster += marked(f", asked {FASTER}", usual / seconds >= FASTER)
+            ratio = row["usual"] / seconds
+            faster = f"{ratio:.2f}" + (marked(f", asked {FASTER}", ratio >= FASTER) if name == FASTEST else "")
             peak = f"{row['peak'] / GIB:.1f} GiB" if row["peak"] else ""
             figures = [f"{seconds:.2f}", faster, peak, f"{row['loading']:.0f} s",
                        f"{row['first']:.1f} s", str(row["recompiled"])]  # fmt: skip
