@@ -78,13 +78,17 @@ def test_a_stopped_build_goes_on_to_the_same_weights(tmp_path):
         torch.manual_seed(0)
         model = torch.nn.Linear(4, 4)
 
-        def loss_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        def batch_of(step: int) -> loop.Batch:
             if step == stop:
                 raise Stop
-            x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
-            return (model(x) - x).square().mean(), {}
+            return {"x": torch.randn(8, 4, generator=torch.Generator().manual_seed(step))}
 
-        return loop.run(model=model, state_file=tmp_path / name, steps=12, rate=0.1, loss_of=loss_of)
+        def loss_of(batch: loop.Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            return (model(batch["x"]) - batch["x"]).square().mean(), {}
+
+        return loop.run(
+            model=model, state_file=tmp_path / name, steps=12, rate=0.1, batch_of=batch_of, loss_of=loss_of
+        )
 
     whole = train("whole.pt")
     loop_save, loop.SAVE_EVERY = loop.SAVE_EVERY, 0.0

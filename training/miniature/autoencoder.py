@@ -23,7 +23,7 @@ from training.miniature import loop
 
 SIDE = 192  # px
 CROP = 64  # px
-BATCH = 12
+BATCH = {"cpu": 12, "cuda": 96}
 CHANNELS = (24, 48, 64, 128)
 LATENT = 16
 GROUPS = 4
@@ -158,12 +158,12 @@ def to_tensor(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def crops(sets: tuple[np.ndarray, ...], step: int) -> torch.Tensor:
-    """A batch of crops in equal parts from each set, turned and mirrored at random: a function of the step alone."""
+def crops(sets: tuple[np.ndarray, ...], step: int, count: int) -> torch.Tensor:
+    """So many crops in equal parts from each set, turned and mirrored at random: a function of the step alone."""
     rng = np.random.default_rng([7, step % 2**32])
     batch = []
     for pictures in sets:
-        for _ in range(BATCH // len(sets)):
+        for _ in range(count // len(sets)):
             top, left = rng.integers(pictures.shape[1] - CROP + 1, size=2)
             crop = pictures[rng.integers(len(pictures)), top : top + CROP, left : left + CROP]
             crop = np.rot90(crop, rng.integers(4))
@@ -171,12 +171,12 @@ def crops(sets: tuple[np.ndarray, ...], step: int) -> torch.Tensor:
     return to_tensor(np.stack(batch))
 
 
-def psnr(error: torch.Tensor) -> float:
+def psnr(error: torch.Tensor) -> torch.Tensor:
     """Peak signal-to-noise ratio in dB of a mean square error on the [-1, 1] scale."""
-    return float(10 * torch.log10(4 / error))
+    return 10 * torch.log10(4 / error)
 
 
-def _figures(error: torch.Tensor) -> dict[str, float]:
+def _figures(error: torch.Tensor) -> dict[str, torch.Tensor]:
     drawn, painted = error.detach().square().chunk(2)
     return {"drawn_dB": psnr(drawn.mean()), "painted_dB": psnr(painted.mean())}
 
@@ -184,12 +184,18 @@ def _figures(error: torch.Tensor) -> dict[str, float]:
 def train(drawn: np.ndarray, painted: np.ndarray, folder: Path, straight_steps: int, steps: int) -> AutoencoderKL:
     """The autoencoder for two sets of pictures, (count, side, side, 3) uint8 each; its state is kept in `folder`."""
     device = loop.device()
+    size = BATCH[device.type]
     torch.manual_seed(1)
     vae = build().to(device, memory_format=torch.channels_last)
     even_start(vae)
 
-    def straight_loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        x = crops((drawn, painted), step).to(device, memory_format=torch.channels_last)
+    def batch_of(step: int) -> loop.Batch:
+        x = crops((drawn, painted), step, size)
+        latent = (len(x), LATENT, CROP // 8, CROP // 8)
+        return {"x": x, "noise": torch.randn(latent, generator=torch.Generator().manual_seed(step))}
+
+    def straight_loss(batch: loop.Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        x = batch["x"].to(memory_format=torch.channels_last)
         error = _straight(vae.decoder, _straight(vae.encoder, x)[:, :LATENT]) - x
         return error.square().mean(), _figures(error)
 
@@ -198,18 +204,25 @@ def train(drawn: np.ndarray, painted: np.ndarray, folder: Path, straight_steps: 
         state_file=folder / "autoencoder-straight.pt",
         steps=straight_steps,
         rate=3e-3,
+        batch_of=batch_of,
         loss_of=straight_loss,
     )
-    align(vae, torch.cat([crops((drawn, painted), -1 - i) for i in range(20)]).to(device))
+    align(vae, torch.cat([crops((drawn, painted), -1 - i, 12) for i in range(20)]).to(device))
     straighten(vae)
 
-    def loss_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        x = crops((drawn, painted), straight_steps + step).to(device, memory_format=torch.channels_last)
+    def loss_of(batch: loop.Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        x = batch["x"].to(memory_format=torch.channels_last)
         posterior = vae.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step)).to(device)
-        error = vae.decode(posterior.mean + posterior.std * noise).sample - x
+        error = vae.decode(posterior.mean + posterior.std * batch["noise"]).sample - x
         # The absolute error keeps edges; the pull towards a unit Gaussian is slight, as in FLUX's own.
         loss = error.square().mean() + 0.1 * error.abs().mean() + 1e-7 * posterior.kl().mean()
         return loss, _figures(error)
 
-    return loop.run(model=vae, state_file=folder / "autoencoder.pt", steps=steps, rate=8e-4, loss_of=loss_of)
+    return loop.run(
+        model=vae,
+        state_file=folder / "autoencoder.pt",
+        steps=steps,
+        rate=8e-4,
+        batch_of=lambda step: batch_of(straight_steps + step),
+        loss_of=loss_of,
+    )

@@ -25,7 +25,7 @@ from training.miniature.world import random_scene
 
 TOKENS = 32
 WIDTH = 128
-BATCH = 48
+BATCH = {"cpu": 48, "cuda": 192}
 
 
 def clip_tokenizer(corpus: list[str]) -> CLIPTokenizer:
@@ -108,10 +108,10 @@ def as_typed(sentence: str, rng: np.random.Generator) -> str:
     return sentence + "." if rng.random() < 0.3 else sentence
 
 
-def labelled(step: int, held_out: bool = False) -> tuple[list[str], dict[str, torch.Tensor]]:
-    """A batch of captions and, for every attribute, which value each mentions (0: none)."""
+def labelled(step: int, count: int, held_out: bool = False) -> tuple[list[str], dict[str, torch.Tensor]]:
+    """So many captions and, for every attribute, which value each mentions (0: none)."""
     rng = np.random.default_rng([11, step])
-    pairs = [describe_with(random_scene(rng), rng, held_out=held_out) for _ in range(BATCH)]
+    pairs = [describe_with(random_scene(rng), rng, held_out=held_out) for _ in range(count)]
     labels = {
         name: torch.tensor([values.index(said[name]) + 1 if name in said else 0 for _, said in pairs])
         for name, values in ATTRIBUTES.items()
@@ -125,13 +125,18 @@ def train(state_file: Path, steps: int) -> "Frozen":
     clip, t5 = tokenizers()
     reader = Reader(len(clip), len(t5)).to(loop.device())
 
-    def loss_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        sentences, labels = labelled(step)
-        answers = reader(ids(clip, sentences).to(loop.device()), ids(t5, sentences).to(loop.device()))
-        loss = sum(F.cross_entropy(a, labels[name.split("_")[1]].to(a.device)) for name, a in answers.items())
-        return loss, {"loss": loss.item()}
+    size = BATCH[loop.device().type]
 
-    loop.run(model=reader, state_file=state_file, steps=steps, rate=1e-3, loss_of=loss_of)
+    def batch_of(step: int) -> loop.Batch:
+        sentences, labels = labelled(step, size)
+        return {"clip_ids": ids(clip, sentences), "t5_ids": ids(t5, sentences), **labels}
+
+    def loss_of(batch: loop.Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        answers = reader(batch["clip_ids"], batch["t5_ids"])
+        loss = sum(F.cross_entropy(answer, batch[name.split("_")[1]]) for name, answer in answers.items())
+        return loss, {"loss": loss.detach()}
+
+    loop.run(model=reader, state_file=state_file, steps=steps, rate=1e-3, batch_of=batch_of, loss_of=loss_of)
     print("read in held-out phrasings:", {name: f"{share:.0%}" for name, share in accuracy(reader, clip, t5).items()})
     return Frozen(reader.clip, reader.t5, clip, t5)
 
@@ -139,7 +144,7 @@ def train(state_file: Path, steps: int) -> "Frozen":
 @torch.no_grad()
 def accuracy(reader: Reader, clip: CLIPTokenizer, t5: T5Tokenizer) -> dict[str, float]:
     """Share of held-out phrasings whose attributes are read correctly, for each encoder and attribute."""
-    sentences, labels = labelled(10**6, held_out=True)
+    sentences, labels = labelled(10**6, 192, held_out=True)
     answers = reader(ids(clip, sentences).to(loop.device()), ids(t5, sentences).to(loop.device()))
     return {n: float((a.argmax(-1).cpu() == labels[n.split("_")[1]]).float().mean()) for n, a in answers.items()}
 
@@ -157,8 +162,10 @@ class Frozen:
         for encoder in (self.clip, self.t5):
             encoder.eval().requires_grad_(False).to(loop.device())
 
+    def ids(self, prompts: list[str]) -> loop.Batch:
+        return {"clip_ids": ids(self.clip_tokenizer, prompts), "t5_ids": ids(self.t5_tokenizer, prompts)}
+
     @torch.no_grad()
-    def __call__(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, clip_ids: torch.Tensor, t5_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, TOKENS, WIDTH) for the words, (batch, WIDTH) for the sentence."""
-        words = self.t5(ids(self.t5_tokenizer, prompts).to(loop.device()))[0]
-        return words, self.clip(ids(self.clip_tokenizer, prompts).to(loop.device())).pooler_output
+        return self.t5(t5_ids)[0], self.clip(clip_ids).pooler_output

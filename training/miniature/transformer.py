@@ -18,7 +18,7 @@ from training.miniature.captions import describe
 from training.miniature.scenes import scene_of
 from training.miniature.text import WIDTH, Frozen, as_typed
 
-BATCH = 16
+BATCH = {"cpu": 16, "cuda": 512}
 UNCAPTIONED = 0.08  # share of samples with an empty prompt
 GUIDANCE = (1.0, 5.0)  # fed at random, so that it changes nothing until `distill` gives it a meaning
 SHIFT = 2.0  # of the noise levels; the sampler's own is 1.6 at this size
@@ -52,9 +52,10 @@ def encode(vae: AutoencoderKL, pictures: np.ndarray, path: Path) -> torch.Tensor
     if path.exists():
         return torch.load(path, weights_only=True)
     vae = vae.to(loop.device(), memory_format=torch.channels_last)
+    size = BATCH[loop.device().type] // 2
     means = [
-        vae.encode(to_tensor(pictures[i : i + 8]).to(loop.device())).latent_dist.mean.cpu()
-        for i in tqdm(range(0, len(pictures), 8), desc=path.stem)
+        vae.encode(to_tensor(pictures[i : i + size]).to(loop.device())).latent_dist.mean.cpu()
+        for i in tqdm(range(0, len(pictures), size), desc=path.stem)
     ]
     loop.save(torch.cat(means), path)
     return torch.cat(means)
@@ -75,41 +76,53 @@ def sigmas(count: int, generator: torch.Generator) -> torch.Tensor:
 
 
 class Batches:
-    """Batches as a function of the step alone: packed latents, the noise, its level, and the prompts' embeddings."""
+    """What a step sees, as a function of the step alone: drawn on the CPU by calling it, put together by `whole`."""
 
     def __init__(self, latents: torch.Tensor, seed: int, text: Frozen) -> None:
-        self.latents, self.seed, self.text = latents, seed, text
+        self.seed, self.text, self.count, self.size = seed, text, len(latents), BATCH[loop.device().type]
         # Weighted by its variance, an error counts as much as it shows in pixels: the latents' spread was evened
         # out by half (see autoencoder.align), so a channel's variance is the square root of its share of the picture.
         variance = latents.var((0, 2, 3)).repeat_interleave(4)  # as packed
         self.weight = (variance / variance.mean()).to(loop.device())
+        self.latents = latents.to(loop.device())
+        self.nothing = text(**{name: value.to(loop.device()) for name, value in text.ids([""]).items()})
 
-    def __call__(self, step: int) -> dict[str, torch.Tensor]:
+    def __call__(self, step: int) -> loop.Batch:
+        """Which scenes, which rows and columns of theirs, the noise and its level, and the prompts' tokens."""
         rng, generator = np.random.default_rng([13, step]), torch.Generator().manual_seed(step)
-        index = rng.integers(len(self.latents), size=BATCH)
+        index = rng.integers(self.count, size=self.size)
         height, width = CROPS[step % len(CROPS)]
         top, left = rng.integers(24 - height + 1), rng.integers(24 - width + 1)
-        x = self.latents[index][:, :, top : top + height, left : left + width]
-        noise = torch.randn(x.shape, generator=generator)
-        sigma = sigmas(BATCH, generator)
-        level = sigma.view(-1, 1, 1, 1)
         captions = [as_typed(describe(scene_of(self.seed, int(i)), rng), rng) for i in index]
         prompts = ["" if rng.random() < UNCAPTIONED else caption for caption in captions]
-        words, sentence = self.text(prompts)
-        empty = self.text([""])
         low, high = GUIDANCE
-        batch = {
+        return {
+            "index": torch.from_numpy(index),
+            "rows": torch.arange(top, top + height),
+            "columns": torch.arange(left, left + width),
+            "noise": torch.randn(self.size, LATENT, height, width, generator=generator),
+            "sigma": sigmas(self.size, generator),
+            "guidance": low + (high - low) * torch.rand(self.size, generator=generator),
+            **self.text.ids(prompts),
+        }
+
+    def whole(self, batch: loop.Batch) -> loop.Batch:
+        """Packed latents with noise, the velocity to learn, and the prompts' embeddings beside those of no prompt."""
+        noise, level = batch["noise"], batch["sigma"].view(-1, 1, 1, 1)
+        height, width = noise.shape[2:]
+        x = self.latents[batch["index"]][:, :, batch["rows"]][..., batch["columns"]]
+        words, sentence = self.text(batch["clip_ids"], batch["t5_ids"])
+        return {
             "x": pack((1 - level) * x + level * noise),
             "velocity": pack(noise - x),
-            "sigma": sigma,
-            "guidance": low + (high - low) * torch.rand(BATCH, generator=generator),
+            "sigma": batch["sigma"],
+            "guidance": batch["guidance"],
             "words": words,
             "sentence": sentence,
-            "no_words": empty[0].expand_as(words),
-            "no_sentence": empty[1].expand_as(sentence),
-            "places": FluxPipeline._prepare_latent_image_ids(1, height // 2, width // 2, "cpu", torch.float32),
+            "no_words": self.nothing[0].expand_as(words),
+            "no_sentence": self.nothing[1].expand_as(sentence),
+            "places": FluxPipeline._prepare_latent_image_ids(1, height // 2, width // 2, x.device, torch.float32),
         }
-        return {name: value.to(loop.device()) for name, value in batch.items()}
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:
@@ -119,16 +132,18 @@ def pack(latents: torch.Tensor) -> torch.Tensor:
 
 def velocity(model: torch.nn.Module, batch: dict[str, torch.Tensor], *, prompted: bool = True) -> torch.Tensor:
     words, sentence = ("words", "sentence") if prompted else ("no_words", "no_sentence")
-    return model(
-        hidden_states=batch["x"],
-        timestep=batch["sigma"],
-        guidance=batch["guidance"],
-        encoder_hidden_states=batch[words],
-        pooled_projections=batch[sentence],
-        txt_ids=torch.zeros(batch[words].shape[1], 3, device=batch["x"].device),
-        img_ids=batch["places"],
-        return_dict=False,
-    )[0]
+    device = batch["x"].device
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        return model(
+            hidden_states=batch["x"],
+            timestep=batch["sigma"],
+            guidance=batch["guidance"],
+            encoder_hidden_states=batch[words],
+            pooled_projections=batch[sentence],
+            txt_ids=torch.zeros(batch[words].shape[1], 3, device=device),
+            img_ids=batch["places"],
+            return_dict=False,
+        )[0]
 
 
 def error(prediction: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -142,13 +157,13 @@ def train(
     torch.manual_seed(4)
     model = (start or build()).to(loop.device())
 
-    def loss_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        batch = batches(step)
-        loss = error(velocity(model, batch), batch["velocity"], batches.weight)
-        return loss, {"loss": loss.item()}
+    def loss_of(batch: loop.Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        whole = batches.whole(batch)
+        loss = error(velocity(model, whole), whole["velocity"], batches.weight)
+        return loss, {"loss": loss.detach()}
 
     return loop.run(
-        model=model, state_file=folder / "transformer.pt", steps=steps, rate=1.5e-3, loss_of=loss_of,
+        model=model, state_file=folder / "transformer.pt", steps=steps, rate=1.5e-3, batch_of=batches, loss_of=loss_of,
         weight_decay=0.01,
     )  # fmt: skip
 
@@ -160,18 +175,19 @@ def distill(base: FluxTransformer2DModel, batches: Batches, folder: Path, steps:
     student.load_state_dict(base.state_dict())
     base.requires_grad_(False)
 
-    def loss_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        batch = batches(10**6 + step)
+    def loss_of(batch: loop.Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        whole = batches.whole(batch)
         with torch.no_grad():
-            free = velocity(base, batch, prompted=False)
-            target = free + batch["guidance"].view(-1, 1, 1) * (velocity(base, batch) - free)
-        loss = error(velocity(student, batch), target, batches.weight)
-        return loss, {"loss": loss.item()}
+            free = velocity(base, whole, prompted=False)
+            target = free + whole["guidance"].view(-1, 1, 1) * (velocity(base, whole) - free)
+        loss = error(velocity(student, whole), target, batches.weight)
+        return loss, {"loss": loss.detach()}
 
     return loop.run(
         model=student,
         state_file=folder / "guidance.pt",
         steps=steps,
         rate=4e-4,
+        batch_of=lambda step: batches(10**6 + step),
         loss_of=loss_of,
     )
