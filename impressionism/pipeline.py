@@ -9,13 +9,13 @@ import re
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import psutil
 import torch
 from diffusers import FluxPipeline
 from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.layer import LoraVariant
 from safetensors import SafetensorError
 from torch.nn import functional as F
 
@@ -258,20 +258,21 @@ def load_adapter(flux: FluxPipeline, file: Path) -> None:
     for path, update in updates.items():  # a layer's own: PEFT takes patterns of names, which may fit several
         layers[path].lora_alpha[ADAPTER_NAME] = update.scale * len(update.down)
         layers[path].set_scale(ADAPTER_NAME, 1.0)
-        layers[path].lora_variant[ADAPTER_NAME] = InPlace()
+        layers[path].forward = MethodType(adapted, layers[path])
     KNOWN.pop(flux.transformer, None)
     flux.transformer.requires_grad_(False)
 
 
-class InPlace(LoraVariant):
-    """Adds an update where the base's output lies; PEFT's own way makes three copies of that."""
-
-    @staticmethod
-    def forward(module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
-        down, up = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
-        h = F.linear(x, down) * module.scaling[active_adapter]
-        result.view(-1, len(up)).addmm_(h.view(-1, len(down)), up.T)
+def adapted(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """PEFT's forward pass for one adapter that is never merged: adds the update where the base's output lies, of which
+    PEFT makes three copies, and leaves out its other look-ups, which take a small layer as long as its products."""
+    result = layer.base_layer(x)
+    if layer._disable_adapters:
         return result
+    down, up = layer.lora_A[ADAPTER_NAME].weight, layer.lora_B[ADAPTER_NAME].weight
+    h = F.linear(x, down) * layer.scaling[ADAPTER_NAME]
+    result.view(-1, len(up)).addmm_(h.view(-1, len(down)), up.T)
+    return result
 
 
 def lora_layers(flux: FluxPipeline) -> list[LoraLayer]:
