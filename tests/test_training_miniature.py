@@ -86,9 +86,7 @@ def test_a_stopped_build_goes_on_to_the_same_weights(tmp_path):
         def loss_of(batch: loop.Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             return (model(batch["x"]) - batch["x"]).square().mean(), {}
 
-        return loop.run(
-            model=model, state_file=tmp_path / name, steps=12, rate=0.1, batch_of=batch_of, loss_of=loss_of
-        )
+        return loop.run(model=model, state_file=tmp_path / name, steps=12, rate=0.1, batch_of=batch_of, loss_of=loss_of)
 
     whole = train("whole.pt")
     loop_save, loop.SAVE_EVERY = loop.SAVE_EVERY, 0.0
