@@ -27,12 +27,12 @@ bench-full: $(VENV)/.ready ## FLUX.1-dev's full size on a CPU: 45 GB of disk, ha
 	$(BIN)/python -m benchmarks.full_size
 	$(BIN)/python -m benchmarks.page
 
-miniature: $(VENV)/.ready ## build the bundled miniature from nothing (about three hours on two CPU cores)
+miniature: $(VENV)/.ready ## build the bundled miniature from nothing (seven minutes of an H200, or three hours of two CPU cores)
 	$(BIN)/python -m training.miniature
 
 # The miniature's adapter unless RUN has its own; painted scenes that no training saw stand for real paintings.
 RUN ?= runs/miniature
-STRENGTH ?= 0.5# the miniature's best, by the scores of a gallery at 1
+STRENGTH ?= 1
 FEATURES ?= # of clip, dinov2, csd, sscd: 4.5 GB of weights, and half an hour more on a CPU
 evaluate: $(VENV)/.ready ## gallery, scores and dashboard of the miniature's adapter (about 12 minutes on two CPU cores)
 	test -f work/held-out/metadata.jsonl || $(BIN)/python -m training.miniature.scenes work/held-out --painted --held-out --count 96 --seed 300
