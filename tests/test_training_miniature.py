@@ -74,7 +74,7 @@ def test_a_stopped_build_goes_on_to_the_same_weights(tmp_path):
     class Stop(Exception):
         pass
 
-    def train(name: str, stop: int | None = None) -> torch.nn.Module:
+    def train(name: str, stop: int | None = None, steps: int = 12) -> torch.nn.Module:
         torch.manual_seed(0)
         model = torch.nn.Linear(4, 4)
 
@@ -86,7 +86,9 @@ def test_a_stopped_build_goes_on_to_the_same_weights(tmp_path):
         def loss_of(batch: loop.Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             return (model(batch["x"]) - batch["x"]).square().mean(), {}
 
-        return loop.run(model=model, state_file=tmp_path / name, steps=12, rate=0.1, batch_of=batch_of, loss_of=loss_of)
+        return loop.run(
+            model=model, state_file=tmp_path / name, steps=steps, rate=0.1, batch_of=batch_of, loss_of=loss_of
+        )
 
     whole = train("whole.pt")
     loop_save, loop.SAVE_EVERY = loop.SAVE_EVERY, 0.0
@@ -96,6 +98,8 @@ def test_a_stopped_build_goes_on_to_the_same_weights(tmp_path):
     finally:
         loop.SAVE_EVERY = loop_save
     assert torch.equal(train("halves.pt").weight, whole.weight)
+    with pytest.raises(SystemExit, match="begun for 12 steps, not 13"):
+        train("halves.pt", steps=13)
 
 
 def test_noise_levels_are_spread_evenly():

@@ -1,6 +1,7 @@
 """Builds the bundled miniature from nothing: `python -m training.miniature [--out FOLDER] [--work FOLDER]`.
 
-`--further 6000` takes what is bundled and trains its transformer for 6,000 more steps, then a new adapter.
+`--further 1000` takes what is bundled and trains its transformer for 1,000 more steps, then its guidance and a new
+adapter.
 
 Stages: draw and paint the scenes · autoencoder · text encoders · transformer · its guidance · the folder that
 FluxPipeline loads · the adapter, by the ordinary recipe. Each stage keeps its state in the work folder: stop the
@@ -12,9 +13,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from training.miniature import loop
-
-# The bundled one is a GPU's, whose steps have larger batches: BATCH in autoencoder.py, text.py and transformer.py.
+# The bundled base is a GPU's, whose steps have larger batches: BATCH in autoencoder.py, text.py and transformer.py. Its
+# adapter was trained on a CPU.
 STEPS = {
     "cpu": {"straight": 2000, "autoencoder": 1100, "text": 800, "transformer": 5900, "guidance": 160, "adapter": 350},
     "cuda": {"straight": 550, "autoencoder": 2150, "text": 700, "transformer": 1750, "guidance": 250, "adapter": 350},
@@ -28,7 +28,7 @@ BUNDLE = Path("impressionism/miniature")
 
 
 def build(out: Path, work: Path, steps: dict[str, int], scenes: dict[str, int], further: bool) -> None:
-    from training.miniature import assemble, autoencoder, text, transformer
+    from training.miniature import assemble, autoencoder, loop, text, transformer
     from training.miniature import scenes as sets
 
     loop.prepare()
@@ -61,17 +61,21 @@ def main() -> None:
     parser.add_argument("--further", type=int, metavar="STEPS", help="train the transformer in --out further")
     parser.add_argument("--quick", action="store_true", help="3 steps of everything, to see that it runs")
     chosen = parser.parse_args()
-    work = chosen.work / "further" if chosen.further else chosen.work
-    if chosen.fresh:
-        shutil.rmtree(work, ignore_errors=True)
+    if chosen.further is not None and chosen.further < 1:
+        parser.error("--further wants a number of steps, 1 or more.")
+    if chosen.quick and chosen.out == BUNDLE:
+        parser.error("--quick makes a model that has learnt nothing: name another folder with --out.")
+
+    from training.miniature import loop
+
     steps, scenes = dict(STEPS[loop.device().type]), dict(SCENES[loop.device().type])
     if chosen.further:
         steps["transformer"] = chosen.further
     if chosen.quick:
         steps, scenes = dict.fromkeys(steps, 3), dict.fromkeys(scenes, 24)
-        work = work / "quick"
-        if chosen.out == BUNDLE:
-            parser.error("--quick makes a model that has learnt nothing: name another folder with --out.")
+    work = chosen.work / ("further" if chosen.further else "") / ("quick" if chosen.quick else "")
+    if chosen.fresh:
+        shutil.rmtree(work, ignore_errors=True)
     build(chosen.out, work, steps, scenes, further=bool(chosen.further))
     if chosen.further:
         shutil.rmtree(work)  # the next --further starts from what is built now

@@ -1,7 +1,9 @@
 """The loop that the miniature's parts share: a progress bar, a cosine schedule, an average of the weights,
 and a state on disk from which a stopped build goes on where it was."""
 
+import copy
 import math
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from tqdm import tqdm
 
 SAVE_EVERY = 60.0  # seconds
 AVERAGE = 0.995  # how much of the averaged weights a step keeps
+WORKERS = 8  # processes that draw batches ahead, at most
 
 Batch = dict[str, torch.Tensor]
 
@@ -28,8 +31,8 @@ def device() -> torch.device:
 
 
 def prepare() -> None:
-    """Faster products on a GPU, and without cuDNN's attention: its backward pass, which made NaN of FLUX's gradients
-    (training/base.py), ended these narrow heads' with an illegal memory access (H200, PyTorch 2.11)."""
+    """Faster products on a GPU, and no attention of cuDNN's: with these narrow heads its backward pass ended in an
+    illegal memory access (H200, PyTorch 2.11); training/base.py knows it from FLUX's own."""
     if device().type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cuda.enable_cudnn_sdp(False)
@@ -53,11 +56,15 @@ def run(
     name = state_file.stem
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, steps))
-    mean = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=_running_mean)
+    mean = copy.deepcopy(model).requires_grad_(False)
+    means: tuple[torch.Tensor, ...] = tuple(mean.parameters())
+    weights: tuple[torch.Tensor, ...] = tuple(model.parameters())
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "mean": mean}
-    start = 0
+    start, where = 0, weights[0].device
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True, map_location=device())
+        state = torch.load(state_file, weights_only=True, map_location=where)
+        if (before := state.get("steps")) != steps:
+            raise SystemExit(f"{state_file} was begun for {before} steps, not {steps}; --fresh begins again.")
         for part in parts:
             parts[part].load_state_dict(state[part])
         start = state["step"]
@@ -65,29 +72,33 @@ def run(
     model.train()
     saved = time.monotonic()
     bar = tqdm(range(start, steps), desc=name, initial=start, total=steps, mininterval=5)
-    for step, batch in zip(bar, batches(batch_of, range(start, steps)), strict=True):
-        loss, figures = loss_of({key: value.to(device(), non_blocking=True) for key, value in batch.items()})
+    for step, batch in zip(bar, batches(batch_of, range(start, steps), where), strict=True):
+        loss, figures = loss_of({key: value.to(where, non_blocking=True) for key, value in batch.items()})
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        mean.update_parameters(model)
+        with torch.no_grad():  # a mean that forgets the start: its window grows with what there is to average
+            torch._foreach_lerp_(means, weights, 1 - min(AVERAGE, (step + 1) / (step + 10)))
         if step % 20 == 0:
             bar.set_postfix({key: f"{float(value):.4f}" for key, value in figures.items()})
         if time.monotonic() - saved > SAVE_EVERY or step + 1 == steps:
-            save({part: parts[part].state_dict() for part in parts} | {"step": step + 1}, state_file)
+            state = {part: parts[part].state_dict() for part in parts} | {"step": step + 1, "steps": steps}
+            save(state, state_file)
             saved = time.monotonic()
-    model.load_state_dict(mean.module.state_dict())
+    model.load_state_dict(mean.state_dict())
     return model.eval()
 
 
-def batches(batch_of: Callable[[int], Batch], steps: range) -> DataLoader:
-    """One after the other; for a GPU, which would wait for them, other processes draw them ahead."""
+def batches(batch_of: Callable[[int], Batch], steps: range, where: torch.device) -> DataLoader:
+    """One after the other. For a GPU, which would wait for them, other processes draw them ahead: forked, because what
+    draws them cannot be pickled."""
     workers: dict[str, Any] = {}
-    if device().type == "cuda":
-        workers = {"num_workers": max(1, (os.cpu_count() or 1) - 2), "multiprocessing_context": "fork"}
-    return DataLoader(_Drawn(batch_of), batch_size=None, sampler=steps, pin_memory=bool(workers), **workers)
+    if where.type == "cuda" and steps and "fork" in multiprocessing.get_all_start_methods():
+        count = min(WORKERS, max(1, len(os.sched_getaffinity(0)) - 2))
+        workers = {"num_workers": count, "multiprocessing_context": "fork", "pin_memory": True}
+    return DataLoader(_Drawn(batch_of), batch_size=None, sampler=steps, **workers)
 
 
 class _Drawn(torch.utils.data.Dataset):
@@ -96,11 +107,6 @@ class _Drawn(torch.utils.data.Dataset):
 
     def __getitem__(self, step: int) -> Batch:
         return self.batch_of(step)
-
-
-def _running_mean(means: Any, values: Any, count: torch.Tensor | int) -> None:
-    """An exponential mean that forgets the start: its window grows with what there is to average."""
-    torch._foreach_lerp_(means, values, 1 - min(AVERAGE, (int(count) + 1) / (int(count) + 10)))
 
 
 def save(state: dict | torch.Tensor, path: Path) -> None:

@@ -55,6 +55,15 @@ def t5_tokenizer(words: list[str]) -> T5Tokenizer:
     return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=TOKENS)
 
 
+def kept_tokenizers(folder: Path) -> tuple[CLIPTokenizer, T5Tokenizer]:
+    """Both, learned once for a build: learned again, some tokens would change their numbers."""
+    if not (folder / "t5").exists():
+        clip, t5 = tokenizers()
+        clip.save_pretrained(folder / "clip")
+        t5.save_pretrained(folder / "t5")
+    return CLIPTokenizer.from_pretrained(folder / "clip"), T5Tokenizer.from_pretrained(folder / "t5")
+
+
 def tokenizers() -> tuple[CLIPTokenizer, T5Tokenizer]:
     """Both tokenizers, learned from 4,000 captions in every phrasing."""
     rng = np.random.default_rng(3)
@@ -122,7 +131,7 @@ def labelled(step: int, count: int, held_out: bool = False) -> tuple[list[str], 
 def train(state_file: Path, steps: int) -> "Frozen":
     """Both encoders, trained, with their tokenizers; prints how well they read phrasings that they never saw."""
     torch.manual_seed(2)
-    clip, t5 = tokenizers()
+    clip, t5 = kept_tokenizers(state_file.with_name("tokenizers"))
     reader = Reader(len(clip), len(t5)).to(loop.device())
 
     size = BATCH[loop.device().type]

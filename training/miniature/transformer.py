@@ -49,10 +49,10 @@ def build() -> FluxTransformer2DModel:
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: np.ndarray, path: Path) -> torch.Tensor:
     """(count, channels, height, width) latent means, as the autoencoder gives them; kept at `path`."""
-    if path.exists():
-        return torch.load(path, weights_only=True)
+    if path.exists() and len(kept := torch.load(path, weights_only=True)) == len(pictures):
+        return kept
     vae = vae.to(loop.device(), memory_format=torch.channels_last)
-    size = BATCH[loop.device().type] // 2
+    size = BATCH[loop.device().type] // 8
     means = [
         vae.encode(to_tensor(pictures[i : i + size]).to(loop.device())).latent_dist.mean.cpu()
         for i in tqdm(range(0, len(pictures), size), desc=path.stem)
