@@ -264,8 +264,8 @@ def load_adapter(flux: FluxPipeline, file: Path) -> None:
 
 
 def adapted(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    """PEFT's forward pass for one adapter that is never merged: adds the update where the base's output lies, of which
-    PEFT makes three copies, and leaves out its other look-ups, which take a small layer as long as its products."""
+    """What PEFT's forward pass does for one adapter that is never merged: adds the update where the base's output lies
+    (PEFT makes three copies), and looks up nothing else, which took as long as a small layer's products."""
     result = layer.base_layer(x)
     if layer._disable_adapters:
         return result
