@@ -57,7 +57,8 @@ parameters a sample is 103 GFLOP, which is 1.15 s at the 90 GFLOPS that this pro
 alone, so little can be gained there at equal settings: on another day ours was 0.98 times as fast. Tried and left out,
 because they gained nothing or less than 3 % on a CPU: `torch.compile` of the blocks, and the Muon optimizer. What can
 be left out is work: `style` and `compact` train fewer layers, and gradients stop where they begin.
-`examples/research_projects/flux_lora_quantization` wants a GPU: see below.
+Diffusers' script for NF4, `examples/research_projects/flux_lora_quantization`, wants a GPU: it is beside ours
+[there](#on-a-gpu).
 """,
         in_readme=True,
     ),
@@ -129,7 +130,7 @@ what `plan` measures for itself is one of 4096² with its launch, 579. Blocks th
   each NF4 weight was expanded by two calls through Python. Compiled blocks do it in one kernel now: on a CPU, with 57
   narrow blocks, a block's pass takes 1.6 ms where it took 2.3. And the optimizer updates one tensor now that holds all
   532 of `attention`: 66 ms of launching a step became 5, on a CPU with tensors so small that nothing else counts. On a
-  card neither is measured yet; `plan`'s seconds are probably too high.
+  card neither is measured yet: `plan` says the seconds of the code as it was measured, probably too many.
 - Twice the samples of diffusers' script is not reached at the same settings: both multiply the same matrices, and both
   compute each block twice. Tried: adapted layers that add in place, as in the table, and compiled blocks (1.56). With
   nothing recomputed as well a step took 0.39 s (2.40 times as many samples), but 37.4 GiB: the compiler kept every
@@ -144,13 +145,15 @@ what `plan` measures for itself is one of 4096² with its launch, 579. Blocks th
 Painting, with an adapter on every linear layer of every block and its strength moved after the first picture. In turns:
 models wait in main memory until they are needed. Steps left out: by MagCache. Drift is of random weights too, so the
 decibels tell roundings from mistakes, and no more. The rows are of two machines of one kind, each beside its own bf16;
-between the two the adapter's update became one that is added in place, and it has lost PEFT's look-ups since.
+between the two the adapter's update became one that is added in place. Since then an adapted layer has also lost PEFT's
+look-ups, which no row shows.
 
-- 2.2 times the speed of bf16 is not reached by faster products: fp8 and compiled blocks make 1.80. It is reached (2.33)
-  where MagCache leaves out the steps that are most like those before them. The painter does not offer that: how far it
-  moves a picture is FLUX.1-dev's own affair, and these weights are not its.
-- NF4 with models in turns holds 7.0 GB (8.5 asked), 0.63 times as fast. The modulation computed ahead holds 6.0 GiB
-  less and takes 1.7 s longer a picture, in which its weights are read from the disk again.
+- 2.2 times the speed of bf16 is not reached by faster products: fp8 and compiled blocks made 1.80 of the 5.75 s, and
+  their 3.20 s would be 1.66 of the 5.31. It is reached (2.33 of the 5.31) where MagCache leaves out the steps that are
+  most like those before them. The painter does not offer that: how far it moves a picture is FLUX.1-dev's own affair,
+  and these weights are not its. MagCache and the modulation began after the first two steps, so that cell is empty.
+- NF4 with models in turns holds 6.5 GiB (8.5 GB asked, which is 7.9 GiB), 0.63 times as fast. The modulation computed
+  ahead holds 6.0 GiB less and takes 1.7 s longer a picture, in which its weights are read from the disk again.
 - Packages compiled ahead of time, as ZeroGPU needs them, take 80 s to make and paint as fast as those of torch.compile.
 - The living adapter is 0.33 s of 5.31 (0.78 of 5.75 before), so a comparison is 1.94 pictures. Base and adapted in one
   batch take longer than one after the other: the card is full with one picture, and the base's half computes an update

@@ -107,9 +107,10 @@ def settled(run: Path, folder: Path, **how: Any) -> Study:
                 f"{file} is fixed, with {changed}; leave this out, or give a new study its own --folder."
             )
         return study
+    planned = plan(run, **how).to_json()  # or why not, before there is a folder
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "study.partial"
-    partial.write_text(plan(run, **how).to_json(), encoding="utf-8")
+    partial.write_text(planned, encoding="utf-8")
     partial.replace(file)
     return Study.read(file)
 

@@ -22,6 +22,7 @@ from space.studio import Picture, Step, Studio, paced
 PAINTING: dict[str, Any] = {"concurrency_id": "painting", "concurrency_limit": 1}
 
 COPY = """async (view) => {
+  if (view?.words) return "Not finished";
   const url = location.origin + location.pathname + (view?.link ?? "");
   try { await navigator.clipboard.writeText(url); return "Copied"; } catch { prompt("The link:", url); }
   return "Copy link";

@@ -208,8 +208,8 @@ MEASURED = json.loads((Path(__file__).parents[1] / "benchmarks" / "gpu.json").re
     "row", [row for row in MEASURED if not row["offload"] and not row["peer"]], ids=lambda row: row["variant"]
 )
 def test_it_says_what_an_h200_took(row):
-    """Left out: blocks that wait, whose peak was that of loading, and which travel as fast as the host lets them; and
-    captions of 77 tokens, for products of an odd length are slower."""
+    """Left out: blocks that wait, which travel as fast as the host lets them; and captions of 77 tokens, for products
+    of an odd length are slower."""
     recipe = shipped(
         "impressionism", *row["variant"].split(), "adapter.rank=16", "optimizer.name=adamw8bit", "optimizer.batch=1",
         "optimizer.accumulate=1", "optimizer.steps=6", "optimizer.warmup=0",

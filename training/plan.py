@@ -452,12 +452,14 @@ def as_json(prediction: Prediction) -> str:
 def as_text(prediction: Prediction) -> str:
     one, card, options = prediction, prediction.card, prediction.recipe.optimizer
     rows = [(name, _size(size)) for name, size in one.parts.items() if size]
-    rows += [("peak", f"{_size(one.peak)} of {_size(card.memory)} on {card.name}")]
+    rows += [("while it trains", f"{_size(one.peak)} of {_size(card.memory)} on {card.name}")]
     rows += [("while it loads", _size(one.loading))]
     rows += [("while pictures are encoded", _size(one.encoding_pictures))]
     rows += [("while captions are encoded", _size(one.encoding))]
     rows += [("", "")]
-    rows += [("a step", f"{_time(one.seconds)} at {card.rate / 1e12:.3g} TFLOPS ({card.why})")]
+    count = options.batch * options.accumulate
+    each = "1 picture" if count == 1 else f"{count} pictures"
+    rows += [("a step", f"{_time(one.seconds)} ({each}) at {card.rate / 1e12:.3g} TFLOPS ({card.why})")]
     rows += [(f"{options.steps} steps", _time(one.hours * 3600))]
     rows += [("adapter", f"{_bytes(one.adapter)}: {one.numbers:,} numbers in {one.layers} layers")]
     rows += [("main memory", _size(one.main_memory))]
