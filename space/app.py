@@ -37,7 +37,8 @@ LOOK_FOR_WORK = 0.02  # seconds; Gradio's queue would look each millisecond, 8 %
 def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
     """The page and the API for this painter."""
     studio, words, pairs = Studio(painter), words_for(painter), pairs_in(showcase)
-    first = next((pair for pair in pairs if pair.recipe.provenance.base == painter.provenance.base), None)
+    own = [pair for pair in pairs if pair.recipe.provenance.base == painter.provenance.base]
+    first = next((pair for pair in own if pair.chosen == "between"), own[0] if own else None)  # neither best nor worst
     with gr.Blocks(title="Impressionism", delete_cache=DELETE_EVERY_AND_AFTER, analytics_enabled=False) as page:
         gr.HTML(
             "<h1>Impressionism</h1><p>One prompt, painted twice from the same noise: "

@@ -37,7 +37,7 @@ def introduction(pairs: Sequence[Pair]) -> str:
     return (
         f"Painted beforehand by {painters}: the base model on the left, the adapter on the right. Of each genre the "
         "pairs that gained most and least in the Impressionist index, and one between them, chosen by that number "
-        "and not by hand. Choose a pair to have it on the easel, with its settings."
+        "and not by hand. Choose a pair to have it under Paint, with its settings."
     )
 
 
