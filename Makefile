@@ -27,7 +27,7 @@ bench-full: $(VENV)/.ready ## FLUX.1-dev's full size on a CPU: 45 GB of disk, ha
 	$(BIN)/python -m benchmarks.full_size
 	$(BIN)/python -m benchmarks.page
 
-miniature: $(VENV)/.ready ## build the bundled miniature from nothing (seven minutes of an H200, or three hours of two CPU cores)
+miniature: $(VENV)/.ready ## build the bundled miniature from nothing (about three hours on two CPU cores, minutes on a GPU)
 	$(BIN)/python -m training.miniature
 
 # The miniature's adapter unless RUN has its own; painted scenes that no training saw stand for real paintings.
