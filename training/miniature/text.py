@@ -111,6 +111,11 @@ def ids(tokenizer: CLIPTokenizer | T5Tokenizer, sentences: list[str]) -> torch.T
     return tokenizer(sentences, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt").input_ids
 
 
+def both_ids(clip: CLIPTokenizer, t5: T5Tokenizer, sentences: list[str]) -> loop.Batch:
+    """As a Reader takes them, and a Frozen."""
+    return {"clip_ids": ids(clip, sentences), "t5_ids": ids(t5, sentences)}
+
+
 def as_typed(sentence: str, rng: np.random.Generator) -> str:
     """People write a capital and a full stop, or do not."""
     sentence = sentence.capitalize() if rng.random() < 0.4 else sentence
@@ -138,7 +143,7 @@ def train(state_file: Path, steps: int) -> "Frozen":
 
     def batch_of(step: int) -> loop.Batch:
         sentences, labels = labelled(step, size)
-        return {"clip_ids": ids(clip, sentences), "t5_ids": ids(t5, sentences), **labels}
+        return both_ids(clip, t5, sentences) | labels
 
     def loss_of(batch: loop.Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         answers = reader(batch["clip_ids"], batch["t5_ids"])
@@ -154,7 +159,7 @@ def train(state_file: Path, steps: int) -> "Frozen":
 def accuracy(reader: Reader, clip: CLIPTokenizer, t5: T5Tokenizer) -> dict[str, float]:
     """Share of held-out phrasings whose attributes are read correctly, for each encoder and attribute."""
     sentences, labels = labelled(10**6, 192, held_out=True)
-    answers = reader(ids(clip, sentences).to(loop.device()), ids(t5, sentences).to(loop.device()))
+    answers = reader(**{name: value.to(loop.device()) for name, value in both_ids(clip, t5, sentences).items()})
     return {n: float((a.argmax(-1).cpu() == labels[n.split("_")[1]]).float().mean()) for n, a in answers.items()}
 
 
@@ -172,7 +177,7 @@ class Frozen:
             encoder.eval().requires_grad_(False).to(loop.device())
 
     def ids(self, prompts: list[str]) -> loop.Batch:
-        return {"clip_ids": ids(self.clip_tokenizer, prompts), "t5_ids": ids(self.t5_tokenizer, prompts)}
+        return both_ids(self.clip_tokenizer, self.t5_tokenizer, prompts)
 
     @torch.no_grad()
     def __call__(self, clip_ids: torch.Tensor, t5_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
