@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 from PIL import Image, ImageDraw
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from impressionism.records import Run
@@ -178,6 +179,29 @@ def test_a_run_whose_pictures_changed_meanwhile_does_not_go_on(recipe_file, pict
 def test_what_changes_no_number_may_change_in_the_middle(recipe_file):
     fit.fit(recipes.read(recipe_file), until=3)
     assert fit.fit(recipes.read(recipe_file, ["run.keep=1", "run.log_every=3", "tune.trials=3"]))
+
+
+def test_a_run_goes_on_after_its_folder_moved_and_the_bases_page_on_the_hub_changed(
+    recipe_file, hub, tiny_flux, tmp_path
+):
+    hub.add_repo("monet/flux", tiny_flux)
+    fit.fit(recipes.read(recipe_file, ["model.base=monet/flux"]), until=3)
+    hub.commit(
+        "monet/flux",
+        hub.files("monet/flux") | {"model_index.json": (tiny_flux / "model_index.json").read_bytes() + b" "},
+    )
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    moved = ["model.base=monet/flux", f"run.folder={tmp_path / 'elsewhere'}"]
+    assert fit.fit(recipes.read(recipe_file, moved))
+
+
+def test_an_adapters_file_names_the_trigger_only_where_captions_began_with_it(recipe_file, tmp_path):
+    for trigger, expected in (("a ball", "a ball"), ("an impressionist painting of", None)):
+        folder = tmp_path / (expected or "without")
+        options = [f"data.trigger={trigger}", "optimizer.steps=1", "optimizer.warmup=0", f"run.folder={folder}"]
+        fit.fit(recipes.read(recipe_file, options))
+        with safe_open(folder / "adapter" / "pytorch_lora_weights.safetensors", "pt") as file:
+            assert file.metadata().get("modelspec.trigger_phrase") == expected
 
 
 def test_problems_are_one_sentence_and_exit_2(recipe_file, capsys):

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from safetensors.torch import load_file
@@ -19,6 +21,20 @@ def test_previews_are_painted_from_the_same_noise_and_laid_out_step_by_prompt(re
     first, _, last = ((previews / step / "00.png").read_bytes() for step in steps)
     assert first != last
     assert load_file(tmp_path / "run" / "adapter" / "pytorch_lora_weights.safetensors")
+
+
+def test_a_prompt_may_join_on_the_way_and_a_preview_that_was_not_painted_is_painted_later(recipe_file, tmp_path):  # noqa: F811
+    options = ["preview.every=4", "preview.steps=1", "preview.size=64x64"]
+    fit.fit(recipes.read(recipe_file, ["preview.prompts=[a ball]", *options]), until=5)
+    two = recipes.read(recipe_file, ["preview.prompts=[a ball, a red ball]", *options])
+    assert fit.fit(two)
+    last = tmp_path / "run" / "previews" / "step-000008"
+    kept = {path.name: path.read_bytes() for path in last.iterdir()}
+    assert set(kept) == {"00.png", "01.png"}
+    shutil.rmtree(last)  # as if the process had been killed between the last checkpoint and its preview
+    (tmp_path / "run" / "run.json").unlink()
+    assert fit.fit(two)
+    assert {path.name: path.read_bytes() for path in last.iterdir()} == kept
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -15,7 +15,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,14 @@ from training import adapter, cache, checkpoint, export, preview, validation
 from training import recipe as recipes
 from training.base import Base, dress, losses, prepare
 from training.batches import Part, Schedule
-from training.examples import say
+from training.examples import Example, say
 from training.log import Log, Meter
-from training.options import Optimizer, Recipe, TrainingError
+from training.options import Data, Optimizer, Recipe, TrainingError
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "bitsandbytes", "safetensors")
 FREE = (  # sections and keys that change no number of a run
-    "curate", "caption", "tune", "preview", "model.keep_quantized", "model.shard", "run.cache", "run.log_every",
-    "run.checkpoint_every", "run.keep",
+    "curate", "caption", "tune", "preview", "model.keep_quantized", "model.shard", "run.folder", "run.cache",
+    "run.log_every", "run.checkpoint_every", "run.keep",
 )  # fmt: skip
 
 Weights = Mapping[str, torch.nn.Parameter]
@@ -86,8 +86,9 @@ def train(base: Base, recipe: Recipe, *, until: int | None = None) -> Run | bool
     parts = upcoming(base, recipe, position["step"])
     with Log(run.folder if first else None, position["step"]) as log, signals() as received:
         shown: list[float] = position["shown"]
-        if not position["step"]:
-            preview.paint(base, recipe, 0, log)
+        if position["step"] in (0, options.steps) or position["step"] % recipe.preview.every == 0:  # killed before it
+            with judged(weights, averages):
+                preview.paint(base, recipe, position["step"], log)
         for step, these in zip(bar, parts, strict=False):
             loss, rate, norm = take_step(base, recipe, these, weights, averages, optimizer, step)
             if not math.isfinite(norm):
@@ -248,7 +249,7 @@ def rests_on(base: Base) -> dict:
     said = json.dumps([(example.id, example.size, example.caption, example.content) for example in base.examples])
     return {
         "pictures and captions": hashlib.sha256(said.encode()).hexdigest()[:16],
-        "base model": commit_of(base.folder),
+        "base model": cache.digest(base.folder, "transformer", "vae") if commit_of(base.folder) else None,  # else slow
         "number of processes": base.world,
         "precision": str(base.dtype),
     }
@@ -284,13 +285,20 @@ def _finish(base: Base, recipe: Recipe, weights: Weights, averages: checkpoint.W
         checkpoint.copy(averages, weights)
     folder = recipe.run.folder / "adapter"
     file = adapter.save(base.transformer, folder, getattr(torch, recipe.adapter.dtype))
-    export.label(file, title=recipe.run.folder.name, trigger_phrase=recipe.data.trigger)
+    export.label(file, title=recipe.run.folder.name, **trigger_in(base.examples, recipe.data))
     live: dict[str, Any] = {
         name: (layer.lora_A, layer.lora_B, layer.scale) for name, layer in adapter.adapted(base.transformer).items()
     }
     for written in (file, export.write_comfy(file)):
         export.check_parity(live, written)
     return _record(base, recipe, position, sum(weight.numel() for weight in weights.values()))
+
+
+def trigger_in(examples: Iterable[Example], data: Data) -> dict[str, str]:
+    """The phrase that an adapter's captions begin with, as its file names it; nothing where none does."""
+    phrase = data.instance_prompt or data.trigger
+    known = any(example.caption.casefold().startswith(phrase.casefold()) for example in examples)
+    return {"trigger_phrase": phrase} if known else {}
 
 
 @contextlib.contextmanager

@@ -66,20 +66,23 @@ def pipeline(base: Base) -> FluxPipeline:
 
 
 def sheet(previews: Path, prompts: tuple[str, ...]) -> Image.Image:
-    """A row a step, a column a prompt."""
+    """A row a step, a column a prompt; white where a prompt came later."""
     folders = sorted(folder for folder in previews.iterdir() if folder.name.startswith("step-"))
     rows = [[_small(folder / f"{index:02d}.png") for index in range(len(prompts))] for folder in folders]
-    width, height = rows[0][0].size
+    width, height = next(picture.size for row in rows for picture in row if picture)
     page = Image.new("RGB", (width * len(prompts), height * len(rows)), "white")
     for y, (folder, row) in enumerate(zip(folders, rows, strict=True)):
         for x, picture in enumerate(row):
-            page.paste(picture, (x * width, y * height))
+            if picture:
+                page.paste(picture, (x * width, y * height))
         text = {"fill": "white", "stroke_width": 2, "stroke_fill": "black"}
         ImageDraw.Draw(page).text((4, y * height + 4), folder.name, **text)
     return page
 
 
-def _small(path: Path) -> Image.Image:
+def _small(path: Path) -> Image.Image | None:
+    if not path.exists():
+        return None
     picture = Image.open(path)
     picture.thumbnail((SIDE, SIDE))
     return picture
