@@ -47,6 +47,20 @@ def test_a_dataset_gives_the_same_samples_as_a_folder(tmp_path):
         examples.read(data(tmp_path / "set"))
 
 
+def test_a_genre_that_is_not_there_is_none(tmp_path):
+    for index in range(3):
+        picture(seed=index).save(tmp_path / f"{index}.png")
+    rows = {"image": [str(tmp_path / f"{index}.png") for index in range(3)], "text": ["a", "b", "c"]}
+    plain = datasets.Dataset.from_dict({**rows, "genre": ["sea", None, "sea"]}).cast_column("image", datasets.Image())
+    plain.save_to_disk(str(tmp_path / "plain"))
+    labels = datasets.ClassLabel(names=["sea", "land"])
+    labelled = datasets.Dataset.from_dict({**rows, "genre": [0, -1, 1]}).cast_column("image", datasets.Image())
+    labelled.cast_column("genre", labels).save_to_disk(str(tmp_path / "labelled"))
+    for name, expected in (("plain", ["sea", None, "sea"]), ("labelled", ["sea", None, "land"])):
+        found = {one.caption: one.genre for one in examples.read(data(tmp_path / name))}
+        assert [found[caption] for caption in "abc"] == expected
+
+
 def test_odd_pictures_are_used_or_skipped_with_a_line(tmp_path, capsys):
     picture(seed=1).save(tmp_path / "good.png")
     picture(seed=2, mode="CMYK").save(tmp_path / "cmyk.jpg")

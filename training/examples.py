@@ -315,19 +315,20 @@ def _from_split(dataset, data: Data, held_out: bool | None) -> Iterator[Row]:
             f"No caption column {data.caption_column!r} in {data.source}; it has {', '.join(columns)}: "
             "set data.caption_column, or data.instance_prompt."
         )
-    genre = _labels(dataset, data.genre_column) if data.genre_column in columns else None
+    genres = _labels(dataset, data.genre_column) if data.genre_column in columns else None
     pictures = dataset.cast_column(data.image_column, datasets.Image(decode=False)).select_columns(data.image_column)
     captions = dataset[data.caption_column] if captioned else [None] * len(dataset)
     for index, text in enumerate(captions):
         load = functools.partial(_bytes, pictures, index, data.image_column)
         name = f"row {index}" if held_out is None else f"{'validation' if held_out else data.split} row {index}"
-        yield Row(name, load, _caption(text, data), genre[index] if genre else None, held_out)
+        yield Row(name, load, _caption(text, data), genres[index] if genres else None, held_out)
 
 
-def _labels(dataset, column: str) -> list[str]:
-    """A column's values as words: a ClassLabel has numbers, and their names in its features."""
+def _labels(dataset, column: str) -> list[str | None]:
+    """A column's values as words: a ClassLabel has numbers, and their names in its features; -1 is none."""
     names = getattr(dataset.features[column], "names", None)
-    return [names[value] if names and isinstance(value, int) else str(value) for value in dataset[column]]
+    named = (names[value] if names and isinstance(value, int) and value >= 0 else value for value in dataset[column])
+    return [None if value is None or (names and value == -1) else str(value) for value in named]
 
 
 def _splits(data: Data) -> list[tuple]:
