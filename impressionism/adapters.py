@@ -103,9 +103,10 @@ def find_adapter(source: str, revision: str | None) -> Path:
             raise PainterError(f"{path.name} is not a .safetensors file; pickles can run code and are never opened.")
         return path
     without = "paint without it: --adapter none"
-    if source == names.ADAPTER and revision is None:  # the published file, whatever else is there
-        folder = folder_of(source, None, [names.ADAPTER_FILE], without)
-        return only_adapter(folder, source, (names.ADAPTER_FILE,))
+    if source == names.ADAPTER:  # the published file, whatever else is there
+        published = folder_of(source, revision, [names.ADAPTER_FILE], without) / names.ADAPTER_FILE
+        if published.exists():
+            return published
     usual = (names.WEIGHTS_FILE, names.ADAPTER_FILE, PEFT_FILE)
     folder = folder_of(source, revision, [*usual, PEFT_CONFIG], without)
     if not path.is_dir() and not any((folder / name).exists() for name in usual):

@@ -10,8 +10,10 @@ import torch
 from diffusers import FluxPipeline
 from hub import STRANGER, Hub, sha256
 from huggingface_hub import HfApi, constants
+from tiny import make_tiny_adapter
 
 from impressionism import names
+from impressionism.adapters import find_adapter
 from impressionism.hub import PainterError, readable_errors
 from impressionism.paint import common, encode, noise, paint
 from impressionism.pipeline import Painter, load_pipeline
@@ -50,6 +52,18 @@ def test_the_lines_of_a_model_card_paint_what_the_painter_paints(stocked: Hub, t
     words = encode(tiny_painter, BOAT.prompt)
     picture = flux(**common(flux, BOAT, words), latents=noise(flux, BOAT)).images[0]
     assert picture.tobytes() == paint(tiny_painter, BOAT).tobytes()
+
+
+def test_the_published_file_paints_at_every_revision_whatever_else_is_there(
+    stocked: Hub, tiny_adapter: Path, tmp_path: Path
+) -> None:
+    published = (tiny_adapter / names.WEIGHTS_FILE).read_bytes()
+    another = (make_tiny_adapter(tmp_path, seed=9) / names.WEIGHTS_FILE).read_bytes()
+    stocked.add_repo(names.ADAPTER)
+    commit = stocked.commit(names.ADAPTER, {names.ADAPTER_FILE: published, names.WEIGHTS_FILE: another})
+    old = stocked.commit(names.ADAPTER, {names.WEIGHTS_FILE: another})
+    assert find_adapter(names.ADAPTER, commit).name == names.ADAPTER_FILE
+    assert find_adapter(names.ADAPTER, old).name == find_adapter(names.ADAPTER, None).name == names.WEIGHTS_FILE
 
 
 def test_a_download_that_was_cut_goes_on_where_it_was(
