@@ -316,11 +316,11 @@ def read_recipe(picture: Path | str | Image.Image) -> Recipe:
 
 
 def open_image(path: Path | str) -> Image.Image:
-    """The picture, read completely, or a sentence."""
+    """The picture, read completely and upright, or a sentence."""
     try:
         with Image.open(path) as image:
             image.load()
-            return image
+            return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
         raise PainterError(f"There is no file {path}.") from error
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:

@@ -85,13 +85,18 @@ def load_pipeline(
     folder = folder_of(base, base_revision, PIPELINE_FILES, "paint with the bundled model: --model miniature")
     quantize, offload, memory = choose_quantization(quantize, folder, device)
 
-    flux = build(folder, label(base), quantize, device)
-    if adapter_file:
-        load_adapter(flux, adapter_file)
-    if offload:
-        flux.enable_model_cpu_offload()
-    else:
-        flux.to(device)
+    try:
+        flux = build(folder, label(base), quantize, device, offload)
+        if adapter_file:
+            load_adapter(flux, adapter_file)
+        if offload:
+            flux.enable_model_cpu_offload(device=device)
+        else:
+            flux.to(device)
+    except torch.OutOfMemoryError as error:
+        raise PainterError(
+            f"{label(base)} in {quantize} does not fit into {device}'s free memory: free some, or say --quantize nf4."
+        ) from error
 
     provenance = Provenance(
         base=label(base),
@@ -171,7 +176,8 @@ def choose_quantization(quantize: str, folder: Path, device: str) -> tuple[str, 
     size = sum(file.stat().st_size for file in parts(folder))
     fitting = [mode for mode, need in NEEDS[kind].items() if need * size <= free]
     chosen = quantize if quantize != "auto" else next(iter(fitting), "nf4")
-    offload = kind == "cuda" and chosen != "int8" and NEEDS[kind].get(chosen, 0.45) * size > free
+    need = NEEDS[kind]["int8" if chosen == "fp8" else "nf4" if chosen in ("int4", "int2") else chosen]
+    offload = kind == "cuda" and chosen != "int8" and need * size > free
     if offload:
         return chosen, True, f"{free / GIB:.0f} GiB free, so its parts take turns"
     return chosen, False, f"{free / GIB:.0f} GiB free" if quantize == "auto" and chosen != "none" else ""
@@ -186,13 +192,13 @@ def dtype_for(device: str) -> torch.dtype:
 
 
 @without_bars()
-def build(folder: Path, name: str, quantize: str, device: str) -> FluxPipeline:
+def build(folder: Path, name: str, quantize: str, device: str, offload: bool = False) -> FluxPipeline:
+    """offload: the models will take turns on the device, so one waits in main memory while the next is loaded."""
     check_kind(folder, name)
     dtype = dtype_for(device)
     staged = "cpu" if names.on_zero_gpu() else device  # a card that is only emulated cannot compute
-    components: dict[str, Any] = {
-        "transformer": load_transformer(folder, quantize=quantize, dtype=dtype, device=staged)
-    }
+    transformer = load_transformer(folder, quantize=quantize, dtype=dtype, device=staged)
+    components: dict[str, Any] = {"transformer": transformer.to("cpu") if offload else transformer}
     if quantize in ("nf4", "int4", "int2") and staged.startswith("cuda"):
         components["text_encoder_2"] = small_t5(folder, dtype, device)
     try:
@@ -220,7 +226,7 @@ def check_kind(folder: Path, name: str) -> None:
 
 
 def small_t5(folder: Path, dtype: torch.dtype, device: str) -> torch.nn.Module:
-    """Where the transformer has to be small, the 9.5 GiB of T5 have to be small too."""
+    """Where the transformer has to be small, the 9.5 GB of T5 have to be small too."""
     from transformers import BitsAndBytesConfig, T5EncoderModel
 
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)

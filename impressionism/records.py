@@ -34,7 +34,9 @@ class Record:
 
 def revive(hint: Any, value: Any) -> Any:
     """What JSON made a dict of is a record again, also in lists, in dicts and where there may be none."""
-    if isinstance(hint, type) and issubclass(hint, Record) and isinstance(value, dict):
+    if isinstance(hint, type) and issubclass(hint, Record):
+        if not isinstance(value, dict):
+            raise TypeError(f"a {hint.__name__} is an object, not {value!r:.40}")
         return hint.from_dict(value)
     inner = typing.get_args(hint)
     if typing.get_origin(hint) is list and isinstance(value, list):

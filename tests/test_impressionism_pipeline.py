@@ -79,6 +79,7 @@ def test_the_quantization_fits_the_free_memory(
     assert chosen == expected and offload == (free == 9)
     assert (f"{free} GiB free" in memory) == (expected != "none")
     assert choose_quantization("int8", tmp_path, "cuda")[0] == "int8"
+    assert choose_quantization("fp8", tmp_path, "cuda")[1] == (free < 0.77 * 31.4)  # T5 stays as it is
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")  # the card is emulated, its memory says nothing
     assert choose_quantization("auto", tmp_path, "cuda") == ("none", False, "")
 
