@@ -33,7 +33,7 @@ miniature: $(VENV)/.ready ## build the bundled miniature from nothing (about thr
 # The miniature's adapter unless RUN has its own; painted scenes that no training saw stand for real paintings.
 RUN ?= runs/miniature
 STRENGTH ?= 1
-FEATURES ?= # of clip, dinov2, csd, sscd: 4.5 GB of weights, and half an hour more on a CPU
+FEATURES ?= # of clip, dinov2, csd: 4.5 GB of weights, and half an hour more on a CPU
 evaluate: $(VENV)/.ready ## gallery, scores and dashboard of the miniature's adapter (about 12 minutes on two CPU cores)
 	test -f work/held-out/metadata.jsonl || $(BIN)/python -m training.miniature.scenes work/held-out --painted --held-out --count 96 --seed 300
 	test -f work/painted/metadata.jsonl || $(BIN)/python -m training.miniature.scenes work/painted --painted --count 320

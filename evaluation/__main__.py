@@ -26,7 +26,7 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {  # handed to the functi
         ("--model", {"help": "miniature, a Hub id or a folder (default: what the run was trained on)"}),
         ("--adapter", {"help": "a Hub id, folder or file (default: the run's; where it has none, the published one)"}),
         ("--strength", {"type": float, "default": 1.0, "help": "of the adapter's two arms (default 1)"}),
-        ("--quantize", {"default": "auto", "help": "auto, none, int8, nf4, int4 or int2 (default auto)"}),
+        ("--quantize", {"default": "auto", "help": "auto, none, fp8, int8, nf4, int4 or int2 (default auto)"}),
         ("--device", {"default": "auto", "help": "auto, cuda, mps or cpu (default auto)"}),
         ("--only", {"type": int, "metavar": "N", "help": "the first N prompts of each genre, for a quick look"}),
     ],

@@ -59,7 +59,9 @@ def words(
 
 
 def trigger_of(evidence: Evidence, preset: Preset) -> str | None:
-    return evidence.recipe["data"]["trigger"] if preset.uses_trigger else None
+    """What the captions began with."""
+    data = evidence.recipe["data"]
+    return (data.get("instance_prompt") or data["trigger"]) if preset.uses_trigger else None
 
 
 def label(metric: Metric) -> str:
@@ -222,7 +224,8 @@ def portable_recipe(evidence: Evidence) -> str:
         for key, value in section.items():
             if isinstance(value, str) and Path(value).is_absolute():
                 section[key] = Path(value).name
-    told["run"] = {key: evidence.recipe["run"][key] for key in ("seed", "save")}
+    own = ("seed", "save", "validate_every", "validation_pictures")
+    told["run"] = {key: evidence.recipe["run"][key] for key in own}
     return yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=110).strip()
 
 
