@@ -155,6 +155,29 @@ def test_blocks_wait_in_main_memory_where_nothing_else_helps():
     assert chosen.main_memory >= resident.main_memory
 
 
+def test_more_blocks_than_there_are_all_wait():
+    all_of_them, more = (
+        plan.predict(shipped("8gb", f"model.offload={blocks}"), cards.of_size(8)) for blocks in (57, 100)
+    )
+    assert more.needed == all_of_them.needed and more.seconds == all_of_them.seconds
+
+
+@pytest.mark.parametrize("gib", [7, 12, 16, 24, 80])
+def test_what_is_chosen_for_a_compiled_recipe_can_be_set(gib):
+    recipe = shipped("impressionism", "model.compile=true")
+    chosen = plan.choose(recipe, cards.of_size(gib))
+    assert chosen is not None
+    assert recipes.changed(recipe, plan.overrides(recipe, chosen.recipe)).model == chosen.recipe.model
+
+
+def test_a_base_that_is_kept_quantized_is_loaded_whole_the_first_time():
+    kept, not_kept = (
+        plan.predict(shipped("impressionism", "model.quantize=int8", f"model.keep_quantized={keep}"), cards.of_size(12))
+        for keep in (True, False)
+    )
+    assert kept.loading > 1.3 * not_kept.loading
+
+
 def test_of_a_sharded_base_a_process_holds_its_part_and_the_blocks_in_use(capsys):
     recipe = shipped("48gb", "model.shard=true", "data.resolution=512", "model.gradient_checkpointing=true")
     alone, four = (plan.predict(recipe, cards.of_size(16), None, processes) for processes in (1, 4))

@@ -128,11 +128,13 @@ def dress(base: Base, recipe: Recipe) -> dict[str, torch.nn.Parameter]:
     transformer, model = base.transformer, recipe.model
     adapter.add(transformer, recipe.adapter, seed=recipe.run.seed)
     blocks = blocks_of(transformer)
-    for block in blocks[len(blocks) - model.offload :] if model.offload else []:
+    for block in blocks[max(0, len(blocks) - model.offload) :] if model.offload else []:
         for layer in block.modules():
             if isinstance(layer, adapter.Frozen):
                 layer.offload()
     recompute(transformer, blocks, model.gradient_checkpointing)
+    if model.compile:
+        torch.compiler.reset()  # what was compiled for another adapter counts against its limit
     for block in blocks if model.compile else []:
         block.compile(fullgraph=True, backend=unmerged)
     return adapter.trained(transformer)

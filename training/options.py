@@ -12,6 +12,7 @@ from impressionism.names import TRIGGER
 MULTIPLE = 16  # px: the autoencoder's 8 times the transformer's 2 × 2 patches
 
 Rank = Annotated[int, Field(ge=1, le=1024)]
+COMPILABLE = ("none", "nf4")  # precisions whose blocks torch.compile takes whole
 Targets = Literal["attention", "all", "every", "style", "compact"]
 Sigmas = Literal["logit-normal", "uniform"]
 
@@ -55,7 +56,7 @@ class Model(Section):
     """Where to train; auto takes the GPU where there is one."""
     max_sequence_length: int = Field(default=512, ge=1, le=512)
     """T5 tokens of a caption; a tokenizer that takes fewer wins. FLUX.1-dev paints with 512."""
-    gradient_checkpointing: bool | int = False
+    gradient_checkpointing: bool | Annotated[int, Field(ge=0)] = False
     """Compute blocks twice instead of keeping their activations: all, none, or so many (the first ones trained)."""
     compile: bool = False
     """Compile the blocks (torch.compile): a minute or two at the start, then faster steps on a GPU."""
@@ -75,7 +76,7 @@ class Model(Section):
             raise ValueError(f"offload works with quantize nf4 or none, not with {self.quantize}")
         if self.shard and (self.offload or self.quantize != "none"):
             raise ValueError("shard works with quantize none and offload 0 only; set these, or leave shard out")
-        if self.compile and (self.shard or self.offload or self.quantize not in ("none", "nf4")):
+        if self.compile and (self.shard or self.offload or self.quantize not in COMPILABLE):
             raise ValueError("compile works with quantize nf4 or none, without offload and shard; leave it out")
         return self
 

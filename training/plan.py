@@ -26,7 +26,7 @@ from training import recipe as recipes
 from training.cards import GIB, Card
 from training.examples import Size
 from training.footprint import META, Block, Cost, Moment, Shape
-from training.options import Model, Optimizer, Recipe, TrainingError
+from training.options import COMPILABLE, Model, Optimizer, Recipe, TrainingError
 
 FINEST_FIRST = ("none", "int8", "nf4")  # int4 saves nothing over nf4, and int2 is left to those who ask for it
 SPARE = 1.08  # times what is counted on a GPU: an allocator's memory lies in pieces, of which no peak tells
@@ -171,10 +171,11 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None, processes: 
     shape, dtype, steps = shapes[-1], shapes[-1].dtype, options.steps * options.accumulate
 
     packed = [sum(_stored(layer, shape) for layer in block if not left_out(layer, shape)) for block in blocks]
-    offloaded = packed[len(blocks) - model.offload :] if model.offload else []
+    offloaded = packed[max(0, len(blocks) - model.offload) :] if model.offload else []
     others = other_numbers(facts) * dtype.itemsize
     whole = sum(packed) + others
     share = sum(packed) // processes + others if model.shard else whole
+    first = sum(_stored(layer, shape) for layer in layers) + others if model.keep_quantized else share  # kept whole
     gathered = GATHERED * max(packed) if share < whole else 0
     numbers = sum(layer.numbers for layer in layers)
     state = optimizer_bytes(options, numbers)
@@ -190,18 +191,17 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None, processes: 
     operations = sum(cost.flops for one in costs for cost in one) / len(costs)
     disk = disk_use(recipe, facts, sizes, dtype, pictures, 4 * numbers + state)
     if model.keep_quantized:
-        disk["quantized base"] = whole
+        disk["quantized base"] = first
     captions = encoding.captions(facts.encoders, shape.text, dtype, card.gpu)
     pixels = encoding.pictures(facts.encoders, itertools.chain(*buckets), dtype, card.gpu)
-    held = min(cache.HOLD, disk.get("latents", cache.HOLD) + disk.get("captions", 0))
     return Prediction(
         recipe=recipe, card=card, parts=parts,
-        loading=share + max(gathered, 2 * max(layer.rows * layer.columns for layer in layers)),
+        loading=first + max(gathered, 2 * max(layer.rows * layer.columns for layer in layers)),
         encoding=captions, encoding_pictures=pixels, operations=operations * options.accumulate,
         seconds=step_seconds(recipe, card, operations, passes(blocks, model), sum(offloaded)),
         layers=sum(layer.rank > 0 for layer in layers), numbers=numbers,
         adapter=numbers * getattr(torch, recipe.adapter.dtype).itemsize,
-        main_memory=PROGRAM + max(ahead + held + sum(offloaded), whole if gathered else 0, captions, pixels),
+        main_memory=PROGRAM + max(ahead + sum(offloaded), whole if gathered else 0, captions, pixels),
         disk=disk, pictures=pictures,
     )  # fmt: skip
 
@@ -402,7 +402,9 @@ def choose(recipe: Recipe, card: Card, pictures: int | None = None, processes: i
     def with_(quantize: str, recomputed: int, offload: int) -> Prediction:
         wanted = True if recomputed == trained else recomputed or False
         shard = recipe.model.shard and quantize == "none"
-        keys = {"quantize": quantize, "gradient_checkpointing": wanted, "offload": offload, "shard": shard}
+        compiled = recipe.model.compile and quantize in COMPILABLE and not offload
+        keys = {"quantize": quantize, "gradient_checkpointing": wanted, "offload": offload, "shard": shard,
+                "compile": compiled}  # fmt: skip
         model = recipe.model.model_copy(update=keys)
         return predict(recipe.model_copy(update={"model": model}), card, pictures, processes)
 
@@ -423,7 +425,7 @@ def overrides(written: Recipe, chosen: Recipe) -> list[str]:
 
 def refusal(recipe: Recipe, card: Card) -> str:
     blocks = layers_of(facts_of(recipe.model), recipe)
-    keys = {"quantize": "nf4", "gradient_checkpointing": True, "offload": len(blocks), "shard": False}
+    keys = {"quantize": "nf4", "gradient_checkpointing": True, "offload": len(blocks), "shard": False, "compile": False}
     least = predict(recipe.model_copy(update={"model": recipe.model.model_copy(update=keys)}), card)
     return (
         f"{card.name} has {_size(card.memory)} for a run, and this recipe needs {_size(least.needed)} at the least; "
