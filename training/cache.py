@@ -15,13 +15,16 @@ import itertools
 import json
 import os
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from diffusers import AutoencoderKL, FluxPipeline
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -34,16 +37,14 @@ from training.options import Model, Recipe, TrainingError
 PIXELS = {"cuda": 1024 * 1024, "cpu": 80 * 1024}  # through the VAE at once; more no longer fit a CPU's caches
 CAPTIONS = 16  # through the text encoders at once
 PATIENCE = datetime.timedelta(hours=3)  # that processes wait for one that downloads, encodes or paints
-HOLD = 4 * 2**30  # bytes kept in memory once read; more than this is read again from disk
+AHEAD = 8  # batches that are decoded while the VAE is at work on those before them
 
 
 class Cache:
-    """Where entries lie, and what was read of them."""
+    """Where entries lie. None is kept once read: the system has the files in memory as long as there is room."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._held: dict[Path, dict[str, torch.Tensor]] = {}
-        self._bytes = 0
 
     def latents_file(self, example: Example) -> Path:
         width, height = example.size
@@ -54,23 +55,13 @@ class Cache:
 
     def moments(self, example: Example) -> tuple[torch.Tensor, torch.Tensor]:
         """(channels, height, width) mean and log variance of the picture's latents, in float32."""
-        entry = self._read(self.latents_file(example))
+        entry = load_file(self.latents_file(example))
         return entry["mean"], entry["logvar"]
 
     def text(self, caption: str) -> tuple[torch.Tensor, torch.Tensor]:
         """(tokens, channels) of T5 and (channels,) of CLIP."""
-        entry = self._read(self.text_file(caption))
+        entry = load_file(self.text_file(caption))
         return entry["prompt_embeds"], entry["pooled_prompt_embeds"]
-
-    def _read(self, path: Path) -> dict[str, torch.Tensor]:
-        if path in self._held:
-            return self._held[path]
-        entry = load_file(path)
-        size = sum(tensor.nbytes for tensor in entry.values())
-        if self._bytes + size <= HOLD:
-            self._held[path] = entry
-            self._bytes += size
-        return entry
 
 
 def cache(recipe: Recipe) -> None:
@@ -149,8 +140,8 @@ def _encode_pictures(cache: Cache, examples: list[Example], folder: Path, model:
     device, dtype = place(model)
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=dtype).to(device)  # type: ignore[arg-type]
     with tqdm(total=len(examples), desc="pictures", unit="picture") as bar:
-        for batch in _batches_of_one_size(examples, device.type):
-            pictures = [(example, picture) for example in batch if (picture := intake.decode(example))]
+        for batch, decoded in _decoded_ahead(_batches_of_one_size(examples, device.type)):
+            pictures = [(example, picture) for example, picture in zip(batch, decoded, strict=True) if picture]
             if pictures:
                 pixels = torch.stack([_to_tensor(picture) for _, picture in pictures])
                 moments = vae.encode(pixels.to(device, dtype)).latent_dist
@@ -188,6 +179,19 @@ def _batches_of_one_size(examples: Iterable[Example], device: str) -> Iterator[l
     for size, group in itertools.groupby(ordered, key=lambda example: example.size):
         remaining, count = list(group), together(size, device)
         yield from (remaining[start : start + count] for start in range(0, len(remaining), count))
+
+
+def _decoded_ahead(batches: Iterable[list[Example]]) -> Iterator[tuple[list[Example], list[Image.Image | None]]]:
+    """Batches with their pictures, decoded in other threads (Pillow lets them run) so that the VAE need not wait."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        waiting: deque[tuple[list[Example], list[Future]]] = deque()
+        for batch in batches:
+            waiting.append((batch, [pool.submit(intake.decode, example) for example in batch]))
+            if len(waiting) > AHEAD:
+                batch, decoding = waiting.popleft()
+                yield batch, [each.result() for each in decoding]
+        for batch, decoding in waiting:
+            yield batch, [each.result() for each in decoding]
 
 
 def _to_tensor(picture) -> torch.Tensor:
