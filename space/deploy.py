@@ -8,7 +8,9 @@ accepted FLUX.1-dev's licence. The same command again sends only what has change
 
 import argparse
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,15 +72,37 @@ def plan(api: Any, repo: str, adapter: str, revision: str | None, private: bool,
     commit = api.model_info(adapter, revision=revision).sha
     check_base(api, adapter, commit)
     before = {name: it.value for name, it in api.get_space_variables(repo).items()} if there else {}
-    working = [before.get(names.ENVIRONMENT[name]) for name in ("adapter", "adapter_revision")]
     variables = {
         names.ENVIRONMENT["base"]: names.BASE,
         names.ENVIRONMENT["base_revision"]: api.model_info(names.BASE).sha,
         names.ENVIRONMENT["adapter"]: adapter,
         names.ENVIRONMENT["adapter_revision"]: commit,
-        names.ENVIRONMENT["adapter_pinned"]: f"{working[0]}@{working[1]}" if all(working) else f"{adapter}@{commit}",
+        names.ENVIRONMENT["adapter_pinned"]: pin(api, repo, before) or f"{adapter}@{commit}",
     }
     return Plan(repo, private, hardware, needed_files(), variables, {"HF_TOKEN": token} if token else {})
+
+
+def pin(api: Any, repo: str, before: dict[str, str]) -> str | None:
+    """The adapter that is known to work: what paints there now, else the last that did."""
+    asked, pinned = (before.get(names.ENVIRONMENT[name]) for name in ("adapter", "adapter_pinned"))
+    if not asked or api.get_space_runtime(repo).stage != "RUNNING":
+        return pinned
+    try:
+        live = status_of(api, repo)["provenance"]
+    except Exception:  # it does not answer: gradio_client raises almost anything
+        return pinned
+    works = live["adapter_revision"] == before.get(names.ENVIRONMENT["adapter_revision"])
+    return f"{asked}@{live['adapter_revision']}" if works else pinned
+
+
+def status_of(api: Any, repo: str) -> dict[str, Any]:
+    """What a running Space says of itself; it costs no GPU."""
+    from gradio_client import Client
+    from huggingface_hub import get_token
+
+    space = api.space_info(repo)
+    token = api.token or get_token() if space.private else False  # a public page gets no token of anybody's
+    return Client(space.host, token=token, verbose=False).predict(api_name="/status")  # type: ignore[arg-type]
 
 
 def check_base(api: Any, adapter: str, commit: str) -> None:
@@ -116,10 +140,14 @@ def carry_out(api: Any, plan: Plan) -> None:
     runtime = api.get_space_runtime(plan.repo)
     if plan.hardware not in (runtime.hardware, runtime.requested_hardware):
         api.request_space_hardware(plan.repo, plan.hardware)
-    commit = api.upload_folder(
-        repo_id=plan.repo, repo_type="space", folder_path=ROOT, allow_patterns=plan.files, delete_patterns=["*"],
-        commit_message="What the Space runs",
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:  # of ROOT, the Hub's client would look at all of .venv
+        for file in plan.files:
+            Path(folder, file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / file, Path(folder, file))
+        commit = api.upload_folder(
+            repo_id=plan.repo, repo_type="space", folder_path=folder, delete_patterns=["*"],
+            commit_message="What the Space runs",
+        )  # fmt: skip
     print(f"Sent: {commit.commit_url}")
 
 
@@ -137,13 +165,8 @@ def await_it(api: Any, repo: str, seconds: float, poll: float) -> None:
 
 
 def ask_it(api: Any, plan: Plan) -> None:
-    """One call that costs no GPU, and a look whether the adapter is the one that was sent."""
-    from gradio_client import Client
-    from huggingface_hub import get_token
-
-    space = api.space_info(plan.repo)
-    token = api.token or get_token() if space.private else False  # a public page gets no token of anybody's
-    status = Client(space.host, token=token, verbose=False).predict(api_name="/status")  # type: ignore[arg-type]
+    """Whether it answers, and whether the adapter is the one that was sent."""
+    status = status_of(api, plan.repo)
     print(status["about"])
     live = status["provenance"].get("adapter_revision")
     if live != plan.variables[names.ENVIRONMENT["adapter_revision"]]:

@@ -170,6 +170,34 @@ def test_a_second_adapter_is_pinned_and_the_first_stays_known(stocked: Hub, monk
     assert variables(stocked)[PINNED] == f"monet/adapter@{first}"
 
 
+def test_an_adapter_that_does_not_work_is_never_pinned(stocked: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path):
+    for step in ("await_it", "ask_it"):
+        monkeypatch.setattr(deploy, step, lambda *_: None)
+    first = stocked.repos["monet/adapter"].find("main")
+    deploy.main()
+    switch(stocked, tmp_path / "bad", seed=5)
+    hub_spaces.SPACES[SPACE].stages = ["RUNTIME_ERROR"]
+    for _ in range(2):
+        deploy.main()
+    assert variables(stocked)[PINNED] == f"monet/adapter@{first}"
+
+
+def test_the_adapter_that_paints_there_is_pinned_before_the_next_one(
+    stocked: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    for step in ("await_it", "ask_it"):
+        monkeypatch.setattr(deploy, step, lambda *_: None)
+    deploy.main()
+    second = switch(stocked, tmp_path / "second", seed=5)
+    deploy.main()
+    live = Live(monkeypatch, variables(stocked))
+    switch(stocked, tmp_path / "third", seed=6)
+    with served(Studio(live.painter)) as (address, _):
+        hub_spaces.SPACES[SPACE].host, hub_spaces.SPACES[SPACE].stages = address, ["RUNNING"]
+        deploy.main()
+    assert variables(stocked)[PINNED] == f"monet/adapter@{second}"
+
+
 @pytest.mark.parametrize("base", ["monet/other", "[monet/other, renoir/third]"])
 def test_an_adapter_of_another_base_is_refused_before_anything_is_sent(stocked: Hub, base: str):
     with_card(stocked, f"---\nbase_model: {base}\n---\n")
