@@ -18,6 +18,7 @@ PER_STEP = 0.7  # seconds per step and megapixel on half an RTX PRO 6000: an est
 FACTOR = 1.5  # what `large` reserves for a second asked for: duration_factor in spaces/zero/configs.json
 LARGE = 42 * 2**30  # bytes on the GPU from which ZeroGPU lends a whole card, at twice the quota: xlarge_threshold there
 MEASURED = 20  # paintings whose pace is kept
+TELLING = 2.0  # steps times megapixels from which the steps, not decoding and saving, decide how long it takes
 
 
 def on_gpu(function, duration):
@@ -44,8 +45,10 @@ class Pace:
         self.measured: deque[float] = deque(maxlen=MEASURED)
 
     def learn(self, seconds: float, *, steps: int, width: int, height: int) -> None:
-        if steps > 0:
-            self.measured.append(seconds / (steps * width * height / 2**20))
+        """Of the steps of a painting that was long enough to tell."""
+        work = steps * width * height / 2**20
+        if work >= TELLING:
+            self.measured.append(seconds / work)
 
     def seconds(self, *, steps: int, width: int, height: int, pictures: int) -> int:
         """How long to ask for the GPU, from a fresh worker on."""

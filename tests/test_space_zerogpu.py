@@ -87,6 +87,15 @@ def test_the_gpu_is_asked_for_as_long_as_the_painting_may_take(client: Client, s
     assert zerogpu.COLD <= int(asked["durationSeconds"]) <= 2 * zerogpu.COLD
 
 
+def test_a_tiny_painting_which_is_mostly_decoding_and_saving_tells_nothing_of_a_large_one():
+    pace, large = zerogpu.Pace(), {"steps": 28, "width": 1024, "height": 1024}
+    before = pace.seconds(pictures=2, **large)
+    pace.learn(1.0, steps=1, width=64, height=64)
+    assert pace.seconds(pictures=2, **large) == before
+    pace.learn(56.0, **large)
+    assert pace.seconds(pictures=2, **large) == zerogpu.COLD + 2 * 56
+
+
 def test_cancel_gives_the_gpu_back_and_the_worker_goes_on(client: Client, scheduler: Scheduler):
     client.predict(prompt="warm up", **SMALL, api_name="/generate")
     workers, released = scheduler.workers(), len(scheduler.asked("release"))
