@@ -42,7 +42,7 @@ def link(recipes: Sequence[Recipe]) -> str:
     if not recipes:
         return ""
     settings = settings_of(recipes)
-    strengths = [("strength", f"{strength:g}") for strength in settings.pop("strengths")]
+    strengths = [("strength", repr(strength).removesuffix(".0")) for strength in settings.pop("strengths")]
     return "?" + urlencode([*settings.items(), *strengths])
 
 
@@ -70,12 +70,14 @@ def recipes_in(path: str | Path) -> list[Recipe]:
     """Of a picture its recipe, of a contact sheet all; only the text is read, no pixel is decoded."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            if SHEET in image.info:
-                return [Recipe.from_dict(each) for each in json.loads(image.info[SHEET])]
-            return [paint.read_recipe(image)]
+            if SHEET not in image.info:
+                return [paint.read_recipe(image)]
+            if recipes := [Recipe.from_dict(each) for each in json.loads(image.info[SHEET])]:
+                return recipes
+            raise ValueError("a sheet of no picture")
     except PainterError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, SyntaxError, Image.DecompressionBombError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, SyntaxError, Image.DecompressionBombError):
         raise PainterError("This file carries no recipe; only an untouched PNG from this painter does.") from None
 
 

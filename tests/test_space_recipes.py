@@ -1,21 +1,23 @@
 """A recipe travels in a link and in a PNG, and comes back as it left."""
 
 import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from impressionism import paint
 from impressionism.hub import PainterError
 from impressionism.records import Provenance, Recipe, Sampling
 from space.contact import save_sheet
-from space.recipes import link, recipes_in, settings_from, settings_of
+from space.recipes import SHEET, link, recipes_in, settings_from, settings_of
 
 SAMPLING = Sampling(prompt="a boat & “seagulls” at 100 % dawn?", seed=7, steps=12, guidance=2.5, width=192, height=144)
 RECIPE = Recipe(sampling=SAMPLING, strength=0.75, provenance=Provenance(base="miniature"))
-ROW = [dataclasses.replace(RECIPE, strength=strength) for strength in (-0.5, 0.0, 1.0)]
+ROW = [dataclasses.replace(RECIPE, strength=strength) for strength in (-0.5, 0.0, 1 / 3, 1.0)]
 
 
 @pytest.mark.parametrize("recipes", [[RECIPE], ROW, [dataclasses.replace(RECIPE, source="ab" * 32, change=0.4)]])
@@ -54,7 +56,27 @@ def without(path: Path) -> None:
     Image.new("RGB", (9, 9)).save(path)
 
 
-@pytest.mark.parametrize("make", [broken, photograph, without])
+def saying(key: str, text: str) -> Callable[[Path], None]:
+    """A PNG with this text, as somebody might write one by hand."""
+
+    def make(path: Path) -> None:
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt(key, text)
+        Image.new("RGB", (9, 9)).save(path, pnginfo=info)
+
+    return make
+
+
+HAND_MADE = [
+    saying(SHEET, "[]"),
+    saying(SHEET, "[[1]]"),
+    saying(SHEET, "7"),
+    saying(SHEET, json.dumps([dataclasses.asdict(ROW[0]) | {"provenance": "mine"}])),
+    saying(SHEET, json.dumps([dataclasses.asdict(ROW[0]) | {"sampling": "a boat"}])),
+]
+
+
+@pytest.mark.parametrize("make", [broken, photograph, without, *HAND_MADE])
 def test_a_file_without_a_recipe_is_refused_in_a_sentence(make, tmp_path: Path):
     make(tmp_path / "picture.png")
     with pytest.raises(PainterError, match="carries no recipe; only an untouched PNG from this painter does"):
