@@ -11,14 +11,14 @@ import functools
 import inspect
 import re
 import reprlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
 import gradio as gr
-from fastapi import Request
+from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse
-from gradio import caching, processing_utils
+from gradio import caching, processing_utils, routes
 from gradio.route_utils import FnIndexInferError
 from gradio_client.utils import is_file_obj_with_meta
 from PIL import Image
@@ -33,6 +33,7 @@ from space.words import words_for
 VERSION = "1"  # a change that would break a program makes it 2, with a snapshot of its own
 STRENGTHS = [0.0, 0.5, 1.0]
 GUIDANCE = Sampling.guidance
+SAVE = processing_utils.save_base64_to_cache
 SUITED: Any = object()  # in a signature: the default that suits the painter, from defaults_of
 
 One = tuple[gr.FileData, dict[str, Any]]
@@ -67,11 +68,35 @@ def uploaded(image: Any) -> str:
     return image["path"]
 
 
+NOT_FETCHED = "Pictures are not fetched from the web. Download the picture, then upload it."
+
+
+async def serve_nothing(url: str, *_: Any) -> None:
+    """Nor would it hand on one that a visitor names in the address of a file."""
+    raise HTTPException(403, NOT_FETCHED)
+
+
 async def fetch_nothing(url: str, *_: Any, **__: Any) -> str:
     """Gradio would fetch a picture from any public address that a visitor names."""
     if caching._probe_mode_active.get():
         raise caching.CacheMissError  # the refusal comes with its turn
-    raise sorry("Pictures are not fetched from the web. Download the picture, then upload it.")
+    raise sorry(NOT_FETCHED)
+
+
+def save_sent(studio: Studio, encoded: str, *more: Any) -> str:
+    """A picture that an agent sent as text, of the 4 MB that MCP lets through, is deleted like an upload."""
+    path = SAVE(encoded, *more)
+    studio.files.add(path)
+    return path
+
+
+def check_number(function: Any, values: Sequence[Any]) -> None:
+    """Of a call's values; Gradio would print what was written beside its complaint, and prompts are not recorded."""
+    if len(values) >= len(function.inputs):
+        return
+    if caching._probe_mode_active.get():
+        raise caching.CacheMissError  # the refusal comes with its turn
+    raise sorry(f"The call has {len(values)} values, and needs {len(function.inputs)}: /gradio_api/info names them.")
 
 
 # ---- The endpoints: of each what it asks of the studio, with the signature and the documentation that a program sees
@@ -215,9 +240,12 @@ def defaults_of(studio: Studio) -> dict[str, Any]:
 def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
     """Adds the endpoints to the Blocks being built; painting is what all painting events have in common."""
     processing_utils.async_ssrf_protected_download = fetch_nothing
+    processing_utils.save_base64_to_cache = functools.partial(save_sent, studio)
+    routes.secure_url_stream_response = serve_nothing
     page = gr.context.Context.root_block
     assert page is not None, "endpoints are added inside `with gr.Blocks()`"
     page.temp_file_sets.append(studio.files)
+    page.validate_inputs = check_number
 
     def status() -> dict[str, Any]:
         """Which model is painting, what it knows, its limits and the defaults."""

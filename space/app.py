@@ -14,6 +14,7 @@ from space import zerogpu  # noqa: F401  isort: skip  (before torch and gradio)
 from typing import Any
 
 import gradio as gr
+from gradio.route_utils import get_fn
 
 from impressionism.pipeline import Painter
 from space.api import REFUSALS, add_endpoints
@@ -31,6 +32,7 @@ from space.theme import STYLE, theme
 from space.words import NOTICE, words_for
 
 SESSIONS = 100  # whose state Gradio keeps, 0.2 MB each; each call of a program is one, and by default it keeps 10,000
+PAINTINGS = 32  # that wait; the next visitor is told to come again
 LOOK_FOR_WORK = 0.02  # seconds; Gradio's queue would look each millisecond, 8 % of a core that the painter then lacks
 
 
@@ -69,10 +71,25 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
 
         page.load(arrive, None, settings.restored, **AT_ONCE)
         add_endpoints(studio, PAINTING)
-    page.queue(max_size=32, default_concurrency_limit=1)
+    page.queue(max_size=1000, default_concurrency_limit=1)
+    bound(page._queue, PAINTINGS)
     page._queue.sleep_when_free = LOOK_FOR_WORK
     page._queue.progress_update_sleep_when_free = 1  # second; for gr.Progress, which nobody uses here
     return page
+
+
+def bound(queue: Any, most: int) -> None:
+    """So many paintings may wait. Gradio's own limit would also refuse what waits for no painter: a page that is
+    opened by a link, a picture that was painted before."""
+    push = queue.push
+
+    async def push_or_refuse(body: Any, *more: Any, **named: Any) -> Any:
+        line = queue.event_queue_per_concurrency_id.get(PAINTING["concurrency_id"])
+        if line and len(line.queue) >= most and get_fn(queue.blocks, None, body).concurrency_id == line.concurrency_id:
+            return False, f"{most} paintings are waiting already; try again in a few minutes.", "queue_full"
+        return await push(body, *more, **named)
+
+    queue.push = push_or_refuse
 
 
 # ---------------------------------------------------------------- opening the doors

@@ -3,8 +3,8 @@
 It is on where FLUX paints and off for the miniature, which knows sixteen harmless scenes. IMPRESSIONISM_FILTER names
 another classifier, as owner/name@commit, or says off, for a page whose owner looks at the pictures himself.
 
-Of 64 harmless prompts, classical nudes among them, it refuses two, both of nude children (a test counts them). How often
-the classifier errs on pictures is not measured, for want of its weights; where they are, this tells:
+Of 64 harmless prompts, classical nudes among them, it refuses two, both of nude children (a test counts them). How
+often the classifier errs on pictures is not measured, for want of its weights; where they are, this tells:
 
 python -m space.guard FOLDER        how many of the pictures in a folder the image filter would withhold
 """

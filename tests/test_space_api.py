@@ -1,6 +1,7 @@
 """The API over real HTTP, as gradio_client, curl, an agent and 32 visitors at once see it."""
 
 import asyncio
+import base64
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from space_served import served, visitor
 from impressionism import paint
 from impressionism.pipeline import Painter, PainterError, load_pipeline
 from impressionism.records import Sampling
-from space import api, preview, studio
+from space import api, app, preview, studio
 from space.guard import Guard
 from space.studio import MOST_STRENGTHS, Step, Studio, pictures_of
 from space.words import FLUX, MINIATURE
@@ -309,6 +311,27 @@ def test_an_agent_finds_documented_tools_and_paints_with_them(here: tuple):
     assert "Say in the prompt what to paint" in refused.content[0].text
 
 
+def test_what_an_agent_sends_as_text_is_an_upload_like_others(here: tuple, photograph: str):
+    async def ask() -> list[Any]:
+        async with (
+            streamablehttp_client(f"{here[0]}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            sent = (encoded(Path(photograph).read_bytes()), "https://example.org/a.png")
+            wanted = [{"image": image, "prompt": "sent by an agent", **SMALL} for image in sent]
+            return [await session.call_tool("repaint", one) for one in wanted]
+
+    def encoded(data: bytes) -> str:
+        return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+
+    before = set(here[2].files)
+    good, address = asyncio.run(ask())
+    assert not good.isError and "gradio_api/file=" in good.content[0].text
+    assert any(Path(path).name.startswith("file.") for path in set(here[2].files) - before)  # deleted with the others
+    assert address.isError and "not fetched from the web" in address.content[0].text
+
+
 def readme_examples() -> list[tuple[str, str]]:
     """What the README shows a program to do, with the language of each."""
     blocks = re.findall(r"```(python|sh)\n(.+?)```", README.read_text(), re.DOTALL)
@@ -386,6 +409,16 @@ def test_a_picture_whose_file_is_gone_is_painted_again(tiny_painter: Painter):
     assert studio.remembered(sampling, [1.0]) is None
     [again] = pictures_of(studio.sweep(sampling, [1.0]))
     assert Path(again.path).exists()
+
+
+def test_whatever_decides_the_pixels_is_painted_anew(tiny_painter: Painter):
+    known = paint.recipe_of(tiny_painter, Sampling(prompt="a key", **SMALL), 1.0)
+    changed = {"prompt": "a lock", "seed": 1, "steps": 3, "guidance": 1.0, "width": 80, "height": 80}
+    others = [replace(known, sampling=replace(known.sampling, **{name: value})) for name, value in changed.items()]
+    others += [replace(known, strength=0.5), replace(known, source="x"), replace(known, change=0.5)]
+    weights = ("base", "base_revision", "adapter", "adapter_revision", "quantize", "dtype", "device")
+    others += [replace(known, provenance=replace(known.provenance, **{name: "another"})) for name in weights]
+    assert len({studio.key_of(recipe) for recipe in [known, *others]}) == 1 + len(others)
 
 
 def test_only_the_last_pictures_are_remembered(tiny_painter: Painter):
@@ -492,6 +525,8 @@ def test_no_address_of_a_visitors_is_fetched(here: tuple):
     trap.shutdown()
     trap.server_close()
     assert not asked
+    named = httpx.get(f"{here[0]}/gradio_api/file=https://example.org/a.png")
+    assert named.status_code == 403 and "not fetched from the web" in named.text
 
 
 # ---- Uploads
@@ -595,12 +630,37 @@ def test_two_thousand_bad_calls_are_each_refused_in_a_sentence_and_the_next_good
 def test_bad_calls_over_http_are_refused_alike(here: tuple, client: Client):
     with ThreadPoolExecutor(8) as pool:
         for said in pool.map(lambda call: answer_to(here[0], "generate", call), wrong_calls(120)):
-            assert "event: complete" not in said, said
-            assert "Traceback" not in said
+            assert "event: complete" not in said and "Traceback" not in said, said
+            assert re.search(r'"[A-Z][^"]{10,}\."', said), said
     assert client.predict(prompt="a train", seed=99, **SMALL, api_name="/generate")
 
 
+@pytest.mark.parametrize("endpoint", ["generate", "compare", "repaint"])
+def test_a_call_that_lacks_values_is_told_so_and_not_recorded(here: tuple, endpoint: str, capfd: pytest.CaptureFixture):
+    asked = httpx.post(f"{here[0]}/gradio_api/call/{endpoint}", json={"data": ["a secret garden"]}, timeout=60)
+    event = f"{here[0]}/gradio_api/call/{endpoint}/{asked.json()['event_id']}"
+    with httpx.stream("GET", event, timeout=60) as answer:
+        said = "\n".join(answer.iter_lines())
+    assert "event: error" in said and "The call has 1 values, and needs" in said
+    assert "secret" not in "".join(capfd.readouterr())
+
+
 # ---- Many at once
+
+
+def test_a_full_line_refuses_a_painting_and_nothing_else(tiny_painter: Painter):
+    with served(Studio(tiny_painter)) as (address, page):
+        app.bound(page._queue, 1)
+        client = visitor(address)
+        jobs = [client.submit(prompt="a line", seed=seed, **LONG, api_name="/generate") for seed in range(2)]
+        lines = page._queue.event_queue_per_concurrency_id
+        wait_for(lambda: "painting" in lines and lines["painting"].queue)
+        call = {"data": ["one more", 1.0, 0, 2, 3.5, 64, 64]}
+        refused = httpx.post(f"{address}/gradio_api/call/generate", json=call, timeout=60)
+        assert refused.status_code == 503 and "1 paintings are waiting already" in refused.text
+        assert client.predict(api_name="/status")
+        for job in jobs:
+            job.cancel()
 
 
 def test_thirty_two_visitors_get_their_own_pictures_in_the_order_in_which_they_came(here: tuple, tiny_painter: Painter):
