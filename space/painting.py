@@ -29,6 +29,7 @@ COPY = """async (view) => {
 }"""
 COPIED = "() => new Promise((done) => setTimeout(() => done('Copy link'), 2000))"
 SAVE = """(recipe) => {
+  if (!recipe) return;
   const file = new Blob([JSON.stringify(recipe, null, 2)], {type: "application/json"});
   Object.assign(document.createElement("a"), {href: URL.createObjectURL(file), download: "recipe.json"}).click();
 }"""
@@ -101,31 +102,31 @@ def on_click(
     job_of: Callable[..., Job],
     finished: Mapping[Any, Callable[[list[Picture]], Any]] = MappingProxyType({}),
 ) -> None:
-    """Paints job_of(inputs) when `start` is clicked.
+    """Paints job_of(inputs) when `start` is clicked. finished: what is made of the pictures, and of none at the start.
 
     What was painted before is shown at once. For the rest, the click changes the ticket, and the ticket's change
     waits in the queue: an event cannot decide about its own queue.
     """
-    ticket = gr.State("")
+    ticket, before = gr.State(""), gr.State(None)
     working = {bench.start: gr.update(visible=False), bench.cancel: gr.update(visible=True)}
     resting = {bench.start: gr.update(visible=True), bench.cancel: gr.update(visible=False)}
 
     def shown(job: Job, pictures: list[Picture], step: Step | None) -> dict[Component, Any]:
         recipes = [picture.recipe for picture in pictures]
         board = view_of(pictures, job.strengths, step, job.beside, row=job.row)
-        return {bench.board: board, bench.recipe: recipes[-1] if recipes else None}
+        return {bench.board: board, bench.recipe: recipes[-1] if recipes else gr.skip()}
 
     def made_of(pictures: list[Picture]) -> dict[Any, Any]:
         with plain_words():
             return {component: make(pictures) for component, make in finished.items()}
 
-    def begin(*values: Any) -> dict[Component, Any]:
+    def begin(view: View | None, *values: Any) -> dict[Component, Any]:
         with plain_words():
             job = job_of(*values)
             pictures = studio.remembered(*job[:4])
         if pictures:
             return shown(job, pictures, None) | made_of(pictures)
-        return {ticket: secrets.token_hex(8), **working}
+        return {ticket: secrets.token_hex(8), before: view, **made_of([]), **working}
 
     def work(*values: Any) -> Iterator[dict[Component, Any]]:
         with plain_words():
@@ -138,17 +139,19 @@ def on_click(
         if finished:
             yield made_of(pictures)
 
-    def rest(view: View | None) -> dict[Component, Any]:
-        """Finished, failed or cancelled: what is done stays, what was begun goes."""
+    def rest(view: View | None, old: View | None) -> dict[Component, Any]:
+        """Finished, failed or cancelled: what is done stays, else what hung there before; what was begun goes."""
         done = {name: (view or {}).get(name) for name in ("items", "link")}
-        return {bench.board: done if done["items"] else None, **resting}
+        return {bench.board: done if done["link"] else old, **resting}
 
     outputs = [bench.board, bench.recipe, *finished]
     buttons = [bench.start, bench.cancel]
-    bench.start.click(begin, inputs, [*outputs, *buttons, ticket], **AT_ONCE)
+    several: dict[str, Any] = AT_ONCE | {"concurrency_limit": 4}  # a click may decode a large photograph
+    bench.start.click(begin, [bench.board, *inputs], [*outputs, *buttons, ticket, before], **several)
     painting = ticket.change(
         work, inputs, outputs, show_progress="full", show_progress_on=bench.board, api_visibility="private", **PAINTING
     )
-    painting.then(rest, bench.board, [bench.board, *buttons], **LIGHT)
-    painting.failure(rest, bench.board, [bench.board, *buttons], **LIGHT)  # `then` is for what did not fail
-    bench.cancel.click(rest, bench.board, [bench.board, *buttons], cancels=painting, **LIGHT)
+    end: tuple[Any, ...] = (rest, [bench.board, before], [bench.board, *buttons])
+    painting.then(*end, **LIGHT)
+    painting.failure(*end, **LIGHT)  # `then` is for what did not fail
+    bench.cancel.click(*end, cancels=painting, **LIGHT)

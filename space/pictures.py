@@ -39,8 +39,8 @@ def wall(value: View | None = None, **more: Any) -> gr.HTML:
 
 def board(name: str, value: View | None, **more: Any) -> gr.HTML:
     """No subclass of gr.HTML: Gradio would write a .pyi beside this file."""
-    html, js = ((FRONT / f"{name}.{kind}").read_text() for kind in ("html", "js"))
-    return gr.HTML(value, html_template=html, js_on_load=js, apply_default_css=False, **more)
+    html, tell, js = ((FRONT / file).read_text() for file in (f"{name}.html", "tell.js", f"{name}.js"))
+    return gr.HTML(value, html_template=html, js_on_load=tell + js, apply_default_css=False, **more)
 
 
 def view_of(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradio.utils import get_upload_folder
-from PIL import Image
+from PIL import Image, ImageOps
 
 from impressionism import names, paint
 from impressionism.pipeline import Painter, PainterError
@@ -235,8 +235,8 @@ class Studio:
 
 
 class Memory:
-    """Where pictures lie that were painted before, the last few hundred. Gradio deletes files after an hour: a picture
-    whose file is gone is forgotten."""
+    """Where pictures lie that were painted before, the last few hundred. Gradio deletes files an hour after they were
+    last asked for: a picture whose file is gone is forgotten."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -251,6 +251,7 @@ class Memory:
                 return None
             if not Path(picture.path).exists():
                 return self.pictures.pop(key) and None
+            Path(picture.path).touch()  # Gradio deletes by age, and it is being looked at
             self.pictures.move_to_end(key)
             return picture
 
@@ -333,7 +334,7 @@ def open_photograph(path: str | None, sampling: Sampling) -> Image.Image:
         photograph = Image.open(path, formats=PHOTOGRAPHS)
         fits = photograph.width * photograph.height <= MOST_PIXELS
         if fits:
-            photograph.load()
+            photograph = ImageOps.exif_transpose(photograph)  # which loads it
     except Exception:  # on broken files, Pillow's decoders raise almost anything
         raise PainterError("This file cannot be read as a picture; send a JPEG, PNG or WebP.") from None
     if not fits:

@@ -214,12 +214,52 @@ def test_steps_and_a_preview_are_shown_and_cancel_ends_it_within_moments(page: P
     assert float(page.locator("#pair progress").get_attribute("max") or 0) in (1, 200)
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("button", name="Compare")).to_be_visible()
-    expect(page.locator("#pair .now")).to_be_hidden()
+    expect(page.locator("#pair progress")).to_be_hidden()
     set_up_again = page.get_by_label("number input for Steps")
     set_up_again.fill("2")
     set_up_again.blur()
     page.get_by_label("Seed", exact=True).fill("15")
     compare(page, seed=15)  # the painter is free
+
+
+def test_what_is_cancelled_at_once_leaves_the_pair_that_hung_there(page: Page):
+    set_up(page, "a mill", seed=17)
+    compare(page, seed=17)
+    pair, status = sources(page), page.locator("#pair [role=status]")
+    page.get_by_label("number input for Steps").fill("100")
+    page.get_by_label("Width").fill("256")
+    page.get_by_label("Width").blur()
+    page.get_by_role("button", name="Compare").click()
+    expect(status).to_have_text(re.compile("picture 1 of 2"), timeout=WAIT)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("button", name="Compare")).to_be_visible()
+    expect(page.locator("#pair img.adapted")).to_have_attribute("alt", re.compile("seed 17"))
+    assert sources(page) == pair
+    expect(status).to_have_text("Finished")  # for those who do not see it: what hangs is finished
+
+
+def test_that_the_settings_are_not_those_of_the_pair_is_said_until_it_is_painted(page: Page):
+    set_up(page, "a harbour", seed=18)
+    compare(page, seed=18)
+    said = page.get_by_text("painted with other settings")
+    expect(said).to_have_count(0)
+    set_strength(page, 0.4)
+    expect(said).to_be_visible()
+    set_strength(page, 0.8)
+    expect(said).to_have_count(0)
+    page.get_by_label("Seed", exact=True).fill("19")
+    page.get_by_label("Seed", exact=True).blur()
+    expect(said).to_be_visible()
+    compare(page, seed=19)
+    expect(said).to_have_count(0)
+
+
+def test_on_a_phone_the_easel_comes_into_view_when_painting_begins(browser: BrowserContext, address: str):
+    page = visit(browser, address, 360, 740)
+    set_up(page, "a harbour", seed=18, steps=20)
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator("#pair progress")).to_be_in_viewport(timeout=WAIT)
+    page.close()
 
 
 def test_when_the_second_picture_fails_the_first_stays_and_the_page_says_why(page: Page, tiny_painter: Painter):
@@ -239,7 +279,7 @@ def test_when_the_second_picture_fails_the_first_stays_and_the_page_says_why(pag
     expect(page.get_by_role("button", name="Compare")).to_be_visible(timeout=WAIT)
     expect(page.locator("#pair img.base")).to_have_attribute("alt", re.compile("seed 16"))
     expect(page.locator("#pair img.adapted")).to_be_hidden()
-    expect(page.locator("#pair .now")).to_be_hidden()
+    expect(page.locator("#pair progress")).to_be_hidden()
 
 
 def test_the_difference_is_black_where_the_pictures_agree(page: Page, tmp_path: Path):
@@ -320,6 +360,21 @@ def test_a_sweep_shows_each_strength_a_contact_sheet_and_the_statistics(page: Pa
     expect(page.locator("#plot")).to_contain_text(
         re.compile(r"[\d.]+ at 0 · [\d.]+ at 0.5 · [\d.]+ at 1 · [\d.]+ at 1.5")
     )
+
+
+def test_a_sweep_that_is_cancelled_shows_nothing_of_the_one_before(page: Page):
+    set_up(page, "poppies", seed=22)
+    sweep(page, seed=22)
+    expect(page.locator("#sheet")).to_be_visible()
+    set_up_steps = page.get_by_label("number input for Steps")
+    set_up_steps.fill("100")
+    set_up_steps.blur()
+    page.get_by_role("button", name="Paint them all").click()
+    expect(page.locator("#sweep-wall [role=status]")).to_have_text(re.compile("picture 1 of 4"), timeout=WAIT)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("button", name="Paint them all")).to_be_visible()
+    expect(page.locator("#sheet")).to_be_hidden()
+    expect(page.locator("#plot")).to_be_hidden()
 
 
 def test_a_photograph_is_repainted_beside_the_original(page: Page, tmp_path: Path):
@@ -444,10 +499,13 @@ def test_a_link_with_a_change_opens_the_repaint(browser: BrowserContext, address
 
 
 def test_a_link_with_several_strengths_opens_the_sweep(browser: BrowserContext, address: str):
-    page = visit(browser, f"{address}?prompt=a+haystack&strength=0&strength=0.3&strength=1")
+    page = visit(browser, f"{address}?prompt=a+haystack&steps=2&width=64&height=64&strength=0&strength=0.3&strength=1")
     expect(page.get_by_role("tab", name="Strength")).to_have_attribute("aria-selected", "true", timeout=WAIT)
     expect(page.get_by_label("Prompt")).to_have_value("a haystack")
     assert page.locator("#strengths input:checked").count() == 3
+    page.get_by_role("button", name="Paint them all").click()
+    expect(page.locator("#sweep-wall figure:not(.rough)")).to_have_count(3, timeout=WAIT)
+    expect(page.locator("#sweep-wall figcaption").nth(1)).to_have_text("Impressionist, strength 0.3")
     page.close()
 
 
@@ -512,7 +570,7 @@ def test_all_can_be_done_from_the_keyboard(page: Page):
     page.keyboard.press("Enter")
     expect(page.locator("#pair img.adapted")).to_have_attribute("alt", re.compile("seed 51"), timeout=WAIT)
     expect(page.get_by_role("button", name="Compare")).to_be_visible()
-    page.get_by_role("button", name="Compare").focus()
+    page.wait_for_function("document.activeElement.innerText === 'Compare'")  # it went to Cancel and came back
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "handle"
     for _ in range(3):

@@ -10,4 +10,12 @@
     input.files = event.dataTransfer.files;
     input.dispatchEvent(new Event("change", { bubbles: true }));
   });
+
+  // Compare and Cancel take each other's place; the focus of a keyboard goes along.
+  let row = null;
+  document.addEventListener("focusin", ({ target }) => { row = target.matches(".start") ? target.closest(".act") : null; });
+  document.addEventListener("pointerdown", ({ target }) => { if (!target.closest(".start")) row = null; });
+  new MutationObserver(() => {
+    if (row && document.activeElement === document.body) row.querySelector(".start")?.focus({ preventScroll: true });
+  }).observe(document.body, { childList: true, subtree: true });
 }

@@ -28,10 +28,7 @@ function show() {
   handle.hidden = !two;
   find("figcaption").hidden = !base;
   find(".looks").hidden = !two;
-  find(".now").hidden = !words;
-  find("[role=status]").textContent = words ?? "";
-  find("progress").max = steps;
-  find("progress").value = done;
+  tell(find(".now"), { words, done, steps, items });
 }
 
 // The canvas takes the shape of the picture; a preview is smaller, and has the same shape.
@@ -43,6 +40,7 @@ handle.addEventListener("input", cut);
 difference.addEventListener("click", () => {
   difference.setAttribute("aria-pressed", pair.classList.toggle("differing"));
 });
+find(".full").hidden = !pair.requestFullscreen; // as on a phone of Apple's
 find(".full").addEventListener("click", () => (document.fullscreenElement ? document.exitFullscreen() : pair.requestFullscreen()));
 document.addEventListener("fullscreenchange", () => {
   find(".full").textContent = document.fullscreenElement === pair ? "Leave full screen" : "Full screen";

@@ -32,9 +32,7 @@ function show() {
     wall.append(make("figure", { className: "rough" }, make("div", { className: "pictures" }, rough)));
   }
   wall.classList.toggle("empty", !items.length && !preview);
-  now.hidden = !words;
-  now.querySelector("[role=status]").textContent = words ?? "";
-  Object.assign(now.querySelector("progress"), { max: steps, value: done });
+  tell(now, { words, done, steps, items });
 }
 
 watch("value", show);

@@ -10,8 +10,15 @@ from impressionism.records import Pair
 from space.gallery import on_easel
 from space.painting import Bench, Job, add_quota, add_recipe, add_start, on_click
 from space.pictures import pair
-from space.settings import Settings
+from space.settings import LIGHT, Settings
 from space.studio import Studio, real, sampling_of
+
+STALE = """(prompt, seed, steps, guidance, width, height, strength, recipe) => {
+  const asked = {prompt, seed, steps, guidance, width, height};
+  const equal = (name) => asked[name] === recipe.sampling[name];
+  const same = !recipe || strength === recipe.strength && Object.keys(asked).every(equal);
+  return same ? "" : "The pair below was painted with other settings; Compare paints these.";
+}"""
 
 
 def add_paint(studio: Studio, settings: Settings, showcase: Path, first: Pair | None) -> Bench:
@@ -21,8 +28,11 @@ def add_paint(studio: Studio, settings: Settings, showcase: Path, first: Pair | 
         settings.strength.render()
         start, cancel = add_start("Compare", elem_id="compare")
     add_quota(studio, inputs, job_of)
+    stale = gr.Markdown(elem_classes="stale")
     board = pair(on_easel(showcase, first) if first else None, elem_id="pair")
     bench = Bench(start, cancel, board, add_recipe(board, dataclasses.asdict(first.recipe) if first else None))
+    known = [*inputs, bench.recipe]
+    gr.on([each.change for each in known], None, known, stale, js=STALE, **LIGHT)  # type: ignore[arg-type]
     on_click(studio, bench, inputs, job_of)
     return bench
 

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from space.contact import save_sheet
 from space.painting import Bench, Job, add_quota, add_recipe, add_start, on_click
 from space.pictures import wall
 from space.settings import LIGHT, Settings
-from space.studio import Picture, Studio, sampling_of, weakest_first
+from space.studio import MOST_REMEMBERED, Picture, Studio, sampling_of, weakest_first
 
 INDEX = "Impressionist index (0 to 1)"
 LABELS = {
@@ -46,9 +47,9 @@ def add_strength(studio: Studio, settings: Settings) -> None:
         inputs,
         job_of,
         finished={
-            sheet: lambda pictures: gr.update(value=contact_sheet_of(studio, pictures), visible=True),
+            sheet: lambda pictures: gr.update(value=contact_sheet_of(studio, pictures), visible=bool(pictures)),
             table: measured,
-            measures: lambda _: gr.update(visible=True),
+            measures: lambda pictures: gr.update(visible=bool(pictures)),
         },
     )
     gr.on([table.change, chosen.change], curve, [table, chosen], plot, **LIGHT)
@@ -59,8 +60,10 @@ def job_of(*values: Any) -> Job:
     return Job(sampling_of(*sampling), weakest_first(strengths), row=True)
 
 
-def contact_sheet_of(studio: Studio, pictures: Sequence[Picture]) -> str:
-    """A file that Gradio deletes with the pictures."""
+def contact_sheet_of(studio: Studio, pictures: Sequence[Picture]) -> str | None:
+    """A file that Gradio deletes with the pictures; none of no pictures."""
+    if not pictures:
+        return None
     recipes = [Recipe.from_dict(picture.recipe) for picture in pictures]
     path = Path(get_upload_folder(), secrets.token_hex(16), "contact-sheet.png")
     studio.files.add(str(save_sheet([picture.path for picture in pictures], recipes, path)))
@@ -71,10 +74,15 @@ def measured(pictures: Sequence[Picture]) -> list[dict[str, float]]:
     """For each picture its strength, and every statistic by the name that the page gives it."""
     rows = []
     for picture in pictures:
-        values = measure(Image.open(picture.path).convert("RGB"))
+        values = statistics_of(picture.path)
         named = {label: values[name] for name, label in LABELS.items()}
         rows.append({"strength": picture.recipe["strength"], INDEX: index(values), **named})
     return rows
+
+
+@lru_cache(MOST_REMEMBERED)
+def statistics_of(path: str) -> dict[str, float]:
+    return measure(Image.open(path).convert("RGB"))
 
 
 def curve(rows: list[dict[str, float]] | None, chosen: str) -> Any:
