@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.process import Memory, surroundings
+from benchmarks.process import Memory, lines_of, progress, surroundings
 from benchmarks.tables import markdown, marked
 
 HERE = Path(__file__).parent
@@ -181,8 +181,8 @@ def banked(folder: Path) -> dict:
     with Memory() as memory:
         rows = bank.ahead([(sample["timestep"], sample["guidance"], sample["pooled_projections"])])
         bank.use(rows[0])
-    ahead = {"ahead_seconds": time.monotonic() - begun, "ahead_own": memory.anonymous}
-    return passed(model) | ahead
+    ahead = {"seconds": time.monotonic() - begun, "own": memory.anonymous, "resident": memory.resident}
+    return passed(model) | {"ahead": ahead}
 
 
 def whole(folder: Path) -> dict:
@@ -240,7 +240,8 @@ def style(folder: Path) -> dict:
 
 
 def fitted(folder: Path, targets: str) -> dict:
-    """What a training step takes, beside what `plan` predicts for it."""
+    """What a training step takes, its modulation's pass over the files included, beside what `plan` predicts for it;
+    loading, which comes before, by itself."""
     recipe = folder / f"{targets}.json"  # JSON is YAML
     recipe.write_text(
         json.dumps(
@@ -257,14 +258,20 @@ def fitted(folder: Path, targets: str) -> dict:
     predicted = json.loads(subprocess.run(training("plan", recipe, "--json"), check=True, capture_output=True).stdout)
     subprocess.run(training("cache", recipe), check=True, stderr=subprocess.DEVNULL)
     begun = time.monotonic()
-    process = subprocess.Popen(training("fit", recipe), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(training("fit", recipe), stderr=subprocess.PIPE, bufsize=0)
+    lines = lines_of(process.stderr)  # type: ignore[arg-type]
+    with Memory(process.pid) as before:
+        next((line for line in lines if progress(line, str(folder / targets))), None)  # the bar appears
+    loading = {"seconds": time.monotonic() - begun, "own": before.anonymous}
     with Memory(process.pid) as memory:
+        for _ in lines:  # or the process would wait for somebody to read them
+            pass
         if process.wait():
             raise SystemExit(f"python -m training fit {recipe} failed; run it to see why.")
     step = json.loads((folder / targets / "log.jsonl").read_text().splitlines()[0])
     return {
-        "seconds": step["seconds"], "whole_seconds": time.monotonic() - begun, "own": memory.anonymous,
-        "resident": memory.resident, "plan": predicted["peak"], "loss": step["loss"],
+        "seconds": step["seconds"], "own": memory.anonymous, "resident": memory.resident, "loading": loading,
+        "plan": predicted["peak"], "loss": step["loss"],
     }  # fmt: skip
 
 
@@ -294,12 +301,20 @@ def table(result: dict) -> str:
     rows = []
     for stage, told in ROWS.items():
         if found := stages.get(stage):
-            memory = (f"{found[key] / GB:.2f} GB" for key in ("own", "resident"))
-            rows.append([told, f"{found['seconds']:.0f}", *memory, asked(stage, found)])
-        if stage == "banked" and {"banked", "whole"} <= stages.keys():
+            rows.append([told, *measures(found), asked(stage, found)])
+        if stage == "nf4" and found:
+            size = f"… kept on the disk, {found['kept'] / GB:.2f} GB"
+            rows.append([size, f"{found['saving']:.0f}", "", "", marked("≤ 6.4 GB", found["kept"] <= 6.4 * GB)])
+        if stage == "banked" and found and "whole" in stages:
             same = "the same" if found["output"] == stages["whole"]["output"] else "**not** the same"
-            rows.append([f"… and with those weights in memory: {same} output, bit for bit", "", "", "", "the same"])
+            rows.append(["… which is computed, layer by layer from the bf16 files", *measures(found["ahead"])])
+            rows.append([f"… and with its bf16 weights in memory: {same} output, bit for bit", "", "", "", "the same"])
     return markdown(head, rows)
+
+
+def measures(found: dict) -> tuple[str, ...]:
+    """Seconds and memory as the table has them."""
+    return f"{found['seconds']:.0f}", *(f"{found[key] / GB:.2f} GB" for key in ("own", "resident"))
 
 
 ROWS = {
@@ -307,7 +322,7 @@ ROWS = {
     "load": "the kept NF4 transformer loads",
     "int8": "bf16 shards to int8",
     "forward": "one NF4 pass, 256 px and 128 text tokens",
-    "banked": "the same, modulation computed ahead",
+    "banked": "the same without the modulation's weights, whose outputs are there",
     "attention": "a training step: rank 16, attention, checkpointed",
     "style": "a training step: rank 16, style, checkpointed",
 }
@@ -339,8 +354,13 @@ def main() -> None:
     if arguments.stage:
         print(json.dumps(STAGES[arguments.stage](folder)))
         return
-    result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {"stages": {}}
-    result |= surroundings(f"{os.cpu_count()} cores", ("torch", "diffusers", "bitsandbytes"))
+    here = surroundings(f"{os.cpu_count()} cores", ("torch", "diffusers", "bitsandbytes"))
+    result: dict[str, Any] = {"stages": {}}
+    if RESULT.exists() and {*arguments.stages} != {*STAGES}:
+        result = json.loads(RESULT.read_text())
+        if {key: result[key] for key in here} != here:
+            sys.exit(f"{RESULT.name} is of another machine or other versions: measure all the stages.")
+    result |= here
     for stage in arguments.stages:
         result["stages"][stage] = run(stage, folder)
         print(stage, result["stages"][stage], flush=True)

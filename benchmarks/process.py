@@ -1,15 +1,15 @@
-"""What a process keeps in memory, looked at while it runs; and where it ran."""
+"""What a process keeps in memory and how far it is, looked at while it runs; and where it ran."""
 
 import contextlib
 import os
 import platform
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 EVERY = 0.02  # seconds
 
@@ -52,6 +52,25 @@ def memory_of(process: int) -> dict[str, int]:
         status = Path(f"/proc/{process}/status").read_text()
         return {name: int(kilobytes) * 1024 for name, kilobytes in re.findall(r"(\w+):\s+(\d+) kB", status)}
     return {}
+
+
+def progress(line: str, bar: str) -> tuple[int, int] | None:
+    """How many steps of how many, where the line is of that progress bar."""
+    found = re.match(rf"{re.escape(bar)}: .*?\| (\d+)/(\d+) \[", line)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def lines_of(stream: IO[bytes]) -> Iterator[str]:
+    """Lines as they come; a progress bar ends its own with a carriage return, before or after it."""
+    line = b""
+    while byte := stream.read(1):
+        if byte in b"\r\n":
+            yield line.decode(errors="replace")
+            line = b""
+        else:
+            line += byte
+            if byte == b"]":
+                yield line.decode(errors="replace")
 
 
 def surroundings(processor: str, libraries: Iterable[str]) -> dict[str, Any]:
