@@ -18,7 +18,7 @@ from torch._dynamo.utils import counters
 
 from benchmarks.gpu_scale import GIB, RANK, Scale, timed
 from benchmarks.painting import batch_of_two
-from benchmarks.tables import markdown, marked
+from benchmarks.tables import markdown, marked, not_measured
 from impressionism import names
 from impressionism.compiled import blocks_of, compile_ahead, compile_blocks, enliven, use_packages
 from impressionism.modulation import Bank, modulation_ahead
@@ -208,7 +208,7 @@ def painting_table(found: dict) -> str:
                        f"{row['peak'] / GIB:.1f} GiB" if row["peak"] else "", f"{row['loading']:.0f} s",
                        "" if late else f"{row['first']:.1f} s", str(row["recompiled"])]  # fmt: skip
         rows.append([name, *figures, drift(row["psnr"])])
-    parts = [markdown(head, rows)]
+    parts = [markdown(head, rows) + not_measured(name for name in WAYS if name not in found)]
     more = {"comparison": "a comparison", "batch of two": "both of it in one batch", "six": "a sweep of six"}
     for name, row in found.items():
         if said := [

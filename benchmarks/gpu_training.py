@@ -1,5 +1,6 @@
 """Training steps at FLUX.1-dev's full size on a card, beside what `plan` says of them and beside diffusers' script."""
 
+import dataclasses
 import hashlib
 import json
 import statistics
@@ -14,13 +15,14 @@ import numpy as np
 import torch
 
 from benchmarks import full_size
-from benchmarks.gpu_scale import GIB, RANK, Scale, timed
-from benchmarks.tables import markdown, marked
+from benchmarks.gpu_scale import FULL, GIB, RANK, Scale, timed
+from benchmarks.tables import markdown, marked, not_measured
 
 SCRIPT = Path("examples/research_projects/flux_lora_quantization/train_dreambooth_lora_flux_miniature.py")
 TOKENS, PEER_TOKENS = 512, 77  # the script takes no other number of tokens
 ASKED = {("nf4", 512): 5.6, ("nf4", 768): 6.2, ("nf4", 1024): 7.0, ("int4", 1024): 8, ("int8", 1024): 13,
          ("int2", 1024): 5.5}  # GiB, of `attention`, every block recomputed  # fmt: skip
+SHARE = 0.45  # of the rate of products alone, asked of the model's own: of compiled blocks, or with none recomputed
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,16 @@ class Setting:
                 f"model.gradient_checkpointing={self.checkpointing} model.compile={self.compile} "
                 f"model.offload={self.offload}")  # fmt: skip
         return said + f' model.max_sequence_length={PEER_TOKENS} adapter.ranks={{"add_":0}}' * self.peer
+
+    def name(self) -> str:
+        """As the table has it."""
+        said = f"{self.quantize}, {self.resolution}², {self.targets}"
+        said += ", recomputed" * self.checkpointing + ", compiled" * self.compile + ", 77 tokens" * self.peer
+        return said + f", {self.offload} blocks wait" * (self.offload > 0)
+
+    @classmethod
+    def of(cls, row: dict) -> "Setting":
+        return cls(**{field.name: row[field.name] for field in dataclasses.fields(cls)})
 
 
 def settings(scale: Scale) -> list[Setting]:
@@ -62,13 +74,20 @@ def settings(scale: Scale) -> list[Setting]:
 
 def training(folder: Path, scale: Scale, before: dict, keep: Callable[[Any], None], _: Path | None) -> None:
     """Each setting beside what `plan` says of it."""
-    rate = matmul_rate(scale.device)
-    recipe = write_recipe(folder, scale)
     rows = [row for row in before.get("rows", []) if not row["failed"]]
-    known = [one for one in settings(scale) if not any(row.items() >= vars(one).items() for row in rows)]
-    for setting, row in zip(known, measured(recipe, scale, [one.variant() for one in known]), strict=True):
-        rows.append({**vars(setting), **row})
-        keep({"matmul_rate": rate, "rows": rows})
+    todo = missing(settings(scale), rows)
+    if not todo:
+        return
+    rate, recipe = matmul_rate(scale.device), write_recipe(folder, scale)
+    for setting, row in zip(todo, measured(recipe, scale, [one.variant() for one in todo]), strict=True):
+        rows.append({**vars(setting), **row, "matmul_rate": rate})
+        keep({"rows": rows})
+
+
+def missing(wanted: list[Setting], rows: list[dict]) -> list[Setting]:
+    """Those that have no row."""
+    there = {Setting.of(row) for row in rows}
+    return [one for one in wanted if one not in there]
 
 
 def measured(recipe: Path, scale: Scale, variants: list[str]) -> Iterator[dict]:
@@ -115,17 +134,19 @@ import datasets, torch
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-script, picture, *sys.argv[1:] = sys.argv[1:]
+script, picture, steps, *sys.argv[1:] = sys.argv[1:]
 datasets.load_dataset = lambda *_, **__: [{"image": Image.open(picture)}]  # the script names a dataset of the Hub
 ends = []
 
 def after(optimizer, *_):
     torch.cuda.synchronize()
     ends.append(time.perf_counter())
-    finite = all(bool(p.isfinite().all()) for group in optimizer.param_groups for p in group["params"])
-    print(json.dumps({"ends": ends, "peak": torch.cuda.max_memory_allocated(), "finite": finite}), flush=True)
     if len(ends) == 1:
         torch.cuda.reset_peak_memory_stats()  # what loading took is not a step's
+    if len(ends) == int(steps):
+        peak = torch.cuda.max_memory_allocated()
+        finite = all(bool(p.isfinite().all()) for group in optimizer.param_groups for p in group["params"])
+        print(json.dumps({"ends": ends, "peak": peak, "finite": finite}), flush=True)
 
 register_optimizer_step_post_hook(after)
 sys.argv[0] = script
@@ -151,17 +172,18 @@ def peer(folder: Path, scale: Scale, script: Path, side: int) -> dict:
         "train_batch_size": 1, "rank": RANK, "max_train_steps": scale.steps, "guidance_scale": 1,
         "lr_warmup_steps": 0, "learning_rate": 1e-4, "seed": 0, "max_sequence_length": PEER_TOKENS,
     }  # fmt: skip
-    command = [sys.executable, "-c", WATCHED, str(script), str(picture), *(f"--{k}={v}" for k, v in options.items()),
+    command = [sys.executable, "-c", WATCHED, str(script), str(picture), str(scale.steps),
+               *(f"--{k}={v}" for k, v in options.items()),
                "--use_8bit_adam", "--gradient_checkpointing", "--cache_latents"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"ends"')]
-    if len(lines) < scale.steps:
+    if not lines:
         return {"failed": (done.stderr.strip().splitlines() or ["it said nothing"])[-1][-300:]}
-    last = lines[-1]
+    [found] = lines
     return {
-        "seconds": statistics.median(np.diff(last["ends"]).tolist()),
-        "peak": last["peak"],
-        "finite": last["finite"],
+        "seconds": statistics.median(np.diff(found["ends"]).tolist()),
+        "peak": found["peak"],
+        "finite": found["finite"],
     }
 
 
@@ -185,22 +207,24 @@ def embeddings(folder: Path, picture: Path) -> Path:
 
 
 def training_table(part: dict) -> str:
-    head = ["A training step, batch 1, rank 16", "seconds", "memory", "`plan`", "of the matmul rate", "asked"]
+    head = ["A training step, batch 1, rank 16", "seconds", "memory", "`plan` that day", "asked",
+            "products done, of the matmul rate", "the model's own, of it"]  # fmt: skip
     rows = []
     for row in part["rows"]:
-        name = f"{row['quantize']}, {row['resolution']}², {row['targets']}"
-        name += ", recomputed" * row["checkpointing"] + ", compiled" * row["compile"] + ", 77 tokens" * row["peer"]
-        name += f", {row['offload']} blocks wait" * (row["offload"] > 0)
+        setting = Setting.of(row)
         plan = f"{row['plan_peak'] / GIB:.2f} GiB, {row['plan_seconds']:.2f} s"
         if row["failed"]:
-            rows.append([name, row["failed"], "", plan])
+            rows.append([setting.name(), row["failed"], "", plan])
             continue
-        plain = row["targets"] == "attention" and not (row["offload"] or row["compile"] or row["peer"])
-        most = ASKED.get((row["quantize"], row["resolution"])) if plain else None
+        plain = setting == Setting(setting.quantize, setting.resolution)
+        most = ASKED.get((setting.quantize, setting.resolution)) if plain else None
         asked = "" if most is None else marked(f"≤ {most} GiB", row["peak"] <= most * GIB)
-        share = row["operations"] / row["seconds"] / part["matmul_rate"]
-        rows.append([name, f"{row['seconds']:.3f}", f"{row['peak'] / GIB:.2f} GiB", plan, f"{share:.0%}", asked])
-    return markdown(head, rows)
+        done, own = (row[key] / row["seconds"] / row["matmul_rate"] for key in ("operations", "model_operations"))
+        fast = setting.resolution == 1024 and (setting.compile or not setting.checkpointing)
+        verdict = marked(f", asked {100 * SHARE:.0f} %", own >= SHARE) if fast else ""
+        rows.append([setting.name(), f"{row['seconds']:.3f}", f"{row['peak'] / GIB:.2f} GiB", plan, asked,
+                     f"{done:.0%}", f"{own:.0%}{verdict}"])  # fmt: skip
+    return markdown(head, rows) + not_measured(one.name() for one in missing(settings(FULL), part["rows"]))
 
 
 def diffusers_table(part: dict, ours: list[dict]) -> str:

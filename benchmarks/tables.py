@@ -9,6 +9,12 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([line(head), "|" + "---|" * len(head), *map(line, filled)])
 
 
+def not_measured(names: Iterable[str]) -> str:
+    """A sentence below a table; none where there is nothing to name."""
+    said = "; ".join(names)
+    return f"\n\nNot measured: {said}." if said else ""
+
+
 def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 

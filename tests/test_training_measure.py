@@ -18,12 +18,15 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict]:
 
 
 def test_every_variant_is_measured_beside_its_plan(recipe_file, capsys):  # noqa: F811
-    variants = ["optimizer.batch=1", "optimizer.batch=4", "model.quantize=int8 adapter.targets=style"]
+    recomputing = "model.quantize=int8 adapter.targets=style model.gradient_checkpointing=true"
+    variants = ["optimizer.batch=1", "optimizer.batch=4", recomputing]
     measure(recipes.read(recipe_file), variant=variants, steps=3, json=True)
     found = lines(capsys)
     assert [row["variant"] for row in found] == variants
     assert all(row["failed"] is None and row["seconds"] > 0 for row in found)
-    one, four, _ = found
+    one, four, again = found
+    assert one["operations"] == one["model_operations"]
+    assert 1.2 < again["operations"] / again["model_operations"] < 1.5
     assert 3.9 < four["operations"] / one["operations"] < 4.1
     assert four["plan_peak"] > one["plan_peak"]
     assert four["peak"] > 0

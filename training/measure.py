@@ -38,6 +38,8 @@ class Measured:
     """Of a step, by `plan`."""
     operations: float
     """Floating-point operations of a step, as `plan` counts them."""
+    model_operations: float
+    """Those of them that are not a block's recomputing."""
     peak: int | None = None
     """Bytes at most: on a GPU those allocated, the base among them; on a CPU resident ones beyond base and adapter."""
     seconds: float | None = None
@@ -58,8 +60,11 @@ def measure(recipe: Recipe, *, variant: list[str], steps: int, json: bool = Fals
         if base is None or its != base_of(wanted):
             base = None
             cache.free()
-        predicted = plan.predict(wanted, cards.at_hand(cache.place(wanted.model)[0]))
-        found = Measured(text, predicted.peak, predicted.seconds, predicted.operations)
+        card = cards.at_hand(cache.place(wanted.model)[0])
+        predicted = plan.predict(wanted, card)
+        whole = wanted.model_copy(update={"model": wanted.model.model_copy(update={"gradient_checkpointing": False})})
+        alone = plan.predict(whole, card)
+        found = Measured(text, predicted.peak, predicted.seconds, predicted.operations, alone.operations)
         try:
             base, its = prepare(wanted, on=base), base_of(wanted)
             found = dataclasses.replace(found, **taken(base, wanted))
