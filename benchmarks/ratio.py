@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.tables import marked
+
 DRAWS = 10_000
 
 
@@ -18,6 +20,13 @@ class Ratio(NamedTuple):
     def told(self, form: str = ".3f") -> str:
         """As a table has it; form is a number's format."""
         return f"{self.median:{form}} ({self.low:{form}} to {self.high:{form}})"
+
+    def judged(self, asked: str, limit: float, *, least: bool = False) -> str:
+        """What was asked, and whether the median reaches it: not sure, where the limit lies in the interval."""
+        reached = self.median >= limit if least else self.median <= limit
+        if not self.low < limit < self.high:
+            return marked(asked, reached)
+        return marked(asked, reached) + " reached" * reached + ", not sure"
 
 
 def ratio(ones: Sequence[float], others: Sequence[float]) -> Ratio:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 
@@ -22,6 +23,12 @@ def test_the_readme_shows_the_figures_of_the_record(section: page.Section):
 @pytest.mark.parametrize("section", MEASURED, ids=lambda section: section.script)
 def test_a_record_says_where_it_was_measured(section: page.Section):
     assert "Python" in section.where() and json.loads(section.result.read_text())["versions"]
+
+
+def test_every_picture_of_the_page_is_there():
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", page.text())
+    assert pictures == [f"{section.script}.png" for section in MEASURED if section.script in page.PLOTS]
+    assert all((page.HERE / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
 def test_what_was_not_measured_is_said(tmp_path, monkeypatch: pytest.MonkeyPatch):

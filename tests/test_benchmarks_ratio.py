@@ -3,13 +3,20 @@
 import numpy as np
 import pytest
 
-from benchmarks.ratio import ratio
+from benchmarks.ratio import Ratio, ratio
 
 
 def test_a_slow_spell_that_takes_both_changes_nothing():
     found = ratio([2.0, 20.0, 2.2], [1.0, 10.0, 1.1])
     assert found == pytest.approx((2, 2, 2))
     assert found.told(".1%") == "200.0% (200.0% to 200.0%)"
+
+
+def test_what_is_too_close_to_tell_is_called_not_sure():
+    assert Ratio(1.01, 0.99, 1.015).judged("≤ 1.02", 1.02) == "≤ 1.02"
+    assert Ratio(1.01, 0.99, 1.04).judged("≤ 1.02", 1.02) == "≤ 1.02 reached, not sure"
+    assert Ratio(1.03, 0.99, 1.04).judged("≤ 1.02", 1.02) == "≤ 1.02 **not reached**, not sure"
+    assert Ratio(1.2, 1.1, 1.25).judged("≥ 1.3", 1.3, least=True) == "≥ 1.3 **not reached**"
 
 
 @pytest.mark.parametrize("turns", [8, 20, 200])

@@ -23,11 +23,13 @@ for _ in tqdm(range(4), desc="Steps"):
 
 
 def test_a_figure_that_falls_short_is_called_so():
-    theirs = {"seconds_per_sample": 1.0, "training_memory": 1e9, "memory": 1e9, "held_out_loss": 0.5}
-    ahead = {"seconds_per_sample": 0.7, "training_memory": 6e8, "memory": 6e8, "held_out_loss": 0.4}
-    for ours, short in ((ahead, 0), (theirs, 4)):
+    raw = {"training_peak": 2e9, "peak": 2e9}
+    theirs = {"seconds_per_sample": 1.0, "training_memory": 1e9, "memory": 1e9, "held_out_loss": 0.5} | raw
+    ahead = {"seconds_per_sample": 0.7, "training_memory": 6e8, "memory": 6e8, "held_out_loss": 0.4} | raw
+    for ours, faster, short in ((ahead, (1.4, 1.35, 1.5), 0), (theirs, (1.0, 0.9, 1.1), 4)):
         medians = {"ours": ours, "theirs": theirs, "theirs_uncached": theirs}
-        text = benchmark.table({"models": {"miniature": {"medians": medians, "base_held_out": 0.6}}})
+        part = {"medians": medians, "base_held_out": 0.6, "faster": faster}
+        text = benchmark.table({"models": {"miniature": part}})
         assert text.count("not reached") == short
 
 
@@ -35,8 +37,18 @@ def test_the_middle_of_the_runs_counts_beyond_what_an_idle_process_takes():
     runs = [
         {"seconds_per_sample": s, "seconds": s, "training_peak": 10, "peak": p} for s, p in ((1, 30), (9, 20), (2, 90))
     ]
-    found = benchmark.medians({"runs": {"ours": runs}, "held_out": {"ours": [0.3, 0.1, 0.2]}}, idle=5)
-    assert found["ours"] == {"seconds_per_sample": 2, "training_memory": 5, "memory": 25, "held_out_loss": 0.2}
+    losses = {"ours": [0.3, 0.1, 0.2], "theirs_uncached": []}
+    part = {"runs": dict.fromkeys(losses, runs), "held_out": losses}
+    found = benchmark.medians(part, {"ours": 5, "theirs": 7})
+    middle = {"seconds_per_sample": 2, "seconds": 2, "training_peak": 10, "peak": 30}
+    assert found["ours"] == middle | {"training_memory": 5, "memory": 25, "held_out_loss": 0.2}
+    assert found["theirs_uncached"] == middle | {"training_memory": 3, "memory": 23}
+
+
+def test_a_ratio_is_of_runs_that_belong_together():
+    runs = {side: [{"seconds_per_sample": s} for s in seconds] for side, seconds in
+            {"ours": (1, 10, 2), "theirs": (1.5, 15, 3)}.items()}  # fmt: skip
+    assert benchmark.faster(runs) == (1.5, 1.5, 1.5)
 
 
 def test_a_trainer_is_timed_by_its_bar_and_weighed():
