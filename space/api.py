@@ -72,7 +72,7 @@ NOT_FETCHED = "Pictures are not fetched from the web. Download the picture, then
 
 
 async def serve_nothing(url: str, *_: Any) -> None:
-    """Nor would it hand on one that a visitor names in the address of a file."""
+    """Gradio would also hand on what lies at any public address that is named in /file=…"""
     raise HTTPException(403, NOT_FETCHED)
 
 
@@ -91,7 +91,7 @@ def save_sent(studio: Studio, encoded: str, *more: Any) -> str:
 
 
 def check_number(function: Any, values: Sequence[Any]) -> None:
-    """Of a call's values; Gradio would print what was written beside its complaint, and prompts are not recorded."""
+    """Refuses a call with too few values; Gradio would print those that came, and prompts are not recorded."""
     if len(values) >= len(function.inputs):
         return
     if caching._probe_mode_active.get():

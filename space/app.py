@@ -80,7 +80,7 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
 
 def bound(queue: Any, most: int) -> None:
     """So many paintings may wait. Gradio's own limit would also refuse what waits for no painter: a page that is
-    opened by a link, a picture that was painted before."""
+    opened by a link, a picture on it that was painted before. A page and gradio_client say it in words of their own."""
     push = queue.push
 
     async def push_or_refuse(body: Any, *more: Any, **named: Any) -> Any:

@@ -77,13 +77,14 @@ def plan(api: Any, repo: str, adapter: str, revision: str | None, private: bool,
         names.ENVIRONMENT["base_revision"]: api.model_info(names.BASE).sha,
         names.ENVIRONMENT["adapter"]: adapter,
         names.ENVIRONMENT["adapter_revision"]: commit,
-        names.ENVIRONMENT["adapter_pinned"]: pin(api, repo, before) or f"{adapter}@{commit}",
     }
+    if known := pin(api, repo, before):
+        variables[names.ENVIRONMENT["adapter_pinned"]] = known
     return Plan(repo, private, hardware, needed_files(), variables, {"HF_TOKEN": token} if token else {})
 
 
 def pin(api: Any, repo: str, before: dict[str, str]) -> str | None:
-    """The adapter that is known to work: what paints there now, else the last that did."""
+    """The adapter that is known to work: what paints there now, else the last that did; none before the first."""
     asked, pinned = (before.get(names.ENVIRONMENT[name]) for name in ("adapter", "adapter_pinned"))
     if not asked or api.get_space_runtime(repo).stage != "RUNNING":
         return pinned

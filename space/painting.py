@@ -102,7 +102,7 @@ def on_click(
     job_of: Callable[..., Job],
     finished: Mapping[Any, Callable[[list[Picture]], Any]] = MappingProxyType({}),
 ) -> None:
-    """Paints job_of(inputs) when `start` is clicked. finished: what is made of the pictures, and of none at the start.
+    """Paints job_of(inputs) when `start` is clicked. finished: what is made of all pictures, and of none before that.
 
     What was painted before is shown at once. For the rest, the click changes the ticket, and the ticket's change
     waits in the queue: an event cannot decide about its own queue.
@@ -126,16 +126,20 @@ def on_click(
             pictures = studio.remembered(*job[:4])
         if pictures:
             return shown(job, pictures, None) | made_of(pictures)
-        return {ticket: secrets.token_hex(8), before: view, **made_of([]), **working}
+        return {ticket: secrets.token_hex(8), before: view, **working}
 
     def work(*values: Any) -> Iterator[dict[Component, Any]]:
         with plain_words():
-            job, pictures = job_of(*values), []
+            job, pictures, step = job_of(*values), [], None
         with closing(studio.paint(*job[:4])) as progress:  # pyright: ignore[reportArgumentType]  (a generator)
             for event in paced(progress):
-                if isinstance(event, Picture):
+                if isinstance(event, Step):
+                    step = event
+                else:
                     pictures.append(event)
-                yield shown(job, pictures, event if isinstance(event, Step) else None)
+                    last = len(pictures) == len(job.strengths)
+                    step = None if last or step is None else step._replace(preview=None)
+                yield shown(job, pictures, step) | (made_of([]) if pictures == [event] else {})  # the first is there
         if finished:
             yield made_of(pictures)
 

@@ -7,6 +7,7 @@ encode a picture anew and lose the text.
 from space import zerogpu  # isort: skip  (before torch and gradio)
 
 import dataclasses
+import os
 import secrets
 import threading
 import time
@@ -249,9 +250,10 @@ class Memory:
             picture = self.pictures.get(key)
             if picture is None:
                 return None
-            if not Path(picture.path).exists():
+            try:
+                os.utime(picture.path)  # Gradio deletes by age, and it is being looked at
+            except FileNotFoundError:
                 return self.pictures.pop(key) and None
-            Path(picture.path).touch()  # Gradio deletes by age, and it is being looked at
             self.pictures.move_to_end(key)
             return picture
 

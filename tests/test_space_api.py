@@ -311,10 +311,10 @@ def test_an_agent_finds_documented_tools_and_paints_with_them(here: tuple):
     assert "Say in the prompt what to paint" in refused.content[0].text
 
 
-def test_what_an_agent_sends_as_text_is_an_upload_like_others(here: tuple, photograph: str):
-    async def ask() -> list[Any]:
+def test_what_an_agent_sends_as_text_is_an_upload_like_others(tiny_painter: Painter, photograph: str):
+    async def ask(address: str) -> list[Any]:
         async with (
-            streamablehttp_client(f"{here[0]}/gradio_api/mcp/") as (read, write, _),
+            streamablehttp_client(f"{address}/gradio_api/mcp/") as (read, write, _),
             ClientSession(read, write) as session,
         ):
             await session.initialize()
@@ -325,11 +325,12 @@ def test_what_an_agent_sends_as_text_is_an_upload_like_others(here: tuple, photo
     def encoded(data: bytes) -> str:
         return "data:image/jpeg;base64," + base64.b64encode(data).decode()
 
-    before = set(here[2].files)
-    good, address = asyncio.run(ask())
+    desk = Studio(tiny_painter)
+    with served(desk, mcp_server=True) as (address, _):
+        good, refused = asyncio.run(ask(address))
     assert not good.isError and "gradio_api/file=" in good.content[0].text
-    assert any(Path(path).name.startswith("file.") for path in set(here[2].files) - before)  # deleted with the others
-    assert address.isError and "not fetched from the web" in address.content[0].text
+    assert any(Path(path).name.startswith("file.") for path in desk.files)  # deleted with the others
+    assert refused.isError and "not fetched from the web" in refused.content[0].text
 
 
 def readme_examples() -> list[tuple[str, str]]:
@@ -648,19 +649,23 @@ def test_a_call_that_lacks_values_is_told_so_and_not_recorded(here: tuple, endpo
 # ---- Many at once
 
 
-def test_a_full_line_refuses_a_painting_and_nothing_else(tiny_painter: Painter):
-    with served(Studio(tiny_painter)) as (address, page):
-        app.bound(page._queue, 1)
-        client = visitor(address)
-        jobs = [client.submit(prompt="a line", seed=seed, **LONG, api_name="/generate") for seed in range(2)]
-        lines = page._queue.event_queue_per_concurrency_id
-        wait_for(lambda: "painting" in lines and lines["painting"].queue)
-        call = {"data": ["one more", 1.0, 0, 2, 3.5, 64, 64]}
-        refused = httpx.post(f"{address}/gradio_api/call/generate", json=call, timeout=60)
-        assert refused.status_code == 503 and "1 paintings are waiting already" in refused.text
-        assert client.predict(api_name="/status")
-        for job in jobs:
-            job.cancel()
+def test_a_full_line_refuses_a_painting_and_nothing_else(
+    tiny_painter: Painter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(app, "PAINTINGS", 1)
+    page = app.build(tiny_painter, tmp_path)
+    client = visitor(address := app.launch(page, prevent_thread_lock=True, quiet=True).rstrip("/"))
+    painted = client.submit(prompt="a line", seed=0, **LONG, api_name="/generate")
+    wait_for(lambda: painted.outputs())
+    waiting = client.submit(prompt="a line", seed=1, **LONG, api_name="/generate")
+    wait_for(lambda: page._queue.event_queue_per_concurrency_id["painting"].queue)
+    call = {"data": ["one more", 1.0, 0, 2, 3.5, 64, 64]}
+    refused = httpx.post(f"{address}/gradio_api/call/generate", json=call, timeout=60)
+    assert refused.status_code == 503 and "1 paintings are waiting already" in refused.text
+    assert client.predict(api_name="/status")
+    for job in (painted, waiting):
+        job.cancel()
+    page.close(verbose=False)
 
 
 def test_thirty_two_visitors_get_their_own_pictures_in_the_order_in_which_they_came(here: tuple, tiny_painter: Painter):

@@ -80,7 +80,7 @@ def test_a_new_space_is_created_filled_awaited_and_asked(
     said = capsys.readouterr().out
     state = hub_spaces.SPACES[SPACE]
     assert state.hardware == "zero-a10g"
-    assert state.variables == {**expected, PINNED: f"monet/adapter@{commit}"}
+    assert state.variables == expected
     assert state.secrets == {"HF_TOKEN": READER}
     assert READER not in said and WRITER not in said
     assert "It runs: https://huggingface.co/spaces/monet/impressionism" in said
@@ -159,43 +159,23 @@ def test_what_the_hub_would_refuse_is_said_in_a_sentence(stocked: Hub, monkeypat
         deploy.main()
 
 
-def test_a_second_adapter_is_pinned_and_the_first_stays_known(stocked: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path):
-    for step in ("await_it", "ask_it"):
-        monkeypatch.setattr(deploy, step, lambda *_: None)
-    first = stocked.repos["monet/adapter"].find("main")
-    deploy.main()
-    second = switch(stocked, tmp_path / "second", seed=5)
-    deploy.main()
-    assert variables(stocked)["IMPRESSIONISM_ADAPTER_REVISION"] == second
-    assert variables(stocked)[PINNED] == f"monet/adapter@{first}"
-
-
-def test_an_adapter_that_does_not_work_is_never_pinned(stocked: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path):
-    for step in ("await_it", "ask_it"):
-        monkeypatch.setattr(deploy, step, lambda *_: None)
-    first = stocked.repos["monet/adapter"].find("main")
-    deploy.main()
-    switch(stocked, tmp_path / "bad", seed=5)
-    hub_spaces.SPACES[SPACE].stages = ["RUNTIME_ERROR"]
-    for _ in range(2):
-        deploy.main()
-    assert variables(stocked)[PINNED] == f"monet/adapter@{first}"
-
-
-def test_the_adapter_that_paints_there_is_pinned_before_the_next_one(
+def test_what_paints_there_is_pinned_and_never_an_adapter_that_failed(
     stocked: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     for step in ("await_it", "ask_it"):
         monkeypatch.setattr(deploy, step, lambda *_: None)
     deploy.main()
-    second = switch(stocked, tmp_path / "second", seed=5)
-    deploy.main()
+    first = variables(stocked)["IMPRESSIONISM_ADAPTER_REVISION"]
+    assert PINNED not in variables(stocked)  # nothing has painted there yet
     live = Live(monkeypatch, variables(stocked))
-    switch(stocked, tmp_path / "third", seed=6)
+    bad = switch(stocked, tmp_path / "bad", seed=5)
     with served(Studio(live.painter)) as (address, _):
         hub_spaces.SPACES[SPACE].host, hub_spaces.SPACES[SPACE].stages = address, ["RUNNING"]
         deploy.main()
-    assert variables(stocked)[PINNED] == f"monet/adapter@{second}"
+    hub_spaces.SPACES[SPACE].stages = ["RUNTIME_ERROR"]
+    deploy.main()  # the same again
+    assert variables(stocked)["IMPRESSIONISM_ADAPTER_REVISION"] == bad
+    assert variables(stocked)[PINNED] == f"monet/adapter@{first}"
 
 
 @pytest.mark.parametrize("base", ["monet/other", "[monet/other, renoir/third]"])

@@ -88,6 +88,11 @@ def unfold(page: Page) -> None:
 
 def set_up(page: Page, prompt: str, seed: int, steps: int = 2, side: int = 64) -> None:
     set_strength(page, 0.8)
+    set_up_all(page, prompt, seed, steps, side)
+
+
+def set_up_all(page: Page, prompt: str, seed: int, steps: int, side: int) -> None:
+    """All but the strength, which has no place on every tab."""
     page.get_by_label("Prompt").fill(prompt)
     page.get_by_label("Seed", exact=True).fill(str(seed))
     unfold(page)
@@ -226,16 +231,14 @@ def test_what_is_cancelled_at_once_leaves_the_pair_that_hung_there(page: Page):
     set_up(page, "a mill", seed=17)
     compare(page, seed=17)
     pair, status = sources(page), page.locator("#pair [role=status]")
-    page.get_by_label("number input for Steps").fill("100")
-    page.get_by_label("Width").fill("256")
-    page.get_by_label("Width").blur()
+    set_up(page, "a mill", seed=20, steps=100, side=256)
     page.get_by_role("button", name="Compare").click()
     expect(status).to_have_text(re.compile("picture 1 of 2"), timeout=WAIT)
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("button", name="Compare")).to_be_visible()
     expect(page.locator("#pair img.adapted")).to_have_attribute("alt", re.compile("seed 17"))
     assert sources(page) == pair
-    expect(status).to_have_text("Finished")  # for those who do not see it: what hangs is finished
+    expect(status).to_have_text("Painting has ended.")
 
 
 def test_that_the_settings_are_not_those_of_the_pair_is_said_until_it_is_painted(page: Page):
@@ -256,9 +259,11 @@ def test_that_the_settings_are_not_those_of_the_pair_is_said_until_it_is_painted
 
 def test_on_a_phone_the_easel_comes_into_view_when_painting_begins(browser: BrowserContext, address: str):
     page = visit(browser, address, 360, 740)
-    set_up(page, "a harbour", seed=18, steps=20)
+    set_up(page, "a harbour", seed=23, steps=100, side=256)
     page.get_by_role("button", name="Compare").click()
     expect(page.locator("#pair progress")).to_be_in_viewport(timeout=WAIT)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("button", name="Compare")).to_be_visible(timeout=WAIT)
     page.close()
 
 
@@ -280,6 +285,7 @@ def test_when_the_second_picture_fails_the_first_stays_and_the_page_says_why(pag
     expect(page.locator("#pair img.base")).to_have_attribute("alt", re.compile("seed 16"))
     expect(page.locator("#pair img.adapted")).to_be_hidden()
     expect(page.locator("#pair progress")).to_be_hidden()
+    expect(page.get_by_text("The adapted picture is missing")).to_be_visible()
 
 
 def test_the_difference_is_black_where_the_pictures_agree(page: Page, tmp_path: Path):
@@ -362,19 +368,21 @@ def test_a_sweep_shows_each_strength_a_contact_sheet_and_the_statistics(page: Pa
     )
 
 
-def test_a_sweep_that_is_cancelled_shows_nothing_of_the_one_before(page: Page):
+def test_a_sheet_and_its_statistics_are_always_those_of_the_wall(page: Page):
     set_up(page, "poppies", seed=22)
     sweep(page, seed=22)
-    expect(page.locator("#sheet")).to_be_visible()
-    set_up_steps = page.get_by_label("number input for Steps")
-    set_up_steps.fill("100")
-    set_up_steps.blur()
-    page.get_by_role("button", name="Paint them all").click()
-    expect(page.locator("#sweep-wall [role=status]")).to_have_text(re.compile("picture 1 of 4"), timeout=WAIT)
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_role("button", name="Paint them all")).to_be_visible()
-    expect(page.locator("#sheet")).to_be_hidden()
-    expect(page.locator("#plot")).to_be_hidden()
+    status, sheet = page.locator("#sweep-wall [role=status]"), page.locator("#sheet")
+    expect(sheet).to_be_visible()
+    for seed, reached, kept in ((24, 1, 22), (25, 2, 25)):  # cancelled before the first picture, and after it
+        set_up_all(page, "poppies", seed=seed, steps=100, side=256)
+        page.get_by_role("button", name="Paint them all").click()
+        expect(status).to_have_text(re.compile(f"picture {reached} of 4"), timeout=WAIT)
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_role("button", name="Paint them all")).to_be_visible(timeout=WAIT)
+        first = page.locator("#sweep-wall figure:not(.rough) img").first
+        expect(first).to_have_attribute("alt", re.compile(f"seed {kept}"))
+        expect(sheet).to_be_visible(visible=kept == 22)
+        expect(page.locator("#plot")).to_be_visible(visible=kept == 22)
 
 
 def test_a_photograph_is_repainted_beside_the_original(page: Page, tmp_path: Path):

@@ -28,7 +28,7 @@ function show() {
   handle.hidden = !two;
   find("figcaption").hidden = !base;
   find(".looks").hidden = !two;
-  tell(find(".now"), { words, done, steps, items });
+  tell(find(".now"), { words, done, steps });
 }
 
 // The canvas takes the shape of the picture; a preview is smaller, and has the same shape.

@@ -32,7 +32,7 @@ function show() {
     wall.append(make("figure", { className: "rough" }, make("div", { className: "pictures" }, rough)));
   }
   wall.classList.toggle("empty", !items.length && !preview);
-  tell(now, { words, done, steps, items });
+  tell(now, { words, done, steps });
 }
 
 watch("value", show);

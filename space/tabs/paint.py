@@ -14,10 +14,12 @@ from space.settings import LIGHT, Settings
 from space.studio import Studio, real, sampling_of
 
 STALE = """(prompt, seed, steps, guidance, width, height, strength, recipe) => {
+  if (!recipe) return "";
   const asked = {prompt, seed, steps, guidance, width, height};
-  const equal = (name) => asked[name] === recipe.sampling[name];
-  const same = !recipe || strength === recipe.strength && Object.keys(asked).every(equal);
-  return same ? "" : "The pair below was painted with other settings; Compare paints these.";
+  const same = Object.keys(asked).every((name) => asked[name] === recipe.sampling[name]);
+  if (same && strength === recipe.strength) return "";
+  return same && recipe.strength === 0 ? "The adapted picture is missing; Compare paints it."
+    : "The pair below was painted with other settings; Compare paints these.";
 }"""
 
 
