@@ -94,9 +94,8 @@ def load_pipeline(
         else:
             flux.to(device)
     except torch.OutOfMemoryError as error:
-        raise PainterError(
-            f"{label(base)} in {quantize} does not fit into {device}'s free memory: free some, or say --quantize nf4."
-        ) from error
+        smaller = "" if quantize in ("nf4", "int4", "int2") else ", or say --quantize nf4"
+        raise PainterError(f"{label(base)} does not fit into {device}'s free memory: free some{smaller}.") from error
 
     provenance = Provenance(
         base=label(base),

@@ -135,6 +135,8 @@ class Run(Record):
     """The step with the lowest held-out loss; its checkpoint is kept."""
     saved: str = "last"
     """Which state became the adapter: last or best."""
+    trigger: str | None = None
+    """The phrase that most captions began with."""
     versions: dict[str, str]
 
 

@@ -34,6 +34,7 @@ def words(
         "title": repo.split("/")[-1] if repo else run.name,
         "headline": headline(evidence, preset),
         "trigger": trigger_of(evidence, preset),
+        "learned_trigger": run.trigger == trigger_of(evidence, preset),
         "at": measured_at(evidence),
         "first": shown[0].recipe.sampling,
         "source": source,
@@ -59,7 +60,7 @@ def words(
 
 
 def trigger_of(evidence: Evidence, preset: Preset) -> str | None:
-    """What the captions began with."""
+    """What a prompt should begin with."""
     data = evidence.recipe["data"]
     return (data.get("instance_prompt") or data["trigger"]) if preset.uses_trigger else None
 

@@ -37,7 +37,8 @@ from training.options import Model, Recipe, TrainingError
 PIXELS = {"cuda": 1024 * 1024, "cpu": 80 * 1024}  # through the VAE at once; more no longer fit a CPU's caches
 CAPTIONS = 16  # through the text encoders at once
 PATIENCE = datetime.timedelta(hours=3)  # that processes wait for one that downloads, encodes or paints
-AHEAD = 8  # batches that are decoded while the VAE is at work on those before them
+BATCHES_AHEAD = 8  # that are decoded while the VAE is at work on those before them
+ENCODERS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 
 
 class Cache:
@@ -127,11 +128,10 @@ def digest(folder: Path, *parts: str) -> str:
 
 def fingerprint(model: Model, folder: Path) -> str:
     """What the entries depend on besides the sample itself."""
-    parts = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
-    if missing := [part for part in parts if not (folder / part).is_dir()]:
+    if missing := [part for part in ENCODERS if not (folder / part).is_dir()]:
         raise TrainingError(f"{folder} is no FLUX model: it lacks {', '.join(missing)}.")
     dtype = str(place(model)[1])
-    what = [digest(folder, *parts), dtype, model.max_sequence_length, intake.TRANSFORM]
+    what = [digest(folder, *ENCODERS), dtype, model.max_sequence_length, intake.TRANSFORM]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
@@ -183,15 +183,18 @@ def _batches_of_one_size(examples: Iterable[Example], device: str) -> Iterator[l
 
 def _decoded_ahead(batches: Iterable[list[Example]]) -> Iterator[tuple[list[Example], list[Image.Image | None]]]:
     """Batches with their pictures, decoded in other threads (Pillow lets them run) so that the VAE need not wait."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        waiting: deque[tuple[list[Example], list[Future]]] = deque()
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    waiting: deque[tuple[list[Example], list[Future]]] = deque()
+    try:
         for batch in batches:
             waiting.append((batch, [pool.submit(intake.decode, example) for example in batch]))
-            if len(waiting) > AHEAD:
-                batch, decoding = waiting.popleft()
-                yield batch, [each.result() for each in decoding]
+            if len(waiting) > BATCHES_AHEAD:
+                first, decoding = waiting.popleft()
+                yield first, [each.result() for each in decoding]
         for batch, decoding in waiting:
             yield batch, [each.result() for each in decoding]
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _to_tensor(picture) -> torch.Tensor:

@@ -327,8 +327,13 @@ def _from_split(dataset, data: Data, held_out: bool | None) -> Iterator[Row]:
 def _labels(dataset, column: str) -> list[str | None]:
     """A column's values as words: a ClassLabel has numbers, and their names in its features; -1 is none."""
     names = getattr(dataset.features[column], "names", None)
-    named = (names[value] if names and isinstance(value, int) and value >= 0 else value for value in dataset[column])
-    return [None if value is None or (names and value == -1) else str(value) for value in named]
+
+    def word(value: object) -> str | None:
+        if value is None or (names and value == -1):
+            return None
+        return names[value] if names and isinstance(value, int) else str(value)
+
+    return [word(value) for value in dataset[column]]
 
 
 def _splits(data: Data) -> list[tuple]:

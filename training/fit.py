@@ -86,7 +86,7 @@ def train(base: Base, recipe: Recipe, *, until: int | None = None) -> Run | bool
     parts = upcoming(base, recipe, position["step"])
     with Log(run.folder if first else None, position["step"]) as log, signals() as received:
         shown: list[float] = position["shown"]
-        if position["step"] in (0, options.steps) or position["step"] % recipe.preview.every == 0:  # killed before it
+        if position["step"] == options.steps or position["step"] % recipe.preview.every == 0:  # killed before it
             with judged(weights, averages):
                 preview.paint(base, recipe, position["step"], log)
         for step, these in zip(bar, parts, strict=False):
@@ -249,10 +249,16 @@ def rests_on(base: Base) -> dict:
     said = json.dumps([(example.id, example.size, example.caption, example.content) for example in base.examples])
     return {
         "pictures and captions": hashlib.sha256(said.encode()).hexdigest()[:16],
-        "base model": cache.digest(base.folder, "transformer", "vae") if commit_of(base.folder) else None,  # else slow
+        "base model": weights_of(base.folder),
         "number of processes": base.world,
         "precision": str(base.dtype),
     }
+
+
+def weights_of(folder: Path) -> str | None:
+    """The digest of a model in the Hub's cache, where files go by their digests; not of a folder, whose 34 GB would be
+    read at each start."""
+    return cache.digest(folder, "transformer", *cache.ENCODERS) if commit_of(folder) else None
 
 
 def _same(now: dict, then: dict, folder: Path) -> None:
@@ -295,10 +301,12 @@ def _finish(base: Base, recipe: Recipe, weights: Weights, averages: checkpoint.W
 
 
 def trigger_in(examples: Iterable[Example], data: Data) -> dict[str, str]:
-    """The phrase that an adapter's captions begin with, as its file names it; nothing where none does."""
-    phrase = data.instance_prompt or data.trigger
-    known = any(example.caption.casefold().startswith(phrase.casefold()) for example in examples)
-    return {"trigger_phrase": phrase} if known else {}
+    """The phrase that most captions begin with, as an adapter's file names it; nothing where none does."""
+    captions = [example.caption.casefold() for example in examples]
+    for phrase in filter(None, (data.trigger, data.instance_prompt)):
+        if sum(caption.startswith(phrase.casefold()) for caption in captions) > len(captions) / 2:
+            return {"trigger_phrase": phrase}
+    return {}
 
 
 @contextlib.contextmanager
@@ -379,6 +387,7 @@ def _record(base: Base, recipe: Recipe, position: dict, parameters: int) -> Run:
         base_validation_loss=(position.get("base") or {}).get("mean"),
         best_step=(position["best"] or {}).get("step"),
         saved=recipe.run.save if position["best"] else "last",
+        trigger=trigger_in(base.examples, recipe.data).get("trigger_phrase"),
         versions={library: importlib.metadata.version(library) for library in LIBRARIES},
     )
     partial = recipe.run.folder / ".run.json.partial"
