@@ -197,7 +197,7 @@ def build(folder: Path, name: str, quantize: str, device: str, offload: bool = F
     dtype = dtype_for(device)
     staged = "cpu" if names.on_zero_gpu() else device  # a card that is only emulated cannot compute
     transformer = load_transformer(folder, quantize=quantize, dtype=dtype, device=staged)
-    components: dict[str, Any] = {"transformer": transformer.to("cpu") if offload else transformer}
+    components: dict[str, Any] = {"transformer": transformer.to("cpu") if offload else transformer}  # type: ignore[arg-type]
     if quantize in ("nf4", "int4", "int2") and staged.startswith("cuda"):
         components["text_encoder_2"] = small_t5(folder, dtype, device)
     try:
