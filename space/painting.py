@@ -111,10 +111,10 @@ def on_click(
     working = {bench.start: gr.update(visible=False), bench.cancel: gr.update(visible=True)}
     resting = {bench.start: gr.update(visible=True), bench.cancel: gr.update(visible=False)}
 
-    def shown(job: Job, pictures: list[Picture], step: Step | None) -> dict[Component, Any]:
+    def shown(job: Job, pictures: list[Picture], step: Step | None, painted_for: str = "") -> dict[Component, Any]:
         recipes = [picture.recipe for picture in pictures]
         board = view_of(pictures, job.strengths, step, job.beside, row=job.row)
-        return {bench.board: board, bench.recipe: recipes[-1] if recipes else gr.skip()}
+        return {bench.board: board | {"job": painted_for}, bench.recipe: recipes[-1] if recipes else gr.skip()}
 
     def made_of(pictures: list[Picture]) -> dict[Any, Any]:
         with plain_words():
@@ -128,7 +128,7 @@ def on_click(
             return shown(job, pictures, None) | made_of(pictures)
         return {ticket: secrets.token_hex(8), before: view, **working}
 
-    def work(*values: Any) -> Iterator[dict[Component, Any]]:
+    def work(mine: str, *values: Any) -> Iterator[dict[Component, Any]]:
         with plain_words():
             job, pictures, step = job_of(*values), [], None
         with closing(studio.paint(*job[:4])) as progress:  # pyright: ignore[reportArgumentType]  (a generator)
@@ -139,23 +139,37 @@ def on_click(
                     pictures.append(event)
                     last = len(pictures) == len(job.strengths)
                     step = None if last or step is None else step._replace(preview=None)
-                yield shown(job, pictures, step) | (made_of([]) if pictures == [event] else {})  # the first is there
+                yield shown(job, pictures, step, mine) | (made_of([]) if pictures == [event] else {})  # the first
         if finished:
             yield made_of(pictures)
 
-    def rest(view: View | None, old: View | None) -> dict[Component, Any]:
-        """Finished, failed or cancelled: what is done stays, else what hung there before; what was begun goes."""
-        done = {name: (view or {}).get(name) for name in ("items", "link")}
-        return {bench.board: done if done["link"] else old, **resting}
+    def hung(view: View | None, old: View | None) -> View:
+        """What is done stays, else what hung there before; what was begun goes."""
+        hangs = (view if view and view.get("link") else old) or {}
+        return {"items": hangs.get("items", []), "link": hangs.get("link", "")}
+
+    def finish(mine: str, view: View | None) -> dict[Component, Any]:
+        """After a cancel this comes late, when there may be another painting: of that it must leave everything."""
+        if not view or view.get("job") != mine or not view.get("link"):
+            return {bench.board: gr.skip()}
+        return {bench.board: hung(view, None), **resting}
+
+    def fail(mine: str, view: View | None, old: View | None) -> dict[Component, Any]:
+        began = view and view.get("job") == mine
+        return {bench.board: hung(view, old) if began else gr.skip(), **resting}
+
+    def cancel(mine: str, view: View | None, old: View | None) -> dict[Component, Any]:
+        return {bench.board: hung(view, old) | {"over": mine}, **resting}
 
     outputs = [bench.board, bench.recipe, *finished]
     buttons = [bench.start, bench.cancel]
     several: dict[str, Any] = AT_ONCE | {"concurrency_limit": 4}  # a click may decode a large photograph
     bench.start.click(begin, [bench.board, *inputs], [*outputs, *buttons, ticket, before], **several)
     painting = ticket.change(
-        work, inputs, outputs, show_progress="full", show_progress_on=bench.board, api_visibility="private", **PAINTING
-    )
-    end: tuple[Any, ...] = (rest, [bench.board, before], [bench.board, *buttons])
-    painting.then(*end, **LIGHT)
-    painting.failure(*end, **LIGHT)  # `then` is for what did not fail
-    bench.cancel.click(*end, cancels=painting, **LIGHT)
+        work, [ticket, *inputs], outputs,
+        show_progress="full", show_progress_on=bench.board, api_visibility="private", **PAINTING,
+    )  # fmt: skip
+    ended = [bench.board, *buttons]
+    painting.then(finish, [ticket, bench.board], ended, **LIGHT)
+    painting.failure(fail, [ticket, bench.board, before], ended, **LIGHT)  # `then` is for what did not fail
+    bench.cancel.click(cancel, [ticket, bench.board, before], ended, cancels=painting, **LIGHT)

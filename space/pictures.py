@@ -24,7 +24,7 @@ Item = dict[str, Any]
 
 View = dict[str, Any]
 """What a Pair or a Wall shows, as JSON: items (each with images and a caption), link, and while painting: words,
-done, steps, preview."""
+done, steps, preview; job is the painting that it is of, over the one that was cancelled."""
 
 
 def pair(value: View | None = None, **more: Any) -> gr.HTML:

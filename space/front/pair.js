@@ -14,6 +14,7 @@ function hang(name, image) {
 }
 
 function show() {
+  if (late()) return;
   const { items = [], words, done = 0, steps = 1, preview } = props.value ?? {};
   const [base, adapted] = items.map(({ caption, images: [{ file, alt }] }) => ({
     caption, alt, url: file.url, name: file.path.split("/").pop(),

@@ -9,3 +9,16 @@ function tell(now, { words, done, steps }) {
   if (begins) now.scrollIntoView({ block: "nearest" }); // on a phone the easel stands below the settings
 }
 
+// Of a painting that was cancelled, news may still come that was on its way: what hangs stays.
+let over, kept;
+function late() {
+  const view = props.value ?? {};
+  if (view.job && view.job === over) {
+    props.value = kept;
+    return true;
+  }
+  over = view.over || over;
+  kept = props.value;
+  return false;
+}
+

@@ -21,6 +21,7 @@ function figure({ caption, images }, index) {
 }
 
 function show() {
+  if (late()) return;
   const { items = [], words, done = 0, steps = 1, preview } = props.value ?? {};
   if (JSON.stringify(items) !== hung) {
     wall.replaceChildren(...items.map(figure));
