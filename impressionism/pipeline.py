@@ -46,6 +46,9 @@ NEEDS = {
 }
 
 
+SMALL = ("nf4", "int4", "int2")  # precisions of about four bits, with which T5 becomes as small
+
+
 @dataclass(frozen=True)
 class Painter:
     """A base model with an adapter on it, ready to paint."""
@@ -94,7 +97,7 @@ def load_pipeline(
         else:
             flux.to(device)
     except torch.OutOfMemoryError as error:
-        smaller = "" if quantize in ("nf4", "int4", "int2") else ", or say --quantize nf4"
+        smaller = "" if quantize in SMALL else ", or say --quantize nf4"
         raise PainterError(f"{label(base)} does not fit into {device}'s free memory: free some{smaller}.") from error
 
     provenance = Provenance(
@@ -175,7 +178,7 @@ def choose_quantization(quantize: str, folder: Path, device: str) -> tuple[str, 
     size = sum(file.stat().st_size for file in parts(folder))
     fitting = [mode for mode, need in NEEDS[kind].items() if need * size <= free]
     chosen = quantize if quantize != "auto" else next(iter(fitting), "nf4")
-    need = NEEDS[kind]["int8" if chosen == "fp8" else "nf4" if chosen in ("int4", "int2") else chosen]
+    need = NEEDS[kind]["int8" if chosen == "fp8" else "nf4" if chosen in SMALL else chosen]
     offload = kind == "cuda" and chosen != "int8" and need * size > free
     if offload:
         return chosen, True, f"{free / GIB:.0f} GiB free, so its parts take turns"
@@ -198,7 +201,7 @@ def build(folder: Path, name: str, quantize: str, device: str, offload: bool = F
     staged = "cpu" if names.on_zero_gpu() else device  # a card that is only emulated cannot compute
     transformer = load_transformer(folder, quantize=quantize, dtype=dtype, device=staged)
     components: dict[str, Any] = {"transformer": transformer.to("cpu") if offload else transformer}  # type: ignore[arg-type]
-    if quantize in ("nf4", "int4", "int2") and staged.startswith("cuda"):
+    if quantize in SMALL and staged.startswith("cuda"):
         components["text_encoder_2"] = small_t5(folder, dtype, device)
     try:
         flux = FluxPipeline.from_pretrained(

@@ -78,9 +78,12 @@ async def serve_nothing(url: str, *_: Any) -> None:
 
 async def fetch_nothing(url: str, *_: Any, **__: Any) -> str:
     """Gradio would fetch a picture from any public address that a visitor names."""
-    if caching._probe_mode_active.get():
-        raise caching.CacheMissError  # the refusal comes with its turn
-    raise sorry(NOT_FETCHED)
+    raise in_turn(NOT_FETCHED)
+
+
+def in_turn(sentence: str) -> Exception:
+    """The refusal, when the call has its turn; before that, where Gradio asks for repeats, only that it is none."""
+    return caching.CacheMissError() if caching._probe_mode_active.get() else sorry(sentence)
 
 
 def save_sent(studio: Studio, encoded: str, *more: Any) -> str:
@@ -92,11 +95,9 @@ def save_sent(studio: Studio, encoded: str, *more: Any) -> str:
 
 def check_number(function: Any, values: Sequence[Any]) -> None:
     """Refuses a call with too few values; Gradio would print those that came, and prompts are not recorded."""
-    if len(values) >= len(function.inputs):
-        return
-    if caching._probe_mode_active.get():
-        raise caching.CacheMissError  # the refusal comes with its turn
-    raise sorry(f"The call has {len(values)} values, and needs {len(function.inputs)}: /gradio_api/info names them.")
+    has, needs = len(values), len(function.inputs)
+    if has < needs:
+        raise in_turn(f"The call has {has} values, and needs {needs}: /gradio_api/info names them.")
 
 
 # ---- The endpoints: of each what it asks of the studio, with the signature and the documentation that a program sees

@@ -143,16 +143,11 @@ def on_click(
         if finished:
             yield made_of(pictures)
 
-    def hung(view: View | None, old: View | None) -> View:
-        """What is done stays, else what hung there before; what was begun goes."""
-        hangs = (view if view and view.get("link") else old) or {}
-        return {"items": hangs.get("items", []), "link": hangs.get("link", "")}
-
     def finish(mine: str, view: View | None) -> dict[Component, Any]:
         """After a cancel this comes late, when there may be another painting: of that it must leave everything."""
         if mine and not (view and view.get("job") == mine and view.get("link")):  # Gradio may have forgotten the ticket
             return {bench.board: gr.skip()}
-        return {bench.board: hung(view, None), **resting}
+        return {bench.board: hung(view), **resting}
 
     def fail(mine: str, view: View | None, old: View | None) -> dict[Component, Any]:
         began = view and view.get("job") == mine
@@ -173,3 +168,9 @@ def on_click(
     painting.then(finish, [ticket, bench.board], ended, **LIGHT)
     painting.failure(fail, [ticket, bench.board, before], ended, **LIGHT)  # `then` is for what did not fail
     bench.cancel.click(cancel, [ticket, bench.board, before], ended, cancels=painting, **LIGHT)
+
+
+def hung(view: View | None, old: View | None = None) -> View:
+    """What is done stays, else what hung there before; what was begun goes."""
+    hangs = (view if view and view.get("link") else old) or {}
+    return {"items": hangs.get("items", []), "link": hangs.get("link", "")}

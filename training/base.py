@@ -128,7 +128,7 @@ def dress(base: Base, recipe: Recipe) -> dict[str, torch.nn.Parameter]:
     transformer, model = base.transformer, recipe.model
     adapter.add(transformer, recipe.adapter, seed=recipe.run.seed)
     blocks = blocks_of(transformer)
-    for block in blocks[max(0, len(blocks) - model.offload) :] if model.offload else []:
+    for block in blocks[max(0, len(blocks) - model.offload) :]:
         for layer in block.modules():
             if isinstance(layer, adapter.Frozen):
                 layer.offload()

@@ -291,7 +291,8 @@ def _finish(base: Base, recipe: Recipe, weights: Weights, averages: checkpoint.W
         checkpoint.copy(averages, weights)
     folder = recipe.run.folder / "adapter"
     file = adapter.save(base.transformer, folder, getattr(torch, recipe.adapter.dtype))
-    export.label(file, title=recipe.run.folder.name, **trigger_in(base.examples, recipe.data))
+    trigger = trigger_in(base.examples, recipe.data)
+    export.label(file, title=recipe.run.folder.name, **({"trigger_phrase": trigger} if trigger else {}))
     live: dict[str, Any] = {
         name: (layer.lora_A, layer.lora_B, layer.scale) for name, layer in adapter.adapted(base.transformer).items()
     }
@@ -300,13 +301,13 @@ def _finish(base: Base, recipe: Recipe, weights: Weights, averages: checkpoint.W
     return _record(base, recipe, position, sum(weight.numel() for weight in weights.values()))
 
 
-def trigger_in(examples: Iterable[Example], data: Data) -> dict[str, str]:
-    """The phrase that most captions begin with, as an adapter's file names it; nothing where none does."""
+def trigger_in(examples: Iterable[Example], data: Data) -> str | None:
+    """The phrase that most captions begin with; none where they do not."""
     captions = [example.caption.casefold() for example in examples]
     for phrase in filter(None, (data.trigger, data.instance_prompt)):
         if sum(caption.startswith(phrase.casefold()) for caption in captions) > len(captions) / 2:
-            return {"trigger_phrase": phrase}
-    return {}
+            return phrase
+    return None
 
 
 @contextlib.contextmanager
@@ -387,7 +388,7 @@ def _record(base: Base, recipe: Recipe, position: dict, parameters: int) -> Run:
         base_validation_loss=(position.get("base") or {}).get("mean"),
         best_step=(position["best"] or {}).get("step"),
         saved=recipe.run.save if position["best"] else "last",
-        trigger=trigger_in(base.examples, recipe.data).get("trigger_phrase"),
+        trigger=trigger_in(base.examples, recipe.data),
         versions={library: importlib.metadata.version(library) for library in LIBRARIES},
     )
     partial = recipe.run.folder / ".run.json.partial"

@@ -62,8 +62,7 @@ def measure(recipe: Recipe, *, variant: list[str], steps: int, json: bool = Fals
             cache.free()
         card = cards.at_hand(cache.place(wanted.model)[0])
         predicted = plan.predict(wanted, card)
-        whole = wanted.model_copy(update={"model": wanted.model.model_copy(update={"gradient_checkpointing": False})})
-        alone = plan.predict(whole, card)
+        alone = plan.predict(recipes.changed(wanted, ["model.gradient_checkpointing=false"]), card)
         found = Measured(text, predicted.peak, predicted.seconds, predicted.operations, alone.operations)
         try:
             base, its = prepare(wanted, on=base), base_of(wanted)

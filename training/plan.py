@@ -171,7 +171,7 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None, processes: 
     shape, dtype, steps = shapes[-1], shapes[-1].dtype, options.steps * options.accumulate
 
     packed = [sum(_stored(layer, shape) for layer in block if not left_out(layer, shape)) for block in blocks]
-    offloaded = packed[max(0, len(blocks) - model.offload) :] if model.offload else []
+    offloaded = packed[max(0, len(blocks) - model.offload) :]
     others = other_numbers(facts) * dtype.itemsize
     whole = sum(packed) + others
     share = sum(packed) // processes + others if model.shard else whole
