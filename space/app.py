@@ -14,6 +14,7 @@ from space import zerogpu  # noqa: F401  isort: skip  (before torch and gradio)
 from typing import Any
 
 import gradio as gr
+from gradio.queueing import Queue
 from gradio.route_utils import get_fn
 
 from impressionism.pipeline import Painter
@@ -33,7 +34,7 @@ from space.words import NOTICE, words_for
 
 SESSIONS = 100  # whose state Gradio keeps, 0.2 MB each; each call of a program is one, and by default it keeps 10,000
 PAINTINGS = 32  # that wait; the next visitor is told to come again
-LOOK_FOR_WORK = 0.02  # seconds; Gradio's queue would look each millisecond, 8 % of a core that the painter then lacks
+LOOK_FOR_WORK = (0.004, 0.02)  # seconds; the second while something is painted, as looking takes of the painter's cores
 
 
 def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
@@ -72,24 +73,27 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
         page.load(arrive, None, settings.restored, **AT_ONCE)
         add_endpoints(studio, PAINTING)
     page.queue(max_size=1000, default_concurrency_limit=1)
-    bound(page._queue, PAINTINGS)
-    page._queue.sleep_when_free = LOOK_FOR_WORK
+    page._queue.__class__ = Line
     page._queue.progress_update_sleep_when_free = 1  # second; for gr.Progress, which nobody uses here
     return page
 
 
-def bound(queue: Any, most: int) -> None:
-    """So many paintings may wait. Gradio's own limit would also refuse what waits for no painter: a page that is
-    opened by a link, a picture on it that was painted before. A page and gradio_client say it in words of their own."""
-    push = queue.push
+class Line(Queue):
+    """Gradio's queue, where so many paintings may wait, and which looks for work as often as is worth it."""
 
-    async def push_or_refuse(body: Any, *more: Any, **named: Any) -> Any:
-        line = queue.event_queue_per_concurrency_id.get(PAINTING["concurrency_id"])
-        if line and len(line.queue) >= most and get_fn(queue.blocks, None, body).concurrency_id == line.concurrency_id:
-            return False, f"{most} paintings are waiting already; try again in a few minutes.", "queue_full"
-        return await push(body, *more, **named)
+    async def push(self, body: Any, *more: Any, **named: Any) -> Any:
+        """Gradio's own limit would also refuse what waits for no painter: a page that is opened by a link, a picture on
+        it that was painted before. A page and gradio_client say it in words of their own."""
+        line = self.event_queue_per_concurrency_id.get(PAINTING["concurrency_id"])
+        full = line and len(line.queue) >= PAINTINGS
+        if full and get_fn(self.blocks, None, body).concurrency_id == PAINTING["concurrency_id"]:
+            return False, f"{PAINTINGS} paintings are waiting already; try again in a few minutes.", "queue_full"
+        return await super().push(body, *more, **named)
 
-    queue.push = push_or_refuse
+    @property
+    def sleep_when_free(self) -> float:  # type: ignore[override]
+        """Seconds until it looks again; Gradio's would look each millisecond, 8 % of a core."""
+        return LOOK_FOR_WORK[any(self.active_jobs)]
 
 
 # ---------------------------------------------------------------- opening the doors
