@@ -13,22 +13,21 @@ from evaluation.features import look_at
 from impressionism.paint import open_image
 from impressionism.records import Exhibit, Pair
 
-SIDE = 768  # pixels, at most
-QUALITY = 90  # of WebP: brush strokes survive it
+AS_PAINTED = 256  # pixels; up to this side the painter's own PNG is shown, its recipe inside
+SIDE = 768  # pixels, at most, of a larger one
+QUALITY = 90  # of its WebP: brush strokes survive it
 CHOSEN = ("best", "worst", "between")
 
 
 def write(gallery: Path, exhibits: list[Exhibit]) -> None:
-    """gallery/showcase: showcase.jsonl and a WebP for each picture."""
+    """gallery/showcase: showcase.jsonl and the pictures, large ones made small."""
     folder, partial = gallery / "showcase", gallery / ".showcase.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     hung = pairs(exhibits)
     chosen = choose(hung, gains(gallery, hung))
-    for file in {exhibit.file for base, adapted, _ in chosen for exhibit in (base, adapted)}:
-        picture = open_image(gallery / file).convert("RGB")
-        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        picture.save(partial / small(file), quality=QUALITY, method=6)
+    for exhibit in (exhibit for *sides, _ in chosen for exhibit in sides):
+        hang(gallery / exhibit.file, partial / shown(exhibit))
     write_lines(partial / "showcase.jsonl", [pair for _, _, pair in chosen])
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
@@ -50,12 +49,23 @@ def choose(hung: list[tuple[Exhibit, Exhibit]], gained: list[float]) -> list[tup
         picked = dict.fromkeys((places[0], places[-1], places[len(places) // 2]))
         for chosen, place in zip(CHOSEN, picked, strict=False):
             base, adapted = hung[place]
-            pair = Pair(base=small(base.file), adapted=small(adapted.file), genre=genre, chosen=chosen,
+            pair = Pair(base=shown(base), adapted=shown(adapted), genre=genre, chosen=chosen,
                         gain=gained[place], recipe=adapted.recipe)  # fmt: skip
             result.append((base, adapted, pair))
     return result
 
 
-def small(file: str) -> str:
+def shown(exhibit: Exhibit) -> str:
     """What the showcase calls a picture of the gallery."""
-    return file.replace("/", "-").removesuffix(".png") + ".webp"
+    size = exhibit.recipe.sampling
+    kind = ".png" if max(size.width, size.height) <= AS_PAINTED else ".webp"
+    return exhibit.file.replace("/", "-").removesuffix(".png") + kind
+
+
+def hang(source: Path, target: Path) -> None:
+    if target.suffix == source.suffix:
+        shutil.copyfile(source, target)
+        return
+    picture = open_image(source).convert("RGB")
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    picture.save(target, quality=QUALITY, method=6)

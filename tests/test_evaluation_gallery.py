@@ -16,7 +16,7 @@ from evaluation.__main__ import main
 from evaluation.exhibits import pairs, read_gallery
 from evaluation.gallery import plan
 from evaluation.prompt_set import PROMPTS, PromptSet
-from evaluation.showcase import choose
+from evaluation.showcase import choose, hang, shown
 from impressionism.hub import PainterError
 from impressionism.paint import paint, read_recipe
 from impressionism.records import Exhibit, Pair
@@ -78,7 +78,7 @@ def test_what_is_there_is_left_and_what_is_missing_or_of_another_adapter_is_pain
 ):
     run = tmp_path / "tiny"
     main(["gallery", str(run), *asked])
-    before = {file: file.stat().st_mtime_ns for file in run.glob("gallery/*/*.png")}
+    before = {file: file.stat().st_mtime_ns for file in (run / "gallery" / each.file for each in read_gallery(run))}
     gone, *_ = before
     gone.unlink()
     capsys.readouterr()
@@ -107,15 +107,27 @@ def test_several_processes_share_a_gallery(run: Path, asked: list[str], tmp_path
 
 def test_the_showcase_has_the_best_and_the_worst_of_each_genre(run: Path):
     folder = run / "gallery" / "showcase"
-    shown = [Pair.from_json(line) for line in (folder / "showcase.jsonl").read_text().splitlines()]
-    assert {(pair.genre, pair.chosen) for pair in shown} == {
+    chosen = [Pair.from_json(line) for line in (folder / "showcase.jsonl").read_text().splitlines()]
+    assert {(pair.genre, pair.chosen) for pair in chosen} == {
         ("sea", "best"), ("sea", "worst"), ("sea", "between"), ("table", "best"), ("table", "worst")
     }  # fmt: skip
     for genre in ("sea", "table"):
-        gains = {pair.chosen: pair.gain for pair in shown if pair.genre == genre}
+        gains = {pair.chosen: pair.gain for pair in chosen if pair.genre == genre}
         assert gains["best"] == max(gains.values())
         assert gains["worst"] == min(gains.values())
-    assert all((folder / name).exists() for pair in shown for name in (pair.base, pair.adapted))
+    for pair in chosen:
+        assert read_recipe(folder / pair.adapted) == pair.recipe
+        assert read_recipe(folder / pair.base) == dataclasses.replace(pair.recipe, strength=0.0)
+
+
+def test_a_large_picture_of_the_showcase_is_made_small(run: Path, tmp_path: Path):
+    exhibit = read_gallery(run)[0]
+    large = dataclasses.replace(exhibit.recipe.sampling, width=1024, height=512)
+    exhibit = dataclasses.replace(exhibit, recipe=dataclasses.replace(exhibit.recipe, sampling=large))
+    Image.new("RGB", (1024, 512), "teal").save(tmp_path / "large.png")
+    hang(tmp_path / "large.png", file := tmp_path / shown(exhibit))
+    small = Image.open(file)
+    assert (small.format, small.size) == ("WEBP", (768, 384))
 
 
 def test_the_choice_follows_the_gain_alone(run: Path):

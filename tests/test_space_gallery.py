@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from impressionism.paint import read_recipe
 from impressionism.pipeline import Painter
 from impressionism.records import Pair, Provenance, Recipe, Sampling
 from space import app
-from space.gallery import by_genre, on_easel, on_wall, pairs_in
+from space.gallery import SHOWCASE, by_genre, on_easel, on_wall, pairs_in, sides
 from space.recipes import link
 from space.tabs.gallery import MISSING
 
@@ -50,6 +51,11 @@ def test_on_the_easel_a_pair_has_the_link_to_its_settings(folder: Path):
     shown = on_easel(folder, chosen)
     assert [place["caption"] for place in shown["items"]] == ["Base model", "Impressionist, strength 0.8"]
     assert shown["link"] == link([chosen.recipe])
+
+
+def test_the_committed_pictures_carry_their_recipes():
+    for pair in pairs_in(SHOWCASE):
+        assert tuple(read_recipe(SHOWCASE / file) for file in (pair.base, pair.adapted)) == sides(pair)
 
 
 def test_without_a_showcase_the_tab_says_so(tiny_painter: Painter, tmp_path: Path):
