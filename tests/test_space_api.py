@@ -292,7 +292,7 @@ def test_an_agent_finds_documented_tools_and_paints_with_them(here: tuple):
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
             orchard, nothing = {"prompt": "the orchard of an agent", "seed": 4, **SMALL}, {"prompt": "", **SMALL}
             painted = await session.call_tool("generate", orchard, progress_callback=hear)
-            quietly = await session.call_tool("generate", orchard)
+            quietly = [await session.call_tool(tool, orchard) for tool in ("generate", "compare", "sweep", "compare")]
             return tools, painted, quietly, await session.call_tool("generate", nothing)
 
     tools, painted, quietly, refused = asyncio.run(ask())
@@ -306,7 +306,7 @@ def test_an_agent_finds_documented_tools_and_paints_with_them(here: tuple):
     assert all(property["description"] for property in properties.values())
     assert not painted.isError and painted.content[0].type == "image"
     assert "the orchard of an agent" in str(painted.content)
-    assert not quietly.isError and "gradio_api/file=" in quietly.content[0].text
+    assert [told.content[0].text.count("gradio_api/file=") for told in quietly] == [1, 2, 3, 2]
     assert refused.isError
     assert "Say in the prompt what to paint" in refused.content[0].text
 
@@ -380,6 +380,16 @@ def test_a_cancelled_painting_makes_room_within_a_step(here: tuple, client: Clie
     assert (
         here[2].memory.get(here[2].recipes(Sampling(prompt="a longer afternoon", **LONG), [1.0], None, None)[0]) is None
     )
+
+
+def test_a_program_that_hangs_up_makes_room(here: tuple, client: Client):
+    asked = httpx.post(f"{here[0]}/gradio_api/call/v2/compare", json={"prompt": "a call cut off", **LONG}, timeout=60)
+    event = f"{here[0]}/gradio_api/call/compare/{asked.json()['event_id']}"
+    with httpx.stream("GET", event, timeout=60) as answer:
+        assert "event: generating" in answer.iter_lines()
+    client.predict(prompt="another call", **SMALL, api_name="/generate")
+    [unfinished] = here[2].recipes(Sampling(prompt="a call cut off", **LONG), [1.0], None, None)
+    assert here[2].memory.get(unfinished) is None
 
 
 def test_a_closed_painting_ends_and_leaves_the_painter_as_it_was(tiny_painter: Painter):

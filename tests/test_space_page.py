@@ -2,12 +2,14 @@
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from gradio.utils import get_upload_folder
 from gradio_client import Client
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
@@ -225,6 +227,18 @@ def test_steps_and_a_preview_are_shown_and_cancel_ends_it_within_moments(page: P
     set_up_again.blur()
     page.get_by_label("Seed", exact=True).fill("15")
     compare(page, seed=15)  # the painter is free
+
+
+@pytest.mark.parametrize("leave", [Page.close, Page.reload])
+def test_a_visitor_who_leaves_lets_the_painter_go(browser: BrowserContext, address: str, leave: Callable[[Page], Any]):
+    page = visit(browser, address)
+    set_up(page, "a departure", seed=(seed := 34 + (leave is Page.close)), steps=100, side=512)
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator("#pair .rough img.base")).to_have_attribute("src", re.compile("^data:image"), timeout=WAIT)
+    leave(page)
+    visitor(address).predict(prompt="an arrival", seed=seed, steps=2, width=64, height=64, api_name="/generate")
+    page.close()
+    assert not list(Path(get_upload_folder()).glob(f"*/impressionist-seed-{seed}-strength-0.8.png"))
 
 
 def test_what_is_cancelled_at_once_leaves_the_pair_that_hung_there(page: Page):
