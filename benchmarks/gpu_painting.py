@@ -17,7 +17,7 @@ from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
 from torch._dynamo.utils import counters
 
 from benchmarks.gpu_scale import GIB, RANK, Scale, timed
-from benchmarks.painting import batch_of_two
+from benchmarks.painting import in_one_batch
 from benchmarks.tables import markdown, marked, not_measured
 from impressionism import names
 from impressionism.compiled import blocks_of, compile_ahead, compile_blocks, enliven, use_packages
@@ -114,7 +114,7 @@ def painted(folder: Path, adapter: Path, scale: Scale, name: str, way: Way) -> t
         found["six"] = timed(device, lambda: list(sweep(painter, samplings[0], STRENGTHS)))
     if name == USUAL:
         found["comparison"] = timed(device, lambda: compare(painter, samplings[0]))
-        found["batch of two"] = timed(device, lambda: batch_of_two(painter, samplings[0]))
+        found["batch of two"] = timed(device, lambda: in_one_batch(painter, samplings[0], [0, 1]))
     return found, pictures
 
 

@@ -56,7 +56,8 @@ class Setting:
 
 def settings(scale: Scale) -> list[Setting]:
     """What is asked about first; those of one precision together, which loads its base once."""
-    least, *_, largest = scale.resolutions
+    *smaller, largest = scale.resolutions
+    least = smaller[0]
     found = [Setting("nf4", side) for side in scale.resolutions]
     found += [Setting("nf4", side, peer=True) for side in scale.peer_resolutions]
     for mode in ("nf4", "none"):
@@ -65,6 +66,7 @@ def settings(scale: Scale) -> list[Setting]:
     found += [Setting("nf4", least, offload=scale.offload)]
     found += [Setting(mode, largest) for mode in ("int8", "fp8", "int4", "int2")]
     found += [Setting("nf4", side, compile=True, peer=True) for side in scale.peer_resolutions]
+    found += [Setting(mode, side) for mode in ("none", "int8", "int4", "int2") for side in smaller]
     found += [Setting("nf4", largest, checkpointing=False, compile=True, peer=True)]
     found += [Setting("nf4", largest, "style", checkpointing=False, compile=True)]
     found += [Setting(mode, side, compile=True) for mode in ("nf4", "none") for side in (largest, least)]

@@ -22,7 +22,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from benchmarks.miniature import scenes
-from benchmarks.process import Memory, surroundings, threads
+from benchmarks.process import Memory, processor, surroundings, taken
 from benchmarks.tables import markdown, marked
 from benchmarks.training import LIBRARIES, Settings, idle, medium, ours, watch, write_model
 from impressionism import names, pictorial
@@ -180,7 +180,7 @@ def main() -> None:
             "training": training(root, arguments.steps),
             "pictures": cached(root),
         }
-    result |= surroundings(threads(), ("torch", "diffusers", "peft"))
+    result |= {"seconds": taken()} | surroundings(processor(), ("torch", "diffusers", "peft"))
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(json.loads(json.dumps(result))))
 

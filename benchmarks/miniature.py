@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from benchmarks.process import surroundings, threads
+from benchmarks.process import processor, surroundings, taken
 from benchmarks.tables import markdown, marked
 from impressionism import names
 from impressionism.paint import compare, defaults, paint, sweep
@@ -272,7 +272,8 @@ def main() -> None:
         "e_adapter": adapter(),
         "autoencoder": autoencoder(painter, 64),
         "provenance": dataclasses.asdict(painter.provenance),
-        **surroundings(threads(), ("torch", "diffusers", "peft", "transformers")),
+        "seconds": taken(),
+        **surroundings(processor(), ("torch", "diffusers", "peft", "transformers")),
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     contact_sheet(pictures, rows).save(arguments.out.with_suffix(".jpg"), quality=90)

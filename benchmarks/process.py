@@ -5,11 +5,14 @@ import os
 import platform
 import re
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
+
+import psutil
 
 EVERY = 0.02  # seconds
 
@@ -80,8 +83,15 @@ def surroundings(processor: str, libraries: Iterable[str]) -> dict[str, Any]:
     return {"machine": ", ".join(part for part in parts if part), "versions": versions}
 
 
-def threads() -> str:
-    """Of the processor, that PyTorch computes with."""
+def processor() -> str:
+    """Its name, the main memory, and the threads that PyTorch computes with."""
     import torch
 
-    return f"{torch.get_num_threads()} threads"
+    name = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    memory = psutil.virtual_memory().total / 1e9
+    return f"{name[1] if name else 'a CPU'}, {memory:.0f} GB, {torch.get_num_threads()} threads"
+
+
+def taken() -> float:
+    """Seconds since this program began."""
+    return time.time() - psutil.Process().create_time()

@@ -30,7 +30,7 @@ import httpx
 import psutil
 from tqdm import tqdm
 
-from benchmarks.process import surroundings, threads
+from benchmarks.process import processor, surroundings, taken
 from benchmarks.ratio import Ratio, ratio
 from benchmarks.tables import markdown, marked
 from impressionism.paint import common, defaults, encode, noise, set_strength
@@ -245,7 +245,8 @@ def main() -> None:
         result = measured(painter, space, chosen)
     result |= {
         "provenance": dataclasses.asdict(painter.provenance),
-        **surroundings(threads(), ("torch", "diffusers", "gradio", "spaces")),
+        "seconds": taken(),
+        **surroundings(processor(), ("torch", "diffusers", "gradio", "spaces")),
     }
     chosen.out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))

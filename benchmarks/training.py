@@ -37,8 +37,9 @@ from safetensors import safe_open
 from tqdm import tqdm
 from transformers import CLIPTextModel
 
+from benchmarks.gpu_training import matmul_rate
 from benchmarks.miniature import scenes
-from benchmarks.process import Memory, lines_of, progress, surroundings, threads
+from benchmarks.process import Memory, lines_of, processor, progress, surroundings
 from benchmarks.ratio import Ratio, ratio
 from benchmarks.tables import markdown, marked
 from impressionism import names
@@ -273,6 +274,7 @@ def compare(
 ) -> dict:  # fmt: skip
     """The trainers in turn, `repeats` times; what each run took, and what its adapter loses."""
     runs: dict[str, list[dict]] = {side: [] for side in sides}
+    rates: list[float] = []
     losses: dict[str, list[float]] = {side: [] for side in sides}
     for seed in tqdm(range(repeats), desc=model.name):
         now = dataclasses.replace(settings, seed=seed)
@@ -286,12 +288,20 @@ def compare(
                 command = theirs(now, model, pictures, folder, checkout, cached=side == "theirs")
                 measured = watch(command, "Steps", settings.batch)
             runs[side].append(dataclasses.asdict(measured))
+        rates.append(matmul_rate("cpu"))
         for side in sides:
             if not same_layers(folders["ours"] / "adapter", folders[side] / "adapter"):
                 raise SystemExit("The adapters change different layers: the settings are not equal.")
             if judge:
                 losses[side].append(judge.loss(folders[side] / "adapter"))
-    return {"settings": dataclasses.asdict(settings), "runs": runs, "held_out": losses}
+    products = {"operations": operations(folders["ours"].with_suffix(".yaml")), "rate": statistics.median(rates)}
+    return {"settings": dataclasses.asdict(settings), "runs": runs, "held_out": losses, "products": products}
+
+
+def operations(recipe: Path) -> float:
+    """Of a step's matrix products, by `plan`."""
+    command = [sys.executable, "-m", "training", "plan", str(recipe), "--json"]
+    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["operations"]
 
 
 def medians(part: dict, idle: dict[str, int]) -> dict:
@@ -325,6 +335,10 @@ def table(result: dict) -> str:
         speed = Ratio(*part["faster"])
         rows.append((f"{name}: a sample", *seconds, f"{speed.told('.2f')} × faster",
                      speed.judged("≥ 1.3", 1.3, least=True)))  # fmt: skip
+        if found := part.get("products"):
+            floor = found["operations"] / found["rate"] / part["settings"]["batch"]
+            shares = (f"{floor / side['seconds_per_sample']:.0%}" for side in (ours, theirs))
+            rows.append((f"{name}: … of it the products, at the processor's rate of products alone", *shares))
         for what, key, asked in MEMORY:
             memory = (f"{side[key] / 1e6:.0f} MB" for side in (ours, theirs))
             share = ours[key] / theirs[key]
@@ -373,7 +387,7 @@ def main() -> None:
         "idle_memory": nothing,
         "peer": {"repository": "huggingface/diffusers", "commit": commit, "script": str(SCRIPT)},
         "not_measured": NOT_MEASURED,
-        **surroundings(threads(), LIBRARIES["theirs"].split(", ")),
+        **surroundings(processor(), LIBRARIES["theirs"].split(", ")),
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))
