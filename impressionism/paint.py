@@ -4,6 +4,7 @@ Every call sets all the state that it needs, because one painter serves many vis
 the CPU, so that the same record gives the same picture everywhere.
 """
 
+import contextlib
 import hashlib
 import math
 import reprlib
@@ -102,13 +103,14 @@ def repaint(
     # The same modules; from_pipe would cast them all to float32.
     pipeline = FluxImg2ImgPipeline(**painter.flux.components)
     pipeline.set_progress_bar_config(disable=True)
-    result = pipeline(
-        **common(pipeline, sampling, words),
-        image=fit(source, sampling.width, sampling.height),
-        strength=change,
-        generator=torch.Generator("cpu").manual_seed(sampling.seed),
-        callback_on_step_end=reporter(on_step, 0, None),
-    )
+    with card_left(painter.flux):
+        result = pipeline(
+            **common(pipeline, sampling, words),
+            image=fit(source, sampling.width, sampling.height),
+            strength=change,
+            generator=torch.Generator("cpu").manual_seed(sampling.seed),
+            callback_on_step_end=reporter(on_step, 0, None),
+        )
     return result.images[0]
 
 
@@ -134,7 +136,18 @@ def encode(painter: Painter, prompt: str) -> Words:
 def render(flux: FluxPipeline, sampling: Sampling, words: Words, report: Callable | None = None) -> Image.Image:
     """The sampling's picture, by the pipeline as it stands."""
     latents = noise(flux, sampling)
-    return flux(**common(flux, sampling, words), latents=latents, callback_on_step_end=report).images[0]
+    with card_left(flux):
+        return flux(**common(flux, sampling, words), latents=latents, callback_on_step_end=report).images[0]
+
+
+@contextlib.contextmanager
+def card_left(flux: FluxPipeline) -> Iterator[None]:
+    """Where models take turns on the card, one that was cancelled leaves it, too."""
+    try:
+        yield
+    except BaseException:
+        flux.maybe_free_model_hooks()
+        raise
 
 
 def set_strength(flux: FluxPipeline, strength: float) -> None:
@@ -212,6 +225,7 @@ def check(sampling: Sampling, strength: float = 1.0, change: float | None = None
     problems = [
         *([] if isinstance(s.prompt, str) and s.prompt.strip() else ["say in the prompt what to paint"]),
         *([f"the prompt must not be longer than {most:,} characters"] if len(str(s.prompt)) > most else []),
+        *([] if is_text(str(s.prompt)) else ["the prompt holds half a character; write it anew"]),
         *outside("seed", s.seed, int),
         *outside("steps", s.steps, int),
         *outside("guidance", s.guidance),
@@ -229,6 +243,14 @@ def check(sampling: Sampling, strength: float = 1.0, change: float | None = None
     if problems:
         text = "; ".join(problems)
         raise PainterError(f"{text[0].upper()}{text[1:]}.")
+
+
+def is_text(text: str) -> bool:
+    """JSON can carry half of an emoji, which no tokenizer reads and no file holds."""
+    try:
+        return bool(text.encode()) or not text
+    except UnicodeEncodeError:
+        return False
 
 
 def within(value: Any, low: float, high: float, kind: type = float) -> bool:

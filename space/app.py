@@ -72,7 +72,7 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
 
         page.load(arrive, None, settings.restored, **AT_ONCE)
         add_endpoints(studio, PAINTING)
-    page.queue(max_size=1000, default_concurrency_limit=1)
+    page.queue(max_size=1000, default_concurrency_limit=1, api_open=False)
     page._queue.__class__ = Line
     page._queue.progress_update_sleep_when_free = 1  # second; for gr.Progress, which nobody uses here
     return page

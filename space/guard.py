@@ -47,7 +47,7 @@ BARE = re.compile(
     r"\b(nudes?|nudity|naked(ness)?|undress(ed|ing)?|topless|bottomless|unclothed|lingerie|stripp(ed|ing)|seductive(ly)?|"
     r"erotic\w*|sexy|sexual\w*|sensual\w*|no clothes|bare breasts?)\b"
 )
-LOOKALIKES = str.maketrans("013457@$!", "oieastasi")
+LOOKALIKES = str.maketrans("013457@$", "oieastas")
 
 
 def plain(prompt: str) -> str:
@@ -60,8 +60,10 @@ def plain(prompt: str) -> str:
 
 def objection(prompt: str) -> str | None:
     """Why the prompt is refused, or none."""
-    readings = {read := plain(prompt), re.sub(r"\S*[a-z]\S*", lambda word: word[0].translate(LOOKALIKES), read)}
-    if any(CHILD.search(read) and BARE.search(read) for read in readings):
+    read = plain(prompt)
+    letters = re.sub(r"!(?=\w)", "i", read)
+    readings = {read, re.sub(r"\S*[a-z]\S*", lambda word: word[0].translate(LOOKALIKES), letters)}
+    if all(any(words.search(read) for read in readings) for words in (CHILD, BARE)):
         return "nudity together with children"
     if any(EXPLICIT.search(read) for read in readings):
         return "explicit sexual content"
@@ -161,15 +163,22 @@ def main() -> None:
     ]
     if not files:
         sys.exit(f"There are no pictures in {chosen.folder}.")
+    from impressionism.paint import open_image  # late: --help needs no PyTorch
+
     try:
         images = ImageFilter(chosen.filter, chosen.threshold)
     except PainterError as problem:
         sys.exit(str(problem))
-    withheld = [(images.score(Image.open(file)), file) for file in files]
-    withheld = sorted((score, file) for score, file in withheld if score > images.threshold)
+    scored = []
+    for file in files:
+        try:
+            scored.append((images.score(open_image(file)), file))
+        except PainterError as problem:
+            print(problem, file=sys.stderr)
+    withheld = sorted((score, file) for score, file in scored if score > images.threshold)
     for score, file in withheld:
         print(f"{score:.3f}  {file}")
-    print(f"{len(withheld)} of {len(files)} withheld: {len(withheld) / len(files):.1%}")
+    print(f"{len(withheld)} of {len(scored)} withheld: {len(withheld) / max(1, len(scored)):.1%}")
 
 
 if __name__ == "__main__":

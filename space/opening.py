@@ -22,11 +22,13 @@ def open_painter(model: str = "auto", adapter: str = "auto", quantize: str = "au
         check_pin(wanted)
         return load_pipeline(model, adapter, quantize, device)
     except PainterError as problem:
-        source, _, revision = pinned(device).partition("@")
-        painter = load_pipeline(model, source, quantize, device, adapter_revision=revision or None)
-        instead = f"{painter.provenance.adapter or 'no adapter'} {painter.provenance.adapter_revision or ''}".strip()
-        note = f"The adapter that was asked for cannot be used, so {instead} paints on: {problem}"
-        return dataclasses.replace(painter, about=f"{painter.about} {note}")
+        reason = str(problem)
+    # Not in there: the exception holds the model that was loaded, and a second one beside it might not fit.
+    source, _, revision = pinned(device).partition("@")
+    painter = load_pipeline(model, source, quantize, device, adapter_revision=revision or None)
+    instead = f"{painter.provenance.adapter or 'no adapter'} {painter.provenance.adapter_revision or ''}".strip()
+    note = f"The adapter that was asked for cannot be used, so {instead} paints on: {reason}"
+    return dataclasses.replace(painter, about=f"{painter.about} {note}")
 
 
 def check_pin(wanted: str) -> None:

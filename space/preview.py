@@ -63,8 +63,9 @@ def projection(vae: Any) -> torch.Tensor:
     scale, config = 2 ** (len(vae.config.block_out_channels) - 1), vae.config
     coarse = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     picture = F.interpolate(coarse, size=(256, 256), mode="bicubic").clamp(0, 1)
-    encoded = vae.encode((2 * picture - 1).to(vae.device, vae.dtype)).latent_dist.mode()
-    latents = (encoded.float().cpu() - (config.shift_factor or 0)) * config.scaling_factor
+    # Past encode(), which would call it to the card where models take turns, and the one that is painting away.
+    moments = vae._encode((2 * picture - 1).to(vae.device, vae.dtype))
+    latents = (moments.chunk(2, dim=1)[0].float().cpu() - (config.shift_factor or 0)) * config.scaling_factor
     known = latents[0].permute(1, 2, 0).flatten(0, 1)
     wanted = F.avg_pool2d(picture, scale)[0].permute(1, 2, 0).flatten(0, 1)
     return torch.linalg.lstsq(torch.cat([known, torch.ones(len(known), 1)], 1), wanted).solution

@@ -53,12 +53,13 @@ class Settings:
 
 
 def make_settings(studio: Studio, words: Words, recipe: Recipe | None) -> Settings:
-    """The controls, set to this recipe; not yet on the page: each is rendered where it belongs."""
+    """The controls, set to this recipe; not yet on the page: each is rendered where it belongs. What they hold goes to
+    the studio's own check, whose sentences name the field; Gradio's would not."""
     limits = studio.limits()
     prompt, shape, seed = words.examples[0]
     start = recipe.sampling if recipe else sampling_for(studio, words, prompt, shape, seed)
     side: dict[str, Any] = {"precision": 0, "step": 16, "min_width": 100, "render": False, **ends(limits["width"])}
-    return Settings(
+    settings = Settings(
         prompt=gr.Textbox(
             label="Prompt",
             info=words.hint,
@@ -118,6 +119,10 @@ def make_settings(studio: Studio, words: Words, recipe: Recipe | None) -> Settin
         repaint_strength=gr.Slider(**ends(limits["strength"]), value=1, step=0.05, label="Strength", render=False),
         tabs=gr.Tabs(selected="paint", elem_id="ways", render=False),
     )
+    for control in vars(settings).values():
+        if isinstance(control, gr.Number | gr.Slider | gr.Textbox):
+            control.preprocess = lambda payload: payload
+    return settings
 
 
 def ends(limits: Sequence[float]) -> dict[str, Any]:

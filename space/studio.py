@@ -337,6 +337,8 @@ def open_photograph(path: str | None, sampling: Sampling) -> Image.Image:
         fits = photograph.width * photograph.height <= MOST_PIXELS
         if fits:
             photograph = ImageOps.exif_transpose(photograph)  # which loads it
+    except FileNotFoundError:
+        raise PainterError("The photograph was deleted after an hour; choose it again.") from None
     except Exception:  # on broken files, Pillow's decoders raise almost anything
         raise PainterError("This file cannot be read as a picture; send a JPEG, PNG or WebP.") from None
     if not fits:

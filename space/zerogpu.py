@@ -15,7 +15,6 @@ except ImportError:  # a Space's builder installs it; elsewhere it is not needed
 
 COLD = 20.0  # seconds a fresh worker takes to receive the weights: an estimate, until it has been measured
 PER_STEP = 0.7  # seconds per step and megapixel on half an RTX PRO 6000: an estimate, likewise
-FACTOR = 1.5  # what `large` reserves for a second asked for: duration_factor in spaces/zero/configs.json
 LARGE = 42 * 2**30  # bytes on the GPU from which ZeroGPU lends a whole card, at twice the quota: xlarge_threshold there
 MEASURED = 20  # paintings whose pace is kept
 TELLING = 2.0  # steps times megapixels from which the steps, not decoding and saving, decide how long it takes
@@ -29,7 +28,14 @@ def on_gpu(function, duration):
 
 def reserved(seconds: int) -> int:
     """What a visitor's quota has to hold for it; used up is what the painting takes."""
-    return round(seconds * FACTOR)
+    return round(seconds * factor())
+
+
+def factor() -> float:
+    """What `large` reserves for a second asked for: 1.5 on the cards that are lent now."""
+    from spaces.zero.config import get_config
+
+    return get_config()["duration_factor"]
 
 
 def placed(flux: Any) -> int:

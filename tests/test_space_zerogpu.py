@@ -170,7 +170,6 @@ def test_more_pictures_steps_and_pixels_take_longer():
     one = pace.seconds(**usual)
     for name in usual:
         assert one < pace.seconds(**usual | {name: 2 * usual[name]}) < 2 * one
-    assert zerogpu.reserved(one) == round(1.5 * one)
 
 
 def test_seconds_follow_what_was_measured():
@@ -193,10 +192,11 @@ def test_the_visitor_sees_what_will_be_reserved(tiny_painter: Painter, monkeypat
     assert studio.seconds(Sampling(prompt="", **SMALL), [1.0]) is None
 
 
-def test_the_rule_is_that_of_the_installed_spaces():
+def test_the_rule_is_that_of_the_installed_spaces(monkeypatch: pytest.MonkeyPatch):
     configs = json.loads(files("spaces.zero").joinpath("configs.json").read_text())
     [current] = [config for config in configs if "RTX PRO 6000" in config["model"]]
-    assert (current["duration_factor"], current["xlarge_threshold"]) == (zerogpu.FACTOR, zerogpu.LARGE)
+    monkeypatch.setattr("spaces.zero.config.get_config", lambda: current)
+    assert (zerogpu.reserved(40), current["xlarge_threshold"]) == (60, zerogpu.LARGE)
 
 
 class Parts:
