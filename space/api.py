@@ -18,7 +18,7 @@ from typing import Any
 import gradio as gr
 from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse
-from gradio import caching, processing_utils, routes
+from gradio import caching, processing_utils, route_utils, routes
 from gradio.route_utils import FnIndexInferError
 from gradio_client.utils import is_file_obj_with_meta
 from PIL import Image
@@ -27,7 +27,7 @@ from impressionism import paint
 from impressionism.pipeline import PainterError
 from impressionism.records import Sampling
 from space.errors import plain_words, sorry
-from space.studio import Picture, Studio, open_photograph, paced, real, sampling_of, weakest_first
+from space.studio import Picture, Studio, delete_old, open_photograph, paced, real, sampling_of, weakest_first
 from space.words import words_for
 
 VERSION = "1"  # a change that would break a program makes it 2, with a snapshot of its own
@@ -243,6 +243,7 @@ def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
     processing_utils.async_ssrf_protected_download = fetch_nothing
     processing_utils.save_base64_to_cache = functools.partial(save_sent, studio)
     routes.secure_url_stream_response = serve_nothing
+    route_utils.delete_files_created_by_app = delete_old
     page = gr.context.Context.root_block
     assert page is not None, "endpoints are added inside `with gr.Blocks()`"
     page.temp_file_sets.append(studio.files)

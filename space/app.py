@@ -15,7 +15,6 @@ from typing import Any
 
 import gradio as gr
 from gradio.queueing import Queue
-from gradio.route_utils import get_fn
 
 from impressionism.pipeline import Painter
 from space.api import REFUSALS, add_endpoints
@@ -81,14 +80,24 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
 class Line(Queue):
     """Gradio's queue, where so many paintings may wait, and which looks for work as often as is worth it."""
 
-    async def push(self, body: Any, *more: Any, **named: Any) -> Any:
-        """Gradio's own limit would also refuse what waits for no painter: a page that is opened by a link, a picture on
-        it that was painted before. A page and gradio_client say it in words of their own."""
-        line = self.event_queue_per_concurrency_id.get(PAINTING["concurrency_id"])
-        full = line and len(line.queue) >= PAINTINGS
-        if full and get_fn(self.blocks, None, body).concurrency_id == PAINTING["concurrency_id"]:
-            return False, f"{PAINTINGS} paintings are waiting already; try again in a few minutes.", "queue_full"
-        return await super().push(body, *more, **named)
+    async def push(self, *call: Any, **named: Any) -> Any:
+        """Gradio's own limit would also refuse what waits for no painter: a page that is opened by a link, a picture
+        that was painted before. Of what is answered at once it would keep the call for good, with its prompt."""
+        pushed = await super().push(*call, **named)
+        event = self.event_ids_to_events.get(str(pushed[1]))
+        if event is None:
+            return pushed
+        line = self.event_queue_per_concurrency_id[event.concurrency_id].queue
+        too_many = event.concurrency_id == PAINTING["concurrency_id"] and len(line) > PAINTINGS
+        if event in line and not too_many:
+            return pushed
+        self.event_ids_to_events.pop(event._id)
+        self.blocks.app.iterators.pop(event._id, None)
+        if event not in line:
+            return pushed
+        line.remove(event)
+        self.pending_event_ids_session[event.session_hash].discard(event._id)
+        return False, f"{PAINTINGS} paintings are waiting already; try again in a few minutes.", "queue_full"
 
     @property
     def sleep_when_free(self) -> float:  # type: ignore[override]

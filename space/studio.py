@@ -13,7 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,10 +76,11 @@ class Studio:
     def __init__(self, painter: Painter, guard: Guard | None = None) -> None:
         self.painter = painter
         self.guard = guard or guard_for(painter.is_miniature)
-        self.files = Files()
+        self.files: set[str] = set()  # that Gradio deletes with its own
         self.memory = Memory(MOST_REMEMBERED)
         self.pace = zerogpu.Pace()
         self.paint_on_gpu = zerogpu.on_gpu(self._paint, self._seconds)
+        self.door = zerogpu.Door()
 
     # ---- What may be asked
 
@@ -110,7 +111,8 @@ class Studio:
             found = {recipe.strength: self.memory.get(recipe) for recipe in recipes}
             missing = [strength for strength, picture in found.items() if picture is None]
             since, first, done = 0.0, 0, 0
-            with closing(self.paint_on_gpu(sampling, missing, source, change)) as news:  # nothing runs until asked
+            self.door.wait()
+            with self.door.closing(self.paint_on_gpu(sampling, missing, source, change)) as news:  # nothing runs yet
                 for number, recipe in enumerate(recipes, 1):
                     while (picture := found[recipe.strength]) is None:
                         event = next(news, None)
@@ -264,12 +266,20 @@ class Memory:
                 self.pictures.popitem(last=False)
 
 
-class Files(set[str]):
-    """The pictures that Gradio deletes with its own files after an hour. It goes through them without a lock, while
-    others are added: through a copy."""
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(list(super().__iter__()))
+def delete_old(page: Any, age: float | None) -> None:
+    """The page's files that are older, in seconds, or all of them. In place of Gradio's own, which ends for good when a
+    file is added while it looks, and forgets no file that somebody else deleted."""
+    keep = {file for part in page.blocks.values() for file in getattr(part, "keep_in_cache", ())}
+    for files in page.temp_file_sets:
+        for file in [file for file in list(files) if file not in keep]:
+            path = Path(file)
+            with suppress(FileNotFoundError):
+                if age is not None and time.time() - path.lstat().st_ctime <= age:
+                    continue
+                path.unlink()
+            files.discard(file)
+            with suppress(OSError):
+                path.parent.rmdir()  # a picture's own
 
 
 def key_of(recipe: Recipe) -> str:

@@ -2,8 +2,13 @@
 
 import math
 import os
+import threading
 from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from impressionism import names
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it logs the end of a long prompt, and prompts are not recorded
@@ -42,6 +47,30 @@ def placed(flux: Any) -> int:
     """Bytes of a pipeline's weights, which lie on the GPU as long as it is lent."""
     modules = [part for part in flux.components.values() if hasattr(part, "parameters")]
     return sum(t.nbytes for module in modules for t in [*module.parameters(), *module.buffers()])
+
+
+class Door:
+    """Closes paintings. One that is cancelled ends at its worker's next step, and Gradio closes it in the thread that
+    serves all pages: on ZeroGPU another thread waits for that, and so does the next painting, for the same worker."""
+
+    def __init__(self) -> None:
+        self.leaving: threading.Thread | None = None
+
+    @contextmanager
+    def closing(self, news: Generator[Any, None, None]) -> Iterator[Generator[Any, None, None]]:
+        try:
+            yield news
+        finally:
+            if names.on_zero_gpu():
+                self.leaving = threading.Thread(target=news.close, daemon=True)
+                self.leaving.start()
+            else:
+                news.close()
+
+    def wait(self) -> None:
+        if self.leaving:
+            self.leaving.join()
+            self.leaving = None
 
 
 class Pace:

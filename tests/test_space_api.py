@@ -24,7 +24,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from gradio.route_utils import delete_files_created_by_app
+from gradio import route_utils
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from mcp import ClientSession
@@ -605,9 +605,11 @@ def test_uploads_and_pictures_are_deleted_after_their_time(here: tuple, client: 
     [uploaded] = httpx.post(f"{address}/gradio_api/upload", files={"files": Path(photograph).read_bytes()}).json()
     client.predict(prompt="to be deleted", **SMALL, api_name="/generate")
     [picture] = studio.remembered(Sampling(prompt="to be deleted", **SMALL), [1.0])
-    delete_files_created_by_app(page, 3000)
+    route_utils.delete_files_created_by_app(page, 3000)
     assert Path(uploaded).exists() and Path(picture.path).exists()
-    delete_files_created_by_app(page, None)
+    studio.files.add(lost := str(Path(picture.path).with_name("lost.png")))
+    route_utils.delete_files_created_by_app(page, None)  # type: ignore[arg-type]
+    assert lost not in studio.files and not Path(picture.path).parent.exists()
     assert not Path(uploaded).exists() and not Path(picture.path).exists()
     assert client.predict(prompt="to be deleted", **SMALL, api_name="/generate")
 
@@ -675,6 +677,7 @@ def test_a_full_line_refuses_a_painting_and_nothing_else(
     monkeypatch.setattr(app, "PAINTINGS", 1)
     page = app.build(tiny_painter, tmp_path)
     client = visitor(address := app.launch(page, prevent_thread_lock=True, quiet=True).rstrip("/"))
+    before = client.predict(prompt="painted before", seed=1, **SMALL, api_name="/generate")
     painted = client.submit(prompt="a line", seed=0, **LONG, api_name="/generate")
     wait_for(lambda: painted.outputs())
     waiting = client.submit(prompt="a line", seed=1, **LONG, api_name="/generate")
@@ -683,8 +686,10 @@ def test_a_full_line_refuses_a_painting_and_nothing_else(
     refused = httpx.post(f"{address}/gradio_api/call/generate", json=call, timeout=60)
     assert refused.status_code == 503 and "1 paintings are waiting already" in refused.text
     assert client.predict(api_name="/status")
+    assert client.predict(prompt="painted before", seed=1, **SMALL, api_name="/generate") == before
     for job in (painted, waiting):
         job.cancel()
+    wait_for(lambda: not page._queue.event_ids_to_events and not page.app.iterators)  # nor is any call kept
     page.close(verbose=False)
 
 

@@ -162,6 +162,30 @@ def test_other_errors_are_left_as_they_are():
     assert "twice" in errors.advice(gr.Error("RuntimeError", title="ZeroGPU worker error")).message
 
 
+def test_who_cancels_waits_for_no_worker_and_the_next_painting_does(
+    tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch
+):
+    """Gradio closes a cancelled painting in the thread that serves every page."""
+    studio, sampling, ended = Studio(tiny_painter), Sampling(prompt="a slow worker", **SMALL), []
+
+    def worker(*_: object):
+        try:
+            yield 1, 2, None
+            yield 2, 2, None
+        finally:
+            time.sleep(0.5)  # to its next step
+            ended.append(1)
+
+    monkeypatch.setattr(studio, "paint_on_gpu", worker)
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    painting = studio.paint(sampling, [1.0])
+    next(painting)
+    painting.close()
+    assert not ended
+    next(studio.paint(sampling, [1.0]))
+    assert ended
+
+
 # ---- What is asked of it
 
 
