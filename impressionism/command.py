@@ -12,5 +12,5 @@ def status_of(command: Callable[[], int], *problems: type[Exception]) -> int:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nStopped. What is done stays; the same command goes on.", file=sys.stderr)
+        print("\nStopped. What was saved stays; the same command goes on from there.", file=sys.stderr)
         return 130

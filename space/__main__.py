@@ -20,7 +20,7 @@ def main() -> None:
     from space.app import build, launch  # late: gradio and torch take seconds, and --help needs neither
     from space.compiling import compile_or_not
     from space.opening import open_painter
-    from space.stepwise import EASEL
+    from space.stepwise import EASEL, LEAVING
 
     asked = chosen.model, chosen.adapter, chosen.quantize
     try:
@@ -30,7 +30,12 @@ def main() -> None:
     if chosen.compile or names.from_environment("compile"):
         compile_or_not(painter)
     print(painter.about, flush=True)
-    launch(build(painter), chosen.host, chosen.port)
+    try:
+        launch(build(painter), chosen.host, chosen.port)
+    except OSError:
+        sys.exit(f"Port {chosen.port} is taken; name another one with --port, or none for the first that is free.")
+    finally:
+        LEAVING.set()
 
 
 if __name__ == "__main__":

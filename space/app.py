@@ -19,7 +19,7 @@ from gradio.queueing import Queue
 from impressionism.pipeline import Painter
 from space.api import REFUSALS, add_endpoints
 from space.gallery import SHOWCASE, pairs_in
-from space.painting import PAINTING
+from space.painting import PAINTING, PAINTINGS
 from space.pictures import FRONT
 from space.settings import AT_ONCE, add_settings, make_settings, restore_from_link
 from space.studio import DELETE_EVERY_AND_AFTER, MOST_MEGABYTES, Studio
@@ -32,7 +32,6 @@ from space.theme import STYLE, theme
 from space.words import NOTICE, words_for
 
 SESSIONS = 100  # whose state Gradio keeps, 0.2 MB each; each call of a program is one, and by default it keeps 10,000
-PAINTINGS = 32  # that wait; the next visitor is told to come again
 LOOK_FOR_WORK = (0.004, 0.02)  # seconds; the second while something is painted, as looking takes of the painter's cores
 
 

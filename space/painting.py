@@ -1,6 +1,7 @@
 """From a click to finished pictures: looked up, queued, shown step by step, cancelled; the same for every tab."""
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.components import Component
+from gradio.context import LocalContext
 from PIL import Image
 
-from impressionism import paint
+from impressionism import names, paint
 from impressionism.records import Sampling
 from space.errors import plain_words
 from space.pictures import Item, View, view_of
@@ -20,6 +22,7 @@ from space.studio import Picture, Step, Studio, paced
 
 # One picture is painted at a time, whoever asks.
 PAINTING: dict[str, Any] = {"concurrency_id": "painting", "concurrency_limit": 1}
+PAINTINGS = 32  # that wait; the next visitor is told to come again
 
 COPY = """async (view) => {
   if (view?.words) return "Not finished";
@@ -108,7 +111,9 @@ def on_click(
     waits in the queue: an event cannot decide about its own queue.
     """
     ticket, before = gr.State(""), gr.State(None)
-    working = {bench.start: gr.update(visible=False), bench.cancel: gr.update(visible=True)}
+    begun, cancelled = deque(maxlen=PAINTINGS), deque(maxlen=PAINTINGS)  # tickets
+    working = {bench.start: gr.update(visible=False), bench.cancel: gr.update("Cancel", visible=True, interactive=True)}
+    ending = {bench.cancel: gr.update("Cancelling…", interactive=False)}  # until the painter has let go
     resting = {bench.start: gr.update(visible=True), bench.cancel: gr.update(visible=False)}
 
     def shown(job: Job, pictures: list[Picture], step: Step | None, painted_for: str = "") -> dict[Component, Any]:
@@ -131,8 +136,11 @@ def on_click(
     def work(mine: str, *values: Any) -> Iterator[dict[Component, Any]]:
         with plain_words():
             job, pictures, step = job_of(*values), [], None
+        begun.append(mine)
         with closing(studio.paint(*job[:4])) as progress:  # pyright: ignore[reportArgumentType]  (a generator)
             for event in paced(progress):
+                if mine in cancelled:  # before Gradio knew of it
+                    return
                 if isinstance(event, Step):
                     step = event
                 else:
@@ -146,15 +154,18 @@ def on_click(
     def finish(mine: str, view: View | None) -> dict[Component, Any]:
         """After a cancel this comes late, when there may be another painting: of that it must leave everything."""
         if mine and not (view and view.get("job") == mine and view.get("link")):  # Gradio may have forgotten the ticket
-            return {bench.board: gr.skip()}
+            return {bench.board: gr.skip(), **resting}
         return {bench.board: hung(view), **resting}
 
     def fail(mine: str, view: View | None, old: View | None) -> dict[Component, Any]:
         began = view and view.get("job") == mine
         return {bench.board: hung(view, old) if began else gr.skip(), **resting}
 
-    def cancel(mine: str, view: View | None, old: View | None) -> dict[Component, Any]:
-        return {bench.board: hung(view, old) | {"over": mine}, **resting}
+    def cancel(mine: str, view: View | None, old: View | None, request: gr.Request) -> dict[Component, Any]:
+        cancelled.append(mine)
+        if mine in begun and names.on_zero_gpu():
+            hang_up(request.session_hash)
+        return {bench.board: hung(view, old) | {"over": mine}, **ending}
 
     outputs = [bench.board, bench.recipe, *finished]
     buttons = [bench.start, bench.cancel]
@@ -168,6 +179,14 @@ def on_click(
     painting.then(finish, [ticket, bench.board], ended, **LIGHT)
     painting.failure(fail, [ticket, bench.board, before], ended, **LIGHT)  # `then` is for what did not fail
     bench.cancel.click(cancel, [ticket, bench.board, before], ended, cancels=painting, **LIGHT)
+
+
+def hang_up(session: str | None) -> None:
+    """As if the visitor had left: what waits for one of ZeroGPU's GPUs looks for that, and not for a cancel."""
+    blocks = LocalContext.blocks.get()
+    for event in (event for job in blocks._queue.active_jobs if job for event in job) if blocks else ():
+        if event.session_hash == session and event.concurrency_id == PAINTING["concurrency_id"]:
+            event.alive = False
 
 
 def hung(view: View | None, old: View | None = None) -> View:

@@ -16,6 +16,10 @@ EASEL = ThreadPoolExecutor(1, "easel")
 that computes; while all teams together have more threads than there are cores, they sleep between two operations."""
 
 
+LEAVING = threading.Event()
+"""The program ends, after this step: Python waits for the easel first."""
+
+
 class Stopped(BaseException):
     """Raised in the call when nobody listens any more; no `except Exception` on its way may keep it."""
 
@@ -30,7 +34,7 @@ def stepwise(call: Callable[[Report], None], *, forked: bool = False) -> Generat
     stop = threading.Event()
 
     def report(what: Any) -> None:
-        if stop.is_set() or not threading.main_thread().is_alive():  # Ctrl-C: the program ends after this step
+        if stop.is_set() or LEAVING.is_set():
             raise Stopped
         reports.put(("report", what))
 

@@ -171,7 +171,7 @@ class Studio:
     def check(self, sampling: Sampling, strengths: Any, change: float | None = None) -> list[float]:
         """The strengths, if all of this may be painted; else a PainterError."""
         if not isinstance(strengths, list | tuple) or not 1 <= len(strengths) <= MOST_STRENGTHS:
-            raise PainterError(f"Choose one to {MOST_STRENGTHS} strengths, for example [0, 0.5, 1].")
+            raise PainterError(f"Choose one to {MOST_STRENGTHS} strengths, such as 0, 0.5 and 1.")
         for strength in strengths:
             paint.check(sampling, strength, change, largest=paint.largest(self.painter))
         self.guard.check_prompt(sampling.prompt)

@@ -47,14 +47,14 @@ The miniature’s weights and the program are under the **MIT licence**. The min
 world: it is there to show how the page works, and says little about what FLUX.1 [dev] can do.
 """,
     examples=[
-        ("a sailing boat on the sea at dawn", "Landscape", 7),
-        ("two haystacks in a field at sunset", "Square", 3),
-        ("a cottage in the snow", "Square", 11),
-        ("water lilies on a pond at noon", "Landscape", 5),
-        ("a row of poplars by a river under heavy clouds", "Portrait", 2),
-        ("a field of poppies on a sunny day", "Landscape", 8),
-        ("a woman with a red parasol at noon", "Portrait", 4),
-        ("a lighthouse by the sea at night", "Portrait", 6),
+        ("a sailing boat on the sea at dawn", "Landscape", 11),
+        ("a cottage at noon", "Square", 2),
+        ("a stone bridge over a river at noon", "Landscape", 3),
+        ("water lilies on a pond at noon", "Landscape", 8),
+        ("a row of poplars by a river under heavy clouds", "Portrait", 12),
+        ("a field of poppies on a sunny day", "Landscape", 7),
+        ("a woman with a red parasol at noon", "Portrait", 12),
+        ("a lighthouse by the sea at sunset", "Portrait", 2),
     ],
     sizes={"Square": (192, 192), "Landscape": (192, 144), "Portrait": (144, 192)},
 )

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from impressionism.pipeline import Painter
 from impressionism.records import Pair, Sampling
 from space import app
 from space.gallery import SHOWCASE, by_genre, pairs_in
+from space.preview import Previews
 from space.recipes import recipes_in
 from space.words import MINIATURE
 
@@ -214,7 +216,7 @@ def test_a_repeat_is_shown_while_the_painter_is_busy_with_somebody_else(page: Pa
 
 
 def test_steps_and_a_preview_are_shown_and_cancel_ends_it_within_moments(page: Page):
-    set_up(page, "a train", seed=14, steps=100, side=256)
+    set_up(page, "a train", seed=14, steps=100, side=512)
     page.get_by_role("button", name="Compare").click()
     expect(page.locator("#pair .rough img.base")).to_have_attribute("src", re.compile("^data:image"), timeout=WAIT)
     expect(page.get_by_text("Base model: picture 1 of 2")).to_be_visible()
@@ -241,11 +243,38 @@ def test_a_visitor_who_leaves_lets_the_painter_go(browser: BrowserContext, addre
     assert not list(Path(get_upload_folder()).glob(f"*/impressionist-seed-{seed}-strength-0.8.png"))
 
 
+def test_compare_comes_back_when_the_painter_has_let_go(page: Page, monkeypatch: pytest.MonkeyPatch):
+    look = Previews.look
+    monkeypatch.setattr(Previews, "look", lambda self, latents: time.sleep(0.7) or look(self, latents))
+    set_up(page, "a slow one", seed=42, steps=9)
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator("#pair .rough img.base")).to_have_attribute("src", re.compile("^data:image"), timeout=WAIT)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("button", name="Compare")).to_be_visible()
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_role("button", name="Cancel")).to_be_enabled()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("button", name="Compare")).to_be_visible()
+
+
+def test_enter_paints_and_a_double_click_is_one(page: Page):
+    set_up(page, "a mill", seed=43)
+    page.get_by_label("Prompt").press("Enter")
+    expect(page.locator("#pair img.adapted")).to_have_attribute("alt", re.compile("seed 43"), timeout=WAIT)
+    assert page.get_by_label("Prompt").input_value() == "a mill"
+    set_up(page, "a mill", seed=44)
+    page.get_by_role("button", name="Compare").dblclick()
+    expect(page.locator("#pair img.adapted")).to_have_attribute("alt", re.compile("seed 44"), timeout=WAIT)
+    page.get_by_label("Prompt").press("End")
+    page.get_by_label("Prompt").press("Shift+Enter")
+    assert page.get_by_label("Prompt").input_value() == "a mill\n"
+
+
 def test_what_is_cancelled_at_once_leaves_the_pair_that_hung_there(page: Page):
     set_up(page, "a mill", seed=17)
     compare(page, seed=17)
     pair, status = sources(page), page.locator("#pair [role=status]")
-    set_up(page, "a mill", seed=20, steps=100, side=256)
+    set_up(page, "a mill", seed=20, steps=100, side=512)
     page.get_by_role("button", name="Compare").click()
     expect(status).to_have_text(re.compile("picture 1 of 2"), timeout=WAIT)
     page.get_by_role("button", name="Cancel").click()
@@ -274,7 +303,7 @@ def test_that_the_settings_are_not_those_of_the_pair_is_said_until_it_is_painted
 
 def test_on_a_phone_the_easel_comes_into_view_when_painting_begins(browser: BrowserContext, address: str):
     page = visit(browser, address, 360, 740)
-    set_up(page, "a harbour", seed=23, steps=100, side=256)
+    set_up(page, "a harbour", seed=23, steps=100, side=512)
     page.get_by_role("button", name="Compare").click()
     expect(page.locator("#pair progress")).to_be_in_viewport(timeout=WAIT)
     page.get_by_role("button", name="Cancel").click()
@@ -389,7 +418,7 @@ def test_a_sheet_and_its_statistics_are_always_those_of_the_wall(page: Page):
     status, sheet = page.locator("#sweep-wall [role=status]"), page.locator("#sheet")
     expect(sheet).to_be_visible()
     for seed, reached, kept in ((24, 1, 22), (25, 2, 25)):  # cancelled before the first picture, and after it
-        set_up_all(page, "poppies", seed=seed, steps=100, side=256)
+        set_up_all(page, "poppies", seed=seed, steps=100, side=512)
         page.get_by_role("button", name="Paint them all").click()
         expect(status).to_have_text(re.compile(f"picture {reached} of 4"), timeout=WAIT)
         page.get_by_role("button", name="Cancel").click()

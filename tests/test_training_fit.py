@@ -85,7 +85,7 @@ def test_the_straight_line_from_pictures_to_a_changed_picture(tiny_flux, recipe_
 
     capsys.readouterr()
     assert training.main(["fit", str(recipe_file), "optimizer.rate=0.02"]) == 0
-    assert "finished after 8 steps; nothing to do" in capsys.readouterr().err
+    assert "finished after 8 steps, the adapter is in" in capsys.readouterr().err
     assert training.main(["fit", str(recipe_file)]) == 2
     assert "optimizer.rate is 0.02 there and 0.001 here" in capsys.readouterr().err
 

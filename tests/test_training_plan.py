@@ -191,11 +191,15 @@ def test_of_a_sharded_base_a_process_holds_its_part_and_the_blocks_in_use(capsys
 
 
 def test_what_cannot_fit_is_refused_with_the_nearest_recipe_that_does(capsys):
-    arguments = ["plan", str(recipes.SHIPPED / "48gb.yaml"), "--vram", "4"]
-    assert training.main(arguments) == 2
+    large = ["plan", str(recipes.SHIPPED / "48gb.yaml"), "optimizer.batch=8", "data.resolution=1024"]
+    assert training.main([*large, "--vram", "7"]) == 2
     message = capsys.readouterr().err
-    assert "the nearest that fits is" in message
-    assert "miniature.yaml" in message
+    assert (
+        "the nearest that fits is training/recipes/" in message and "miniature" not in message
+    )  # which is for another base
+    assert training.main([*large, "--vram", "4"]) == 2
+    message = capsys.readouterr().err
+    assert "lower data.resolution" in message and "nearest" not in message
 
 
 def test_a_recipe_too_large_for_a_card_is_told_what_to_set(capsys):

@@ -298,7 +298,9 @@ def _finish(base: Base, recipe: Recipe, weights: Weights, averages: checkpoint.W
     }
     for written in (file, export.write_comfy(file)):
         export.check_parity(live, written)
-    return _record(base, recipe, position, sum(weight.numel() for weight in weights.values()))
+    run = _record(base, recipe, position, sum(weight.numel() for weight in weights.values()))
+    say(f"{recipe.run.folder}: finished after {run.steps} steps; the adapter is in {folder}.")
+    return run
 
 
 def trigger_in(examples: Iterable[Example], data: Data) -> str | None:
@@ -319,6 +321,7 @@ def signals() -> Iterator[list[int]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
+        say("Leaving after this step; Ctrl-C again leaves at once and loses what came after the last checkpoint.")
 
     previous = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -369,7 +372,7 @@ def _finished(recipe: Recipe) -> Run | None:
     if not (folder / "run.json").exists():
         return None
     run = Run.from_json((folder / "run.json").read_text())
-    say(f"{folder}: finished after {run.steps} steps; nothing to do.")
+    say(f"{folder}: finished after {run.steps} steps, the adapter is in {folder / 'adapter'}; nothing to do.")
     return run
 
 

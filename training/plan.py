@@ -145,7 +145,7 @@ def plan(recipe: Recipe, *, vram: float | None = None, processes: int = 1, json:
         print(f"As written the recipe needs {_size(written.needed)}. It fits with\n\n  {changes}\n")
     print(as_text(written if written.fits else best))
     if written.fits and changes:
-        print(f"\nThere is room for other settings, with {_time(best.seconds)} a step:\n\n  {changes}")
+        print(f"\nThere is room for finer weights or less recomputing, {_time(best.seconds)} a step:\n\n  {changes}")
 
 
 def count(recipe: Recipe) -> int | None:
@@ -427,18 +427,19 @@ def refusal(recipe: Recipe, card: Card) -> str:
     blocks = layers_of(facts_of(recipe.model), recipe)
     keys = {"quantize": "nf4", "gradient_checkpointing": True, "offload": len(blocks), "shard": False, "compile": False}
     least = predict(recipe.model_copy(update={"model": recipe.model.model_copy(update=keys)}), card)
+    fits = nearest(recipe, card)
+    other = f"the nearest that fits is training/recipes/{fits.name}. Or lower" if fits else "lower"
     return (
         f"{card.name} has {_size(card.memory)} for a run, and this recipe needs {_size(least.needed)} at the least; "
-        f"the nearest that fits is training/recipes/{nearest(card).name}. "
-        "Or lower data.resolution, optimizer.batch or adapter.rank."
+        f"{other} data.resolution, optimizer.batch or adapter.rank."
     )
 
 
-def nearest(card: Card) -> Path:
-    """The shipped recipe that fills the card best."""
-    shipped = [(predict(recipes.read(path), card), path) for path in sorted(recipes.SHIPPED.glob("*.yaml"))]
-    smallest = recipes.SHIPPED / "miniature.yaml"
-    return max(((one.needed, path) for one, path in shipped if one.fits), default=(0, smallest))[1]
+def nearest(recipe: Recipe, card: Card) -> Path | None:
+    """The shipped recipe for the same base that fills the card best."""
+    shipped = [(path, recipes.read(path)) for path in sorted(recipes.SHIPPED.glob("*.yaml"))]
+    asked = [(predict(one, card), path) for path, one in shipped if one.model.base == recipe.model.base]
+    return max(((one.needed, path) for one, path in asked if one.fits), default=(0, None))[1]
 
 
 # ---- Telling

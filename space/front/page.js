@@ -11,6 +11,22 @@
     input.dispatchEvent(new Event("change", { bubbles: true }));
   });
 
+  // Enter paints, Shift and Enter begin a line; with Gradio it would be the other way round.
+  const enter = (event) => {
+    if (event.key !== "Enter" || event.isComposing || !event.target.closest("#prompt")) return;
+    event.stopPropagation();
+    if (event.shiftKey) return;
+    event.preventDefault();
+    if (!event.repeat) [...document.querySelectorAll("button.start.primary")].find((start) => start.offsetParent)?.click();
+  };
+  document.addEventListener("keydown", enter, true);
+  document.addEventListener("keypress", enter, true); // where Gradio listens; it does not follow a prevented keydown
+
+  // A double click is one, and a held key, too: Cancel comes to where Compare was.
+  const again = (event) => { if (event.target.closest(".start") && (event.repeat || event.detail > 1)) event.preventDefault(), event.stopPropagation(); };
+  document.addEventListener("keydown", again, true);
+  document.addEventListener("click", again, true);
+
   // Compare and Cancel take each other's place; the focus of a keyboard goes along.
   let row = null;
   document.addEventListener("focusin", ({ target }) => { row = target.matches(".start") ? target.closest(".act") : null; });
