@@ -99,7 +99,7 @@ def render(run: Path, scores: Scores, exhibits: list[Exhibit], pictures: Table, 
 def asked(scores: Scores, exhibits: list[Exhibit]) -> str:
     few = f" Below {FEW_PROMPTS} prompts a result is exploratory." if scores.prompts < FEW_PROMPTS else ""
     return (f"{len(exhibits)} pictures: {scores.prompts} prompts of the set {scores.prompt_set}, {scores.seeds} seeds, "
-            f"against {scores.real.split(', content')[0]} as real paintings.{few}")  # fmt: skip
+            f"the pictures in {scores.real.split(', content')[0]} stand for real paintings.{few}")  # fmt: skip
 
 
 def recommendation(scores: Scores) -> str:

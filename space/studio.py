@@ -84,18 +84,6 @@ class Studio:
 
     # ---- What may be asked
 
-    def compare(self, sampling: Sampling, strength: float) -> Progress:
-        """By the base model, then with the adapter, from the same noise."""
-        return self.paint(sampling, [0.0, strength])
-
-    def sweep(self, sampling: Sampling, strengths: Sequence[float]) -> Progress:
-        """The same noise, one picture a strength, weakest first."""
-        return self.paint(sampling, weakest_first(strengths))
-
-    def repaint(self, sampling: Sampling, strengths: Sequence[float], source: Image.Image, change: float) -> Progress:
-        """The photograph painted over, once a strength, in the order given."""
-        return self.paint(sampling, strengths, source, change)
-
     def paint(
         self,
         sampling: Sampling,
@@ -297,11 +285,6 @@ def paced(progress: Progress) -> Iterator[Step | Picture]:
         if isinstance(event, Picture) or time.monotonic() - told >= PAUSE:
             told = time.monotonic()
             yield event
-
-
-def pictures_of(progress: Progress) -> list[Picture]:
-    """The pictures alone, when all are done."""
-    return [event for event in progress if isinstance(event, Picture)]
 
 
 def weakest_first(strengths: Any) -> Any:

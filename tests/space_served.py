@@ -8,7 +8,7 @@ import gradio as gr
 from gradio_client import Client
 
 from space.api import REFUSALS, add_endpoints
-from space.studio import Studio
+from space.studio import Picture, Progress, Studio
 
 
 @contextmanager
@@ -30,3 +30,8 @@ def served(studio: Studio, **options: Any) -> Iterator[tuple[str, gr.Blocks]]:
 def visitor(address: str, **options: Any) -> Client:
     """A program; on a busy machine it has more patience than gradio_client's five seconds."""
     return Client(address, verbose=False, httpx_kwargs={"timeout": 60}, **options)
+
+
+def pictures_of(progress: Progress) -> list[Picture]:
+    """The pictures alone, when all are done."""
+    return [event for event in progress if isinstance(event, Picture)]

@@ -30,14 +30,14 @@ from gradio_client.exceptions import AppError
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 from PIL import Image
-from space_served import served, visitor
+from space_served import pictures_of, served, visitor
 
 from impressionism import paint
 from impressionism.pipeline import Painter, PainterError, load_pipeline
 from impressionism.records import Sampling
 from space import api, app, preview, studio
 from space.guard import Guard
-from space.studio import MOST_STRENGTHS, Step, Studio, pictures_of
+from space.studio import MOST_STRENGTHS, Step, Studio
 from space.words import FLUX, MINIATURE
 
 SMALL = {"steps": 2, "width": 64, "height": 64}
@@ -396,30 +396,30 @@ def test_a_program_that_hangs_up_makes_room(here: tuple, client: Client):
 def test_a_closed_painting_ends_and_leaves_the_painter_as_it_was(tiny_painter: Painter):
     studio, sampling = Studio(tiny_painter), Sampling(prompt="a gate", **SMALL)
     before = threading.active_count()
-    with closing(studio.compare(Sampling(prompt="a gate", **LONG), 1.0)) as progress:
+    with closing(studio.paint(Sampling(prompt="a gate", **LONG), [0.0, 1.0])) as progress:
         next(progress)
         next(progress)
-    [picture] = pictures_of(studio.sweep(sampling, [0.5]))
+    [picture] = pictures_of(studio.paint(sampling, [0.5]))
     assert np.array_equal(pixels(picture.path), pixels(paint.paint(tiny_painter, sampling, 0.5)))
     wait_for(lambda: threading.active_count() <= before + 1)  # the easel's own stays
 
 
 def test_a_moved_slider_paints_only_the_adapted_picture(tiny_painter: Painter):
     studio, sampling = Studio(tiny_painter), Sampling(prompt="a slider", **SMALL)
-    first = [event for event in studio.compare(sampling, 1.0) if isinstance(event, Step)]
-    moved = [event for event in studio.compare(sampling, 0.5) if isinstance(event, Step)]
+    first = [event for event in studio.paint(sampling, [0.0, 1.0]) if isinstance(event, Step)]
+    moved = [event for event in studio.paint(sampling, [0.0, 0.5]) if isinstance(event, Step)]
     assert (len(first), len(moved)) == (4, 2)
     assert {step.picture for step in moved} == {2}
     assert {step.pictures for step in moved} == {2}
-    assert list(studio.compare(sampling, 0.5)) == studio.remembered(sampling, [0.0, 0.5])
+    assert list(studio.paint(sampling, [0.0, 0.5])) == studio.remembered(sampling, [0.0, 0.5])
 
 
 def test_a_picture_whose_file_is_gone_is_painted_again(tiny_painter: Painter):
     studio, sampling = Studio(tiny_painter), Sampling(prompt="a lost one", **SMALL)
-    [picture] = pictures_of(studio.sweep(sampling, [1.0]))
+    [picture] = pictures_of(studio.paint(sampling, [1.0]))
     Path(picture.path).unlink()
     assert studio.remembered(sampling, [1.0]) is None
-    [again] = pictures_of(studio.sweep(sampling, [1.0]))
+    [again] = pictures_of(studio.paint(sampling, [1.0]))
     assert Path(again.path).exists()
 
 
@@ -448,7 +448,7 @@ def test_the_previews_approach_the_picture(monkeypatch: pytest.MonkeyPatch):
     """On the miniature, whose pictures show something: its autoencoder was trained, the tiny one's is random."""
     monkeypatch.setattr(preview, "PAUSE", 0)
     studio = Studio(load_pipeline("miniature", device="cpu"))
-    *steps, picture = studio.sweep(Sampling(prompt="a haystack at sunset", steps=6, width=128, height=192), [1.0])
+    *steps, picture = studio.paint(Sampling(prompt="a haystack at sunset", steps=6, width=128, height=192), [1.0])
     assert steps[0].preview is None
     assert all(step.preview.size == (171, 256) for step in steps[1:])
 
@@ -478,7 +478,7 @@ def test_a_preview_is_made_once_in_a_while_and_shown_until_the_next(
     monkeypatch.setattr(preview, "PAUSE", 1000)
     monkeypatch.setattr(preview.Previews, "picture", lambda *_: made.append(1) or Image.new("RGB", (8, 8)))
     sampling = Sampling(prompt="a long wait", steps=5, width=64, height=64)
-    steps = [event for event in Studio(tiny_painter).sweep(sampling, [0.5, 1.0]) if isinstance(event, Step)]
+    steps = [event for event in Studio(tiny_painter).paint(sampling, [0.5, 1.0]) if isinstance(event, Step)]
     assert [bool(step.preview) for step in steps] == 2 * [False, True, True, True, True]
     assert len(made) == 2  # one of each picture
 
@@ -520,10 +520,10 @@ def test_a_failure_of_the_machine_says_what_to_do_and_hides_the_prompt(
     studio = Studio(tiny_painter)
     with monkeypatch.context() as patch, pytest.raises(gr.Error) as refusal:
         patch.setattr(paint, "render", fail)
-        list(studio.sweep(sampling, [1.0]))
+        list(studio.paint(sampling, [1.0]))
     assert "try again" in str(refusal.value)
     assert "RuntimeError" in caplog.text and "secret" not in caplog.text
-    assert len(pictures_of(studio.sweep(sampling, [1.0]))) == 1
+    assert len(pictures_of(studio.paint(sampling, [1.0]))) == 1
 
 
 def test_no_address_of_a_visitors_is_fetched(here: tuple):
@@ -647,7 +647,7 @@ def test_two_thousand_bad_calls_are_each_refused_in_a_sentence_and_the_next_good
         sentence = str(refusal.value.message)
         assert sentence[0].isupper() and sentence.endswith("."), sentence
         assert len(sentence) < 1200 and "Traceback" not in sentence and "unexpectedly" not in sentence, sentence
-    assert len(pictures_of(desk.sweep(Sampling(prompt="a train", **SMALL), [1.0]))) == 1
+    assert len(pictures_of(desk.paint(Sampling(prompt="a train", **SMALL), [1.0]))) == 1
 
 
 def test_bad_calls_over_http_are_refused_alike(here: tuple, client: Client):
@@ -719,7 +719,7 @@ def test_memory_stays_flat(tiny_painter: Painter):
 
     def paint_many(seeds: range) -> int:
         for seed in seeds:
-            pictures_of(desk.sweep(Sampling(prompt="again", seed=seed, steps=1, width=64, height=64), [1.0]))
+            pictures_of(desk.paint(Sampling(prompt="again", seed=seed, steps=1, width=64, height=64), [1.0]))
         return process.memory_info().rss
 
     warm = paint_many(range(50))

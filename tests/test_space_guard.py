@@ -7,6 +7,7 @@ import torch
 from gradio import Error
 from hub import Hub
 from PIL import Image
+from space_served import pictures_of
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from impressionism.hub import PainterError
@@ -14,7 +15,7 @@ from impressionism.pipeline import Painter
 from impressionism.records import Sampling
 from space import guard
 from space.guard import Guard, ImageFilter, guard_for
-from space.studio import Studio, pictures_of
+from space.studio import Studio
 
 BENIGN = (Path(__file__).parent / "benign_prompts.txt").read_text().splitlines()
 SMALL = {"steps": 2, "width": 64, "height": 64}
@@ -95,18 +96,18 @@ def test_a_picture_above_the_threshold_is_withheld(hub: Hub, tmp_path: Path, tin
     assert images.score(PICTURE) > 0.99
     studio = Studio(tiny_painter, Guard(prompts=True, images=images))
     with pytest.raises(Error, match="was painted, but it is withheld"):
-        pictures_of(studio.sweep(Sampling(prompt="a gate", **SMALL), [1.0]))
+        pictures_of(studio.paint(Sampling(prompt="a gate", **SMALL), [1.0]))
     with pytest.raises(Error, match="photograph is withheld"):
-        pictures_of(studio.repaint(Sampling(prompt="a gate", **SMALL), [1.0], PICTURE, 0.6))
+        pictures_of(studio.paint(Sampling(prompt="a gate", **SMALL), [1.0], PICTURE, 0.6))
     with pytest.raises(Error, match="is not painted here"):
-        pictures_of(studio.sweep(Sampling(prompt="porn", **SMALL), [1.0]))
+        pictures_of(studio.paint(Sampling(prompt="porn", **SMALL), [1.0]))
 
 
 def test_a_picture_below_it_is_shown(hub: Hub, tmp_path: Path, tiny_painter: Painter):
     studio = Studio(
         tiny_painter, Guard(images=ImageFilter(pinned(hub, make_classifier(tmp_path / "filter", lean=-9.0))))
     )
-    assert len(pictures_of(studio.sweep(Sampling(prompt="a gate", **SMALL), [1.0]))) == 1
+    assert len(pictures_of(studio.paint(Sampling(prompt="a gate", **SMALL), [1.0]))) == 1
     assert "falcon/filter looks at the pictures" in studio.guard.about()
 
 

@@ -2,13 +2,14 @@
 
 import gradio as gr
 import pytest
+from space_served import pictures_of
 
 from impressionism.hub import PainterError
 from impressionism.pipeline import Painter
 from impressionism.records import Sampling
 from space.painting import Job, quota
 from space.settings import Settings, make_settings, ratio, restored
-from space.studio import Studio, pictures_of
+from space.studio import Studio
 from space.words import FLUX, MINIATURE
 
 SMALL = {"steps": 2, "width": 64, "height": 64}

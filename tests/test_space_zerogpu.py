@@ -211,7 +211,7 @@ def test_the_visitor_sees_what_will_be_reserved(tiny_painter: Painter, monkeypat
     assert studio.seconds(sampling, [0.0, 1.0]) is None
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     assert studio.seconds(sampling, [0.0, 1.0]) == zerogpu.reserved(studio._seconds(sampling, [0.0, 1.0], None, None))
-    list(studio.compare(sampling, 1.0))
+    list(studio.paint(sampling, [0.0, 1.0]))
     assert studio.seconds(sampling, [0.0, 1.0]) == 0
     assert studio.seconds(Sampling(prompt="", **SMALL), [1.0]) is None
 

@@ -28,7 +28,7 @@ function show() {
   pair.classList.toggle("empty", !base && !words);
   handle.hidden = !two;
   find("figcaption").hidden = !base;
-  find(".looks").hidden = !two;
+  find(".looks").hidden = !two || Boolean(rough);
   tell(find(".now"), { words, done, steps });
 }
 

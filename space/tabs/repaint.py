@@ -27,7 +27,7 @@ def add_repaint(studio: Studio, settings: Settings) -> None:
         # As it came: Gradio would decode it, and answer a broken one without a sentence.
         photograph.preprocess = lambda payload: payload and payload.path
         with gr.Column(min_width=240):
-            gr.Markdown("The prompt says what the photograph shows. It is cropped to the shape.")
+            gr.Markdown("The prompt says what the photograph shows; the photograph is cropped to the shape.")
             settings.repaint_strength.render()
             settings.change.render()
             start, cancel = add_start("Repaint", elem_id="repaint")
