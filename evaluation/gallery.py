@@ -53,12 +53,8 @@ def gallery(
     if state.is_main_process:
         there = len(exhibits) - sum(len(row) for row in wanted)
         shared = f" {state.num_processes} processes share the rest." if state.num_processes > 1 else ""
-        other = (
-            "" if adapter or (run / "adapter").is_dir() else f"{run} has no adapter, so this is the one that is there. "
-        )
-        print(
-            f"{other}{painter.about} {len(exhibits)} pictures, {there} of them are there already.{shared}", flush=True
-        )
+        own = "" if adapter or (run / "adapter").is_dir() else f"{run} holds no adapter of its own. "
+        print(f"{own}{painter.about} {len(exhibits)} pictures, {there} of them are there already.{shared}", flush=True)
     hang(painter, folder, wanted[state.process_index :: state.num_processes], shown=state.is_main_process)
     state.wait_for_everyone()
 

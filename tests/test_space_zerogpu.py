@@ -123,7 +123,9 @@ def test_no_prompt_is_logged(client: Client, scheduler: Scheduler, home: Path):
     scheduler.next.append("broken")
     with pytest.raises(AppError):
         client.predict(prompt=long, seed=1, **SMALL, api_name="/generate")
-    log = (home / "log").read_text()
+    with pytest.raises(AppError, match=r"stopped unexpectedly \(ValueError\)"):  # in the worker
+        client.predict(prompt=f"explode {long}", **SMALL, api_name="/generate")
+    log = (home / "log").read_text() + (home / "said").read_text()
     assert "garden" not in log and "hidden" not in log
 
 

@@ -11,6 +11,7 @@ python tests/zerogpu_here.py FLUX ADAPTER         is the Space; it prints its ad
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,7 +105,8 @@ def space_on(scheduler: Scheduler, flux: Path, adapter: Path, home: Path) -> Ite
         assert process.stdout
         for line in process.stdout:
             if line.startswith("http"):
-                threading.Thread(target=process.stdout.read, daemon=True).start()
+                copy = (home / "said").open("w", buffering=1)
+                threading.Thread(target=shutil.copyfileobj, args=(process.stdout, copy), daemon=True).start()
                 yield line.strip()
                 break
         else:
@@ -125,9 +127,18 @@ def leave_out_cuda() -> None:
 
 def main() -> None:
     leave_out_cuda()
+    from impressionism import paint
     from impressionism.pipeline import load_pipeline
     from space import app
 
+    render = paint.render
+
+    def rendered(flux: Any, sampling: Any, *more: Any) -> Any:
+        if "explode" in sampling.prompt:
+            raise ValueError(sampling.prompt)
+        return render(flux, sampling, *more)
+
+    paint.render = rendered
     page = app.build(load_pipeline(sys.argv[1], sys.argv[2], device="cpu"))
     print(app.launch(page, prevent_thread_lock=True, quiet=True), flush=True)
     page.block_thread()
