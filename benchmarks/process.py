@@ -87,9 +87,10 @@ def processor() -> str:
     """Its name, the main memory, and the threads that PyTorch computes with."""
     import torch
 
-    name = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    known = Path("/proc/cpuinfo")
+    name = re.search(r"model name\s*: (.+)", known.read_text() if known.exists() else "")
     memory = psutil.virtual_memory().total / 1e9
-    return f"{name[1] if name else 'a CPU'}, {memory:.0f} GB, {torch.get_num_threads()} threads"
+    return f"{name[1] if name else platform.processor()}, {memory:.0f} GB, {torch.get_num_threads()} threads"
 
 
 def taken() -> float:

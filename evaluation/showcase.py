@@ -26,8 +26,9 @@ def write(gallery: Path, exhibits: list[Exhibit]) -> None:
     partial.mkdir(parents=True)
     hung = pairs(exhibits)
     chosen = choose(hung, gains(gallery, hung))
-    for exhibit in (exhibit for *sides, _ in chosen for exhibit in sides):
-        hang(gallery / exhibit.file, partial / shown(exhibit))
+    for *sides, _ in chosen:
+        for exhibit in sides:
+            hang(gallery / exhibit.file, partial / shown(exhibit))
     write_lines(partial / "showcase.jsonl", [pair for _, _, pair in chosen])
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)

@@ -248,7 +248,8 @@ def check(sampling: Sampling, strength: float = 1.0, change: float | None = None
 def is_text(text: str) -> bool:
     """JSON can carry half of an emoji, which no tokenizer reads and no file holds."""
     try:
-        return bool(text.encode()) or not text
+        text.encode()
+        return True
     except UnicodeEncodeError:
         return False
 

@@ -30,9 +30,12 @@ def main() -> None:
     if chosen.compile or names.from_environment("compile"):
         compile_or_not(painter)
     print(painter.about, flush=True)
+    page = build(painter)
     try:
-        launch(build(painter), chosen.host, chosen.port)
-    except OSError:
+        launch(page, chosen.host, chosen.port)
+    except OSError as problem:
+        if chosen.port is None or "empty port" not in str(problem):
+            raise
         sys.exit(f"Port {chosen.port} is taken; name another one with --port, or none for the first that is free.")
     finally:
         LEAVING.set()

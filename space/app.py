@@ -70,7 +70,7 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
 
         page.load(arrive, None, settings.restored, **AT_ONCE)
         add_endpoints(studio, PAINTING)
-    page.queue(max_size=1000, default_concurrency_limit=1, api_open=False)
+    page.queue(max_size=1000, default_concurrency_limit=1, api_open=False)  # closed: the doors that pass the queue by
     page._queue.__class__ = Line
     page._queue.progress_update_sleep_when_free = 1  # second; for gr.Progress, which nobody uses here
     return page
@@ -81,7 +81,7 @@ class Line(Queue):
 
     async def push(self, *call: Any, **named: Any) -> Any:
         """Gradio's own limit would also refuse what waits for no painter: a page that is opened by a link, a picture
-        that was painted before. Of what is answered at once it would keep the call for good, with its prompt."""
+        that was painted before. And a call that is answered at once Gradio would keep for good, with its prompt."""
         pushed = await super().push(*call, **named)
         event = self.event_ids_to_events.get(str(pushed[1]))
         if event is None:
@@ -95,6 +95,7 @@ class Line(Queue):
         if event not in line:
             return pushed
         line.remove(event)
+        self.event_analytics.pop(event._id, None)
         self.pending_event_ids_session[event.session_hash].discard(event._id)
         return False, f"{PAINTINGS} paintings are waiting already; try again in a few minutes.", "queue_full"
 

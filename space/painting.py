@@ -162,7 +162,8 @@ def on_click(
         return {bench.board: hung(view, old) if began else gr.skip(), **resting}
 
     def cancel(mine: str, view: View | None, old: View | None, request: gr.Request) -> dict[Component, Any]:
-        cancelled.append(mine)
+        if mine:  # else Gradio has forgotten it
+            cancelled.append(mine)
         if mine in begun and names.on_zero_gpu():
             hang_up(request.session_hash)
         return {bench.board: hung(view, old) | {"over": mine}, **ending}

@@ -34,6 +34,7 @@ MOST_MEGABYTES = 10  # of an upload
 MOST_PIXELS = 40_000_000  # of an upload, looked at before it is decoded
 MOST_REMEMBERED = 500  # pictures
 DELETE_EVERY_AND_AFTER = (600, 3000)  # seconds; Gradio looks so often for files so old, so they are gone in an hour
+PICTURES = "pictures"  # the folder in Gradio's where each has its own
 PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 
 
@@ -99,7 +100,6 @@ class Studio:
             found = {recipe.strength: self.memory.get(recipe) for recipe in recipes}
             missing = [strength for strength, picture in found.items() if picture is None]
             since, first, done = 0.0, 0, 0
-            self.door.wait()
             with self.door.closing(self.paint_on_gpu(sampling, missing, source, change)) as news:  # nothing runs yet
                 for number, recipe in enumerate(recipes, 1):
                     while (picture := found[recipe.strength]) is None:
@@ -218,7 +218,7 @@ class Studio:
         self.guard.check_picture(image)
         who = "impressionist" if recipe.strength else "base"
         name = f"{who}-seed-{recipe.sampling.seed}-strength-{recipe.strength:g}.png"
-        path = str(paint.save(image, recipe, Path(get_upload_folder(), secrets.token_hex(16), name)))
+        path = str(paint.save(image, recipe, Path(get_upload_folder(), PICTURES, secrets.token_hex(16), name)))
         self.files.add(path)
         picture = Picture(path, dataclasses.asdict(recipe))
         self.memory.put(recipe, picture)
@@ -261,13 +261,14 @@ def delete_old(page: Any, age: float | None) -> None:
     for files in page.temp_file_sets:
         for file in [file for file in list(files) if file not in keep]:
             path = Path(file)
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # as where it is gone already
                 if age is not None and time.time() - path.lstat().st_ctime <= age:
                     continue
                 path.unlink()
             files.discard(file)
-            with suppress(OSError):
-                path.parent.rmdir()  # a picture's own
+            if path.parent.parent.name == PICTURES:
+                with suppress(OSError):
+                    path.parent.rmdir()
 
 
 def key_of(recipe: Recipe) -> str:

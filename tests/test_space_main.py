@@ -1,5 +1,8 @@
 """What the command does beyond opening the page."""
 
+import socket
+import sys
+import threading
 from pathlib import Path
 
 import gradio as gr
@@ -10,6 +13,8 @@ import torch._inductor.config
 from impressionism import paint
 from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import Sampling
+from space import stepwise
+from space.__main__ import main
 from space.app import build
 from space.compiling import compile_ahead_or_not, compile_or_not
 
@@ -44,3 +49,28 @@ def test_the_queue_looks_for_work_less_often_than_gradio_would(tiny_painter: Pai
     ours.active_jobs = [[object()]]  # something is painted
     assert usual.sleep_when_free < idle < ours.sleep_when_free < 0.1
     assert usual.progress_update_sleep_when_free < ours.progress_update_sleep_when_free
+
+
+def test_when_the_program_ends_a_painting_ends_at_its_next_step(monkeypatch: pytest.MonkeyPatch):
+    """Else Python would wait for all of it."""
+    monkeypatch.setattr(stepwise, "LEAVING", threading.Event())
+    reached = []
+
+    def call(report: stepwise.Report) -> None:
+        for step in range(3):
+            report(step)
+            reached.append(step)
+            stepwise.LEAVING.set()
+
+    with pytest.raises(stepwise.Stopped):
+        list(stepwise.stepwise(call))
+    assert reached == [0]
+
+
+def test_a_taken_port_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stepwise, "LEAVING", threading.Event())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(sys, "argv", ["space", "--model", "miniature", "--port", str(port)])
+        with pytest.raises(SystemExit, match=f"Port {port} is taken"):
+            main()

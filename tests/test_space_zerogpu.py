@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from importlib.resources import files
@@ -125,6 +126,7 @@ def test_no_prompt_is_logged(client: Client, scheduler: Scheduler, home: Path):
         client.predict(prompt=long, seed=1, **SMALL, api_name="/generate")
     with pytest.raises(AppError, match=r"stopped unexpectedly \(ValueError\)"):  # in the worker
         client.predict(prompt=f"explode {long}", **SMALL, api_name="/generate")
+    wait_for(lambda: "It will." in (home / "said").read_text())  # what it prints is seen
     log = (home / "log").read_text() + (home / "said").read_text()
     assert "garden" not in log and "hidden" not in log
 
@@ -169,13 +171,14 @@ def test_who_cancels_waits_for_no_worker_and_the_next_painting_does(
 ):
     """Gradio closes a cancelled painting in the thread that serves every page."""
     studio, sampling, ended = Studio(tiny_painter), Sampling(prompt="a slow worker", **SMALL), []
+    step = threading.Event()
 
     def worker(*_: object):
         try:
             yield 1, 2, None
             yield 2, 2, None
         finally:
-            time.sleep(0.5)  # to its next step
+            step.wait(30)  # its next one
             ended.append(1)
 
     monkeypatch.setattr(studio, "paint_on_gpu", worker)
@@ -184,6 +187,7 @@ def test_who_cancels_waits_for_no_worker_and_the_next_painting_does(
     next(painting)
     painting.close()
     assert not ended
+    threading.Timer(0.1, step.set).start()
     next(studio.paint(sampling, [1.0]))
     assert ended
 

@@ -11,7 +11,6 @@ python tests/zerogpu_here.py FLUX ADAPTER         is the Space; it prints its ad
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -94,7 +93,7 @@ def space_on(scheduler: Scheduler, flux: Path, adapter: Path, home: Path) -> Ite
     environment = os.environ | {
         "SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": scheduler.url, "HOME": str(home),
         "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(home / "gradio"),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
     }  # fmt: skip
     command = [sys.executable, __file__, str(flux), str(adapter)]
     with (home / "log").open("w") as log:
@@ -106,7 +105,7 @@ def space_on(scheduler: Scheduler, flux: Path, adapter: Path, home: Path) -> Ite
         for line in process.stdout:
             if line.startswith("http"):
                 copy = (home / "said").open("w", buffering=1)
-                threading.Thread(target=shutil.copyfileobj, args=(process.stdout, copy), daemon=True).start()
+                threading.Thread(target=copy.writelines, args=(process.stdout,), daemon=True).start()
                 yield line.strip()
                 break
         else:
@@ -135,6 +134,7 @@ def main() -> None:
 
     def rendered(flux: Any, sampling: Any, *more: Any) -> Any:
         if "explode" in sampling.prompt:
+            print("It will.")
             raise ValueError(sampling.prompt)
         return render(flux, sampling, *more)
 

@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -312,6 +313,9 @@ def trigger_in(examples: Iterable[Example], data: Data) -> str | None:
     return None
 
 
+LEAVING = b"\nLeaving after this step; Ctrl-C again leaves at once and loses what came after the last checkpoint.\n"
+
+
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
     """What was received: the loop then saves and leaves after its step; a second Ctrl-C ends it at once."""
@@ -320,8 +324,9 @@ def signals() -> Iterator[list[int]]:
     def receive(number: int, _: object) -> None:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not received:
+            os.write(2, LEAVING)  # past Python's streams, which a progress bar may be writing to
         received.append(number)
-        say("Leaving after this step; Ctrl-C again leaves at once and loses what came after the last checkpoint.")
 
     previous = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -20,10 +20,14 @@
     if (!event.repeat) [...document.querySelectorAll("button.start.primary")].find((start) => start.offsetParent)?.click();
   };
   document.addEventListener("keydown", enter, true);
-  document.addEventListener("keypress", enter, true); // where Gradio listens; it does not follow a prevented keydown
+  document.addEventListener("keypress", enter, true); // where Gradio listens; a prevented keydown brings none
 
   // A double click is one, and a held key, too: Cancel comes to where Compare was.
-  const again = (event) => { if (event.target.closest(".start") && (event.repeat || event.detail > 1)) event.preventDefault(), event.stopPropagation(); };
+  const again = (event) => {
+    if (!event.target.closest(".start") || !(event.repeat || event.detail > 1)) return;
+    event.preventDefault();
+    event.stopPropagation();
+  };
   document.addEventListener("keydown", again, true);
   document.addEventListener("click", again, true);
 
