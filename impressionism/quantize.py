@@ -12,6 +12,7 @@ the last layer, `proj_out`, without the blocks' layers of that name.
 
 import contextlib
 import ctypes
+import importlib
 import logging
 import math
 import os
@@ -442,6 +443,9 @@ def empty_quanto(in_features: int, out_features: int, quantize: str, dtype: torc
     WeightQBitsTensor.create, WeightQBytesTensor.create = WeightQBitsTensor, WeightQBytesTensor  # type: ignore
     for extension in filter(is_extension_available, ("quanto_cpp", "quanto_cuda")):
         get_extension(extension)._lib = SimpleNamespace(unpack=unpack)
+    # And PyTorch's product of bfloat16 with int8 ends the process on processors with AMX where a layer is 24 wide.
+    products: Any = importlib.import_module("optimum.quanto.library.qbytes_mm")
+    products.qbytes_int8pack_mm = products.qbytes_mm
     meta = torch.device("meta")
     return QLinear(in_features, out_features, bias=False, dtype=dtype, device=meta, weights=f"q{quantize}")
 
