@@ -36,9 +36,9 @@ from benchmarks.tables import markdown, marked
 from impressionism.paint import common, defaults, encode, noise, set_strength
 from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import Sampling
-from space.stepwise import EASEL
 
 HERE = Path(__file__).parent
+EASEL = ThreadPoolExecutor(1)  # the thread of the bare painter, loading and painting
 PROMPTS = ("a haystack in a field at sunset", "a sailing boat on the sea at dawn", "a cottage in the snow")
 SIX = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
 

@@ -139,7 +139,7 @@ def on_click(
         begun.append(mine)
         with closing(studio.paint(*job[:4])) as progress:  # pyright: ignore[reportArgumentType]  (a generator)
             for event in paced(progress):
-                if mine in cancelled:  # before Gradio knew of it
+                if mine in cancelled and not (step or pictures):  # before the page knew what to cancel
                     return
                 if isinstance(event, Step):
                     step = event

@@ -85,9 +85,18 @@ def page(shared_page: Page) -> Page:
     return shared_page
 
 
+@pytest.fixture
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step of a painting takes long enough for a browser to look at it."""
+    look = Previews.look
+    monkeypatch.setattr(Previews, "look", lambda self, latents: time.sleep(0.05) or look(self, latents))
+
+
 def unfold(page: Page) -> None:
     if not page.get_by_label("Width").is_visible():
         page.get_by_text("Steps, guidance, size").click()
+        page.get_by_label("Width").wait_for()
+        page.wait_for_timeout(500)  # what is filled in while the fields come up is lost again
 
 
 def set_up(page: Page, prompt: str, seed: int, steps: int = 2, side: int = 64) -> None:
@@ -215,6 +224,7 @@ def test_a_repeat_is_shown_while_the_painter_is_busy_with_somebody_else(page: Pa
     busy.cancel()
 
 
+@pytest.mark.usefixtures("slowly")
 def test_steps_and_a_preview_are_shown_and_cancel_ends_it_within_moments(page: Page):
     set_up(page, "a train", seed=14, steps=100, side=512)
     page.get_by_role("button", name="Compare").click()
@@ -231,6 +241,7 @@ def test_steps_and_a_preview_are_shown_and_cancel_ends_it_within_moments(page: P
     compare(page, seed=15)  # the painter is free
 
 
+@pytest.mark.usefixtures("slowly")
 @pytest.mark.parametrize("leave", [Page.close, Page.reload])
 def test_a_visitor_who_leaves_lets_the_painter_go(browser: BrowserContext, address: str, leave: Callable[[Page], Any]):
     page = visit(browser, address)
