@@ -136,14 +136,14 @@ def compared(rows: list[tuple[float, float]], one: str, other: str, told: str, m
 def overhead(painter: Painter, space: Space, pairs: int) -> dict:
     """(a), in turns, now one first and now the other, so that a busy moment meets both."""
     todo = fresh()
-    pipeline = functools.partial(EASEL.submit, bare, painter)
-    pipeline(next(todo)).result()  # the first of each is slow
+    EASEL.submit(bare, painter, next(todo)).result()  # the first of each is slow
     space.ask("generate", **next(todo))
     rows = []
     for turn in tqdm(range(pairs), desc="app and pipeline"):
         asked, times = next(todo), {}
         for which in ("pipeline", "app") if turn % 2 else ("app", "pipeline"):
-            times[which] = pipeline(asked).result() if which == "pipeline" else space.ask("generate", **asked)
+            bared = EASEL.submit(bare, painter, asked) if which == "pipeline" else None
+            times[which] = bared.result() if bared else space.ask("generate", **asked)
         rows.append((times["pipeline"], times["app"]))
     return {"pairs": pairs} | compared(rows, "pipeline", "app", "beside", 1.03)
 
