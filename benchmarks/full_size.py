@@ -255,7 +255,7 @@ def fitted(folder: Path, targets: str) -> dict:
             }
         )
     )  # fmt: skip
-    predicted = json.loads(subprocess.run(training("plan", recipe, "--json"), check=True, capture_output=True).stdout)
+    predicted = planned(recipe)
     subprocess.run(training("cache", recipe), check=True, stderr=subprocess.DEVNULL)
     begun = time.monotonic()
     process = subprocess.Popen(training("fit", recipe), stderr=subprocess.PIPE, bufsize=0)
@@ -273,6 +273,12 @@ def fitted(folder: Path, targets: str) -> dict:
         "seconds": step["seconds"], "own": memory.anonymous, "resident": memory.resident, "loading": loading,
         "plan": predicted["peak"], "loss": step["loss"],
     }  # fmt: skip
+
+
+def planned(recipe: Path) -> dict:
+    """What `plan` says of it."""
+    said = subprocess.run(training("plan", recipe, "--json"), check=True, capture_output=True).stdout
+    return json.loads(said)
 
 
 def training(command: str, recipe: Path, *more: str) -> list[str]:

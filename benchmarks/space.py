@@ -30,6 +30,7 @@ import httpx
 import psutil
 from tqdm import tqdm
 
+from benchmarks.painting import in_turn
 from benchmarks.process import processor, surroundings, taken
 from benchmarks.ratio import Ratio, ratio
 from benchmarks.tables import markdown, marked
@@ -38,7 +39,7 @@ from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import Sampling
 
 HERE = Path(__file__).parent
-EASEL = ThreadPoolExecutor(1)  # the thread of the bare painter, loading and painting
+EASEL = ThreadPoolExecutor(1)  # the bare painter's thread, as the app's has one: in the main one it is some % slower
 PROMPTS = ("a haystack in a field at sunset", "a sailing boat on the sea at dawn", "a cottage in the snow")
 SIX = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
 
@@ -111,16 +112,13 @@ def fresh(start: int = 0) -> Iterator[dict[str, Any]]:
         seed += 1
 
 
-def bare(painter: Painter, asked: dict[str, Any]) -> float:
-    """Seconds of one call of diffusers' pipeline, the prompt's encoding, if it is new, and the decoding included. In a
-    thread of its own, as the app's: in a program's main thread it takes some hundredths longer."""
-    start = time.perf_counter()
+def bare(painter: Painter, asked: dict[str, Any]) -> None:
+    """One call of diffusers' pipeline, the prompt's encoding, if it is new, and the decoding included."""
     sampling: Sampling = dataclasses.replace(defaults(painter, ""), **asked)
     set_strength(painter.flux, 1.0)
     painter.flux(
         **common(painter.flux, sampling, encode(painter, sampling.prompt)), latents=noise(painter.flux, sampling)
     )
-    return time.perf_counter() - start
 
 
 def compared(rows: list[tuple[float, float]], one: str, other: str, told: str, most: float) -> dict:
@@ -135,16 +133,13 @@ def compared(rows: list[tuple[float, float]], one: str, other: str, told: str, m
 
 def overhead(painter: Painter, space: Space, pairs: int) -> dict:
     """(a), in turns, now one first and now the other, so that a busy moment meets both."""
-    todo = fresh()
-    EASEL.submit(bare, painter, next(todo)).result()  # the first of each is slow
-    space.ask("generate", **next(todo))
-    rows = []
-    for turn in tqdm(range(pairs), desc="app and pipeline"):
-        asked, times = next(todo), {}
-        for which in ("pipeline", "app") if turn % 2 else ("app", "pipeline"):
-            bared = EASEL.submit(bare, painter, asked) if which == "pipeline" else None
-            times[which] = bared.result() if bared else space.ask("generate", **asked)
-        rows.append((times["pipeline"], times["app"]))
+    first, second = fresh(), fresh()  # the same, in the same order
+    times = in_turn(
+        pairs,
+        pipeline=lambda: EASEL.submit(bare, painter, next(first)).result(),
+        app=lambda: space.ask("generate", **next(second)),
+    )
+    rows = list(zip(times["pipeline"], times["app"], strict=True))
     return {"pairs": pairs} | compared(rows, "pipeline", "app", "beside", 1.03)
 
 

@@ -37,6 +37,7 @@ from safetensors import safe_open
 from tqdm import tqdm
 from transformers import CLIPTextModel
 
+from benchmarks.full_size import planned
 from benchmarks.gpu_training import matmul_rate
 from benchmarks.miniature import scenes
 from benchmarks.process import Memory, lines_of, processor, progress, surroundings
@@ -294,14 +295,11 @@ def compare(
                 raise SystemExit("The adapters change different layers: the settings are not equal.")
             if judge:
                 losses[side].append(judge.loss(folders[side] / "adapter"))
-    products = {"operations": operations(folders["ours"].with_suffix(".yaml")), "rate": statistics.median(rates)}
+    products = {
+        "operations": planned(folders["ours"].with_suffix(".yaml"))["operations"],
+        "rate": statistics.median(rates),
+    }
     return {"settings": dataclasses.asdict(settings), "runs": runs, "held_out": losses, "products": products}
-
-
-def operations(recipe: Path) -> float:
-    """Of a step's matrix products, by `plan`."""
-    command = [sys.executable, "-m", "training", "plan", str(recipe), "--json"]
-    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["operations"]
 
 
 def medians(part: dict, idle: dict[str, int]) -> dict:
@@ -335,10 +333,9 @@ def table(result: dict) -> str:
         speed = Ratio(*part["faster"])
         rows.append((f"{name}: a sample", *seconds, f"{speed.told('.2f')} × faster",
                      speed.judged("≥ 1.3", 1.3, least=True)))  # fmt: skip
-        if found := part.get("products"):
-            floor = found["operations"] / found["rate"] / part["settings"]["batch"]
-            shares = (f"{floor / side['seconds_per_sample']:.0%}" for side in (ours, theirs))
-            rows.append((f"{name}: … of it the products, at the processor's rate of products alone", *shares))
+        products = part["products"]["operations"] / part["products"]["rate"] / part["settings"]["batch"]  # seconds
+        shares = (f"{products / side['seconds_per_sample']:.0%}" for side in (ours, theirs))
+        rows.append((f"{name}: … of it the products, at the processor's rate of products alone", *shares))
         for what, key, asked in MEMORY:
             memory = (f"{side[key] / 1e6:.0f} MB" for side in (ours, theirs))
             share = ours[key] / theirs[key]

@@ -153,9 +153,8 @@ def on_click(
 
     def finish(mine: str, view: View | None) -> dict[Component, Any]:
         """After a cancel this comes late, when there may be another painting: of that it must leave everything."""
-        if mine and not (view and view.get("job") == mine and view.get("link")):  # Gradio may have forgotten the ticket
-            return {bench.board: gr.skip(), **resting}
-        return {bench.board: hung(view), **resting}
+        late = mine and not (view and view.get("job") == mine and view.get("link"))  # Gradio may have forgotten mine
+        return {bench.board: gr.skip() if late else hung(view), **resting}
 
     def fail(mine: str, view: View | None, old: View | None) -> dict[Component, Any]:
         began = view and view.get("job") == mine

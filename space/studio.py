@@ -259,7 +259,7 @@ def delete_old(page: Any, age: float | None) -> None:
     file is added while it looks, and forgets no file that somebody else deleted."""
     keep = {file for part in page.blocks.values() for file in getattr(part, "keep_in_cache", ())}
     for files in page.temp_file_sets:
-        for file in [file for file in list(files) if file not in keep]:
+        for file in set(files) - keep:
             path = Path(file)
             with suppress(OSError):  # as where it is gone already
                 if age is not None and time.time() - path.lstat().st_ctime <= age:

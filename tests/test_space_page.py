@@ -86,10 +86,10 @@ def page(shared_page: Page) -> Page:
 
 
 @pytest.fixture
-def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each step of a painting takes long enough for a browser to look at it."""
-    look = Previews.look
-    monkeypatch.setattr(Previews, "look", lambda self, latents: time.sleep(0.05) or look(self, latents))
+def slowly(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Each step of a painting takes so many seconds, at least long enough for a browser to look at it."""
+    look, seconds = Previews.look, getattr(request, "param", 0.05)
+    monkeypatch.setattr(Previews, "look", lambda self, latents: time.sleep(seconds) or look(self, latents))
 
 
 def unfold(page: Page) -> None:
@@ -254,9 +254,10 @@ def test_a_visitor_who_leaves_lets_the_painter_go(browser: BrowserContext, addre
     assert not list(Path(get_upload_folder()).glob(f"pictures/*/impressionist-seed-{seed}-strength-0.8.png"))
 
 
-def test_compare_comes_back_when_the_painter_has_let_go(page: Page, monkeypatch: pytest.MonkeyPatch):
-    look, wait = Previews.look, {"timeout": WAIT}
-    monkeypatch.setattr(Previews, "look", lambda self, latents: time.sleep(0.7) or look(self, latents))
+@pytest.mark.usefixtures("slowly")
+@pytest.mark.parametrize("slowly", [0.7], indirect=True)
+def test_compare_comes_back_when_the_painter_has_let_go(page: Page):
+    wait = {"timeout": WAIT}
     set_up(page, "a slow one", seed=42, steps=9)
     compare_, cancel = (page.get_by_role("button", name=name) for name in ("Compare", "Cancel"))
     for _ in range(2):
