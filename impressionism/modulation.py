@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from impressionism.hub import PainterError
+from impressionism.quantize import give_back_memory
 
 MODULATION = r"norm1\.linear|norm1_context\.linear|norm\.linear"  # of a block
 MODULATION_LAYERS = rf"(?:single_)?transformer_blocks\.\d+\.({MODULATION})"  # of a transformer
@@ -69,6 +70,7 @@ class Bank:
         """The rows of each batch, in main memory; one weight at a time is on the device."""
         inputs = [F.silu(self._embedding(*condition)) for condition in conditions]
         by_layer = [[rows.cpu() for rows in layer.compute(inputs)] for layer in self.layers]
+        give_back_memory()  # each layer's rows lie behind its weight, which is free by now
         return [list(rows) for rows in zip(*by_layer, strict=True)]
 
     def use(self, rows: Rows | None) -> None:

@@ -145,7 +145,7 @@ def place(
 
 
 def give_back_memory() -> None:
-    """Without this, glibc keeps most of the freed full-precision weights for itself."""
+    """Without this, glibc keeps most of the freed full-precision weights for itself, resident between what stays."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from impressionism import names
 from impressionism.hub import PIPELINE_FILES, folder_of, sha256_of, without_bars
+from impressionism.quantize import give_back_memory
 from training import examples as intake
 from training.examples import Example, Size, say
 from training.options import Model, Recipe, TrainingError
@@ -213,5 +214,6 @@ def _write(path: Path, entry: dict[str, torch.Tensor]) -> None:
 def free() -> None:
     """Gives back the memory of what nobody holds any more."""
     gc.collect()
+    give_back_memory()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
