@@ -231,16 +231,13 @@ def test_the_figures_can_be_had_as_json(capsys: pytest.CaptureFixture):
 MEASURED = json.loads((Path(__file__).parents[1] / "benchmarks" / "gpu.json").read_text())["training"]["rows"]
 
 
-@pytest.mark.parametrize(
-    "row", [row for row in MEASURED if not row["offload"] and not row["peer"]], ids=lambda row: row["variant"]
-)
+@pytest.mark.parametrize("row", [row for row in MEASURED if not row["offload"]], ids=lambda row: row["variant"])
 def test_it_says_what_an_h200_took(row):
-    """Left out: blocks that wait, which travel as fast as the host lets them; and captions of 77 tokens, for products
-    of an odd length are slower."""
+    """Left out: blocks that wait, which travel as fast as the host lets them."""
     recipe = shipped(
         "impressionism", *row["variant"].split(), "adapter.rank=16", "optimizer.name=adamw8bit", "optimizer.batch=1",
         "optimizer.accumulate=1", "optimizer.steps=6", "optimizer.warmup=0",
     )  # fmt: skip
     found = plan.predict(recipe, cards.of_size(141))
-    assert found.peak == pytest.approx(row["peak"], rel=0.03)
+    assert found.peak == pytest.approx(row["peak"], rel=0.035)
     assert found.seconds == pytest.approx(row["seconds"], rel=0.1)

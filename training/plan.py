@@ -198,7 +198,7 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None, processes: 
         recipe=recipe, card=card, parts=parts,
         loading=first + max(gathered, 2 * max(layer.rows * layer.columns for layer in layers)),
         encoding=captions, encoding_pictures=pixels, operations=operations * options.accumulate,
-        seconds=step_seconds(recipe, card, operations, passes(blocks, model), sum(offloaded)),
+        seconds=step_seconds(recipe, shape, card, operations, passes(blocks, model), sum(offloaded)),
         layers=sum(layer.rank > 0 for layer in layers), numbers=numbers,
         adapter=numbers * getattr(torch, recipe.adapter.dtype).itemsize,
         main_memory=PROGRAM + max(ahead + sum(offloaded), whole if gathered else 0, captions, pixels),
@@ -206,11 +206,13 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None, processes: 
     )  # fmt: skip
 
 
-def step_seconds(recipe: Recipe, card: Card, operations: float, passes: int, offloaded: int) -> float:
+def step_seconds(
+    recipe: Recipe, shape: Shape, card: Card, operations: float, passes: int, offloaded: int
+) -> float:  # fmt: skip
     """Of batches of so many operations and passes through a block; each byte that waits elsewhere travels with each."""
     model = recipe.model
     travel = offloaded * (3 if model.gradient_checkpointing is True else 2) / TRAVEL
-    computing = cards.seconds(card, operations, passes, model.quantize, model.compile)
+    computing = cards.seconds(card, operations, passes, model.quantize, model.compile, shape.text)
     return recipe.optimizer.accumulate * (computing + travel)
 
 
