@@ -27,12 +27,11 @@ import torch
 from benchmarks import full_size
 from benchmarks.gpu_painting import painting, painting_table
 from benchmarks.gpu_scale import FULL, SMALL, Scale
-from benchmarks.gpu_training import TOKENS, diffusers, diffusers_table, training, training_table
+from benchmarks.gpu_training import TOKENS, diffusers, diffusers_table, plan_today, training, training_table
 from benchmarks.process import surroundings
 
 HERE = Path(__file__).parent
 RESULT = HERE / "gpu.json"
-TINY = full_size.FLUX | {"num_layers": 2, "num_single_layers": 4, "num_attention_heads": 2}
 PARTS = {"training": training, "diffusers": diffusers, "painting": painting}
 
 
@@ -40,6 +39,8 @@ def table(result: dict) -> str:
     parts = []
     if "training" in result:
         parts.append(training_table(result["training"]))
+        if "H200" in result["card"]:
+            parts.append(plan_today(result["training"]["rows"]))
     if "diffusers" in result and "training" in result:
         parts.append(diffusers_table(result["diffusers"], result["training"]["rows"]))
     if "painting" in result:
@@ -59,7 +60,7 @@ def main() -> None:
     if arguments.tiny:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "gpu.json"
-            measure(Path(folder), SMALL, arguments.only, TINY, arguments.diffusers, out)
+            measure(Path(folder), SMALL, arguments.only, full_size.TINY, arguments.diffusers, out)
             print(table(json.loads(out.read_text())))
         return
     if not torch.cuda.is_available():

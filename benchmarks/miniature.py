@@ -1,4 +1,4 @@
-"""What the bundled miniature must show: `python -m benchmarks.miniature [--pictures 200]` (about 12 minutes on
+"""What the bundled miniature must show: `python -m benchmarks.miniature [--pictures 200]` (about 5 minutes on
 two CPU cores) writes miniature.json and, to look at, miniature.jpg.
 
 (a) A small classifier that was taught on drawn scenes finds in generated pictures the subject (≥ 90 %) and the light

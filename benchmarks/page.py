@@ -41,10 +41,6 @@ class Section:
         module = importlib.import_module(f"benchmarks.{self.script}")
         return module.table(json.loads(self.result.read_text()))
 
-    def picture(self, folder: str = "") -> str:
-        """A line that shows it; empty where nothing is drawn."""
-        return f"![{PLOTS[self.script][1]}]({folder}{self.script}.png)" if self.script in PLOTS else ""
-
     def where(self) -> str:
         found = json.loads(self.result.read_text())
         versions = ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items())
@@ -88,14 +84,15 @@ Diffusers' script for NF4, `examples/research_projects/flux_lora_quantization`, 
         """
 A comparison is cheaper than two pictures because the base's needs no adapter. With an adapted layer's own forward
 pass, in place of PEFT's, an adapted picture of the miniature takes 1.13 times the base's where it took 1.26, in turns
-in one process. On an H200 a comparison is 1.94 pictures (asked 1.9), [there](#on-a-gpu).
+in one process. On an H200 a comparison is 1.94 pictures (asked 1.9, **not reached**), [there](#on-a-gpu).
 
 Several strengths in one batch, with a scale a row, save launches where a device is idle between them (an H200 at
 1024² is not), but sums are rounded otherwise there: strength 0 would no longer be the base model bit for bit, and no
 picture the one that its recipe paints again. So a sweep paints one after the other.
 
 The new strength is set on 494 narrow layers, as many as the published adapter has; compiled graphs are counted with
-PyTorch's own backend for that. The benchmarks' `--help` is not among the commands: they load PyTorch first.
+PyTorch's own backend for that. The benchmarks' `--help` is not among the commands: they load PyTorch first, and answer
+after seconds. `python -m space` was started before, so that the system has its files in memory.
 """,
     ),
     Section(
@@ -122,7 +119,7 @@ each one (31 % became 26 %). A moved slider needs the adapted picture only, the 
 A sweep of six in 5.2 single pictures, adapted ones, is not reached: five adapted pictures and one of the base are
 5.88 of them, and all that they can share bit for bit is the caption's encoding and the way through the app. Tried:
 two in one batch, and the base alone with the five others in one batch, both [above](#painting), which are faster and
-change the pictures. What a GPU makes of this is not measured.
+change the pictures. On an H200 a sweep of six is 5.96 pictures and two in one batch 2.27, [there](#on-a-gpu).
 """,
     ),
     Section(
@@ -132,13 +129,14 @@ change the pictures. What a GPU makes of this is not measured.
 Memory is what a process holds beyond one that has imported the same libraries. Each row of steps is one run, and from
 one day to the next the same run took a fifth longer, so a smaller difference says nothing. The 200 to 20,000 pictures
 have 64 px and one caption, those of the last table 192 px and one each; the miniature encodes both. A picture's
-milliseconds are a difference of two runs of some seconds, in which start-up hides that of 200 pictures. From 2,000 to
-20,000 pictures memory grows by 1 kB a picture, its record; no entry of the cache is kept once it is read.
+milliseconds are a difference of two runs of some seconds, in which start-up hides that of 200 pictures. What memory
+grows by is a picture's record; no entry of the cache is kept once it is read. Statistics are of pictures of 192 px that
+are in memory; those [below](#pictorial-statistics) are of paintings' files.
 
-Pictures are decoded ahead in other threads while the autoencoder works. The miniature's is so small that what comes
-before and after it takes longer than itself: reading, fitting and writing a picture, and encoding its caption. So
-`cache` does not keep up with it; with two pictures at a time through the autoencoder, and decoding ahead, it came as
-near as it is. One of FLUX.1-dev's size, with random weights, takes many times as long as all of that.
+The miniature's autoencoder is so small that what comes before and after it takes longer than itself: reading, fitting
+and writing a picture, and encoding its caption. So `cache` does not keep up with it. Tried: two pictures at a time
+through the autoencoder, and decoding ahead in other threads while it works; both stayed. One of FLUX.1-dev's size, with
+random weights, takes many times as long as all of that.
 """,
     ),
     Section("statistics", "Pictorial statistics"),
@@ -146,29 +144,31 @@ near as it is. One of FLUX.1-dev's size, with random weights, takes many times a
         "full_size",
         "FLUX.1-dev at its full size, on a CPU",
         """
-Timed on a busy machine, all but the last row: quiet ones took 151 and 176 s for NF4 and 137 s for the pass. Own
-memory is judged where weights are loaded, and with mapped files where they are used. In a trial before this script
-loading took 292 s and 7.2 GB, and one pass 48 s and 8.3 GB. What is kept in a file is mapped, so loading takes no
-time until a weight is used, and a pass holds the file's pages besides its own memory. The modulation's outputs are
-those of its bf16 weights, not of NF4's as in the pass before, so it is compared with them kept in memory. A training
-step begins when the base is loaded, with that pass over the files; `plan` counts its tensors, and neither the program
-nor what lies between them.
+Machines differ much: an older one, busy besides, took 234 s for NF4 and 264 s for the pass. In a trial before this
+script, on a third, loading took 292 s and 7.2 GB, and one pass 48 s and 8.3 GB. Own memory is judged where weights are
+quantized, elsewhere that with mapped files. What is kept in a file is mapped, so loading takes no time and little
+memory until a weight is used, and a pass holds the file's pages besides its own memory. The modulation's outputs are
+those of its bf16 weights, not of NF4's as in the pass before, so it is compared with them kept in memory.
 
-In a trial before this script, diffusers' `from_pretrained` with quanto's int8 took 14.6 GB of its own and 23.3 with
-mapped files; with bitsandbytes it refuses to load where there is no GPU.
+A training step begins when the base is loaded, with that pass over the files. `plan` counts its tensors; the rest is
+the program, 0.6 GB, and what the C library keeps between tensors.
+
+Before this script, diffusers' `from_pretrained` with quanto's int8 took 14.6 GB of its own and 23.3 with mapped files;
+with bitsandbytes it refuses to load where there is no GPU. Published of another trainer, SimpleTuner: about 50 GB of
+main memory at the start, to quantize.
 """,
     ),
     Section(
         "gpu",
         "On a GPU",
         """
-Random weights in FLUX.1-dev's shape, so seconds and memory are its own; encoders and autoencoder are small. `plan` is
-what it said on the day a row was measured. Its seconds have been fitted to these since: a test holds what it says now
-to every row here, within 10 % of the seconds, as asked (they are within 4), and 3.5 % of the memory, which was counted
-and not fitted. With 77 tokens a step of 1024² took about a tenth longer than so many products would with 512; why is
-not known, and `plan` takes it for any caption whose length is no multiple of eight. The matmul rate is a product's of
-8192², 798 TFLOPS; what `plan` measures for itself is one of 4096² with its launch, 579. The model's own products are
-those done without a block's recomputing.
+Random weights in FLUX.1-dev's shape, so seconds and memory are its own; encoders and autoencoder are small. Asked of
+memory where every block is recomputed, with 512 tokens; 45 % of the rate at 1024², where blocks are compiled or nothing
+is recomputed: all other rows are below that. `plan`'s memory is counted; its seconds have been fitted to these rows
+since, so of other cards they are a guess. With 77 tokens a step of 1024² took a tenth longer than so many products
+would with 512, compiled a twentieth; why is not known, and `plan` takes it for any caption whose length is no multiple
+of eight. The matmul rate is a product's of 8192², 798 TFLOPS; what `plan` measures for itself is one of 4096² with its
+launch, 579. The model's own products are those done without a block's recomputing.
 
 - Recomputed: every block, in the backward pass (gradient checkpointing). Without quantization training holds less
   than painting, since the modulation's weights stay on the disk.
@@ -185,9 +185,9 @@ those done without a block's recomputing.
   they would be less again.
 - Twice the samples of diffusers' script is not reached at the same settings: both multiply the same matrices, and
   both compute each block twice. Tried: adapted layers that add in place, as in the table, and compiled blocks (1.56).
-  With nothing recomputed as well a step took 0.39 s (2.40 times as many samples, 2.25 with the 26 ms), but 37.4 GiB:
-  the compiler kept every expanded weight from the forward to the backward pass. That is mended, and its seconds have
-  not been measured since.
+  With nothing recomputed as well a step of an earlier day took 0.39 s (2.40 times as many samples, 2.25 with the
+  26 ms), but 37.4 GiB: the compiler kept every expanded weight from the forward to the backward pass. That is mended,
+  so the row went, and today's code is not measured.
 - 45 % of the rate of products alone (asked of the model's own products) is not reached: a recomputed block's products
   do not count, and beside products a step expands NF4, attends, normalizes and modulates, at the memory's pace.
   Tried: compiled blocks, 33 % in NF4 and 36 % in bf16 (with the recomputed products 47 and 52 %), and `style` with
@@ -195,13 +195,16 @@ those done without a block's recomputing.
 - `style` without recomputing makes 1.98 times as many steps as `attention` does with it (asked 1.5); both recomputed,
   1.62 times; and 1.22 times as many as `style` recomputed, in bf16 1.28.
 - The script takes no other number of tokens than 77 and knows only NF4; at 768² it was not measured. Published of it
-  are 9 GB at 512 × 768, and of painting with fp8 and compiled blocks 3.55 s where bf16 took 7.89 (2.23 times, H100).
+  are 9 GB at 512 × 768 on an RTX 4090, with rank 4 on four layers of a block; of SimpleTuner, rank 16 on every layer,
+  more than 30 GB in bf16, 18 in int8, 13 in int4, 9 in NF4 and int2; of painting with fp8 and compiled blocks 3.55 s
+  where bf16 took 7.89 (2.23 times, H100).
 - cuDNN's attention is left out of training: with 512 tokens its backward pass made NaN of gradients (PyTorch 2.11,
   H200), where the flash kernel's were finite.
 
-Painting, with an adapter on every linear layer of every block and its strength moved after the first picture. In
-turns: models wait in main memory until they are needed. Steps left out: by MagCache. Drift is of random weights too,
-so the decibels tell roundings from mistakes, and no more. The rows are of two machines of one kind, each beside its
+Painting, with an adapter on every linear layer of every block; its strength is moved four times after the three
+pictures that are timed. In turns: models wait in main memory until they are needed. Steps left out: by MagCache. Drift
+is of random weights too, so the decibels, in brackets the least and the greatest of three seeds, tell roundings from
+mistakes, and no more. The rows are of two machines of one kind, each beside its
 own bf16; between the two the adapter's update became one that is added in place. Since then an adapted layer has also
 lost PEFT's look-ups, which no row shows.
 
@@ -245,26 +248,26 @@ def text() -> str:
         "FLUX.1-dev's full size; the others run by hand, each as it says: training wants a checkout of diffusers and "
         "torchvision, statistics a folder of paintings and photographs, gpu a card.\n\n"
         "Asked is what the project set itself; without a remark it was reached. In brackets stand 95 % intervals, and "
-        "*not sure* means that the limit lies in one. The miniature is the bundled model of 24 MB, medium a random "
-        "FLUX of 207 M parameters."
+        "*not sure* means that the limit lies in one. Figures in the text that no table has are of single trials, "
+        "whose records were not kept. The miniature is the bundled model of 24 MB, medium a random FLUX of 207 M "
+        "parameters."
     ]
     for section in SECTIONS:
         table = section.table()
         parts.append(f"## {section.title}\n")
         parts[-1] += f"\n`python -m benchmarks.{section.script}`" + (f": {section.where()}." if table else ".")
         parts.append(table or "**Not measured.**")
-        if table and (picture := section.picture()):
-            parts.append(picture)
+        if section.script in PLOTS and table:
+            parts.append(f"![{PLOTS[section.script][1]}]({section.script}.png)")
         if section.notes and table:
             parts.append(section.notes.strip())
     return "\n\n".join(parts) + "\n"
 
 
 def write_into(file: Path, section: Section) -> None:
-    """The section's table and picture, between its marks."""
+    """The section's table, between its marks."""
     before, _, after = file.read_text().split(section.mark, 2)
-    shown = "\n\n".join(filter(None, (section.table(), section.picture("benchmarks/"))))
-    file.write_text(f"{before}{section.mark}\n{shown}\n{section.mark}{after}")
+    file.write_text(f"{before}{section.mark}\n{section.table()}\n{section.mark}{after}")
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.painting
 
-(about 6 minutes on two CPU cores) writes painting.json. Ratios are of things timed in turn, the median of several
+(about 4 minutes on two CPU cores) writes painting.json. Ratios are of things timed in turn, the median of several
 with a 95 % interval.
 """
 

@@ -67,9 +67,27 @@ def gpu(found: dict) -> Figure:
     return made
 
 
+def full_size(found: dict) -> Figure:
+    """Memory at most of each stage: the process's own, and with the files that are mapped."""
+    stages = {name: one for name, one in found["stages"].items() if "own" in one}
+    made = figure(0.35 * len(stages) + 0.8)
+    axes = made.subplots()
+    for key, colour, label in (("resident", GREY, "with mapped files"), ("own", BLUE, "own memory")):
+        bars = axes.barh(list(stages), [one[key] / 1e9 for one in stages.values()], 0.6, color=colour, label=label)
+    axes.bar_label(bars, fmt="{:.1f}", padding=-24, fontsize=8, color="white")
+    bf16 = found["stages"]["write"]["bytes"] / 1e9
+    axes.axvline(bf16, color=BROWN, linestyle="dashed", linewidth=1, label="the bf16 weights")
+    axes.set(xlabel="GB", xlim=(0, 1.05 * bf16))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.invert_yaxis()
+    made.legend(frameon=False, loc="outside right upper")
+    return made
+
+
 PLOTS: dict[str, tuple[Callable[[Any], Figure], str]] = {  # of a script's section; and what the picture shows
     "training": (training, "Seconds and memory beside those of diffusers' script"),
     "growth": (growth, "Memory and seconds against resolution and rank"),
+    "full_size": (full_size, "Memory of each stage at FLUX.1-dev's size"),
     "gpu": (gpu, "Seconds and memory of each way to paint"),
 }
 

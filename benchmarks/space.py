@@ -1,4 +1,4 @@
-"""What the page adds to painting: `python -m benchmarks.space` (about ten minutes on two CPU cores) serves the
+"""What the page adds to painting: `python -m benchmarks.space` (about four minutes on two CPU cores) serves the
 miniature in a process of its own, asks it over HTTP as a program does, and writes space.json.
 
 (a) The app's time over the bare pipeline call's: ≤ 3 %.
