@@ -18,7 +18,7 @@ lint: $(VENV)/.ready-dev
 
 # DIFFUSERS: a checkout of diffusers, to train beside its script too; that wants torchvision installed.
 DIFFUSERS ?=
-bench: $(VENV)/.ready ## the figures in benchmarks/ (16 minutes on two quick CPU cores, 40 on slow ones)
+bench: $(VENV)/.ready ## the figures in benchmarks/ (16 minutes on two quick CPU cores, 40 on slow ones; with DIFFUSERS a quarter of an hour more)
 	$(BIN)/python -m benchmarks.miniature
 	$(BIN)/python -m benchmarks.painting
 	$(BIN)/python -m benchmarks.space
@@ -26,7 +26,7 @@ bench: $(VENV)/.ready ## the figures in benchmarks/ (16 minutes on two quick CPU
 	$(if $(DIFFUSERS),$(BIN)/python -m benchmarks.training --diffusers $(DIFFUSERS))
 	$(BIN)/python -m benchmarks.page
 
-bench-full: $(VENV)/.ready ## FLUX.1-dev's full size on a CPU: 45 GB of disk, 11 to 45 minutes
+bench-full: $(VENV)/.ready ## FLUX.1-dev's full size on a CPU: 45 GB of disk, 12 to 45 minutes
 	$(BIN)/python -m benchmarks.full_size
 	$(BIN)/python -m benchmarks.page
 

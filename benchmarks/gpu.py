@@ -27,7 +27,7 @@ import torch
 from benchmarks import full_size
 from benchmarks.gpu_painting import painting, painting_table
 from benchmarks.gpu_scale import FULL, SMALL, Scale
-from benchmarks.gpu_training import TOKENS, diffusers, diffusers_table, plan_today, training, training_table
+from benchmarks.gpu_training import TOKENS, diffusers, diffusers_table, training, training_table
 from benchmarks.process import surroundings
 
 HERE = Path(__file__).parent
@@ -39,8 +39,6 @@ def table(result: dict) -> str:
     parts = []
     if "training" in result:
         parts.append(training_table(result["training"]))
-        if "H200" in result["card"]:
-            parts.append(plan_today(result["training"]["rows"]))
     if "diffusers" in result and "training" in result:
         parts.append(diffusers_table(result["diffusers"], result["training"]["rows"]))
     if "painting" in result:

@@ -1,7 +1,6 @@
 """Training steps at FLUX.1-dev's full size on a card, beside what `plan` says of them and beside diffusers' script."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import statistics
@@ -18,14 +17,11 @@ import torch
 from benchmarks import full_size
 from benchmarks.gpu_scale import FULL, GIB, RANK, Scale, timed
 from benchmarks.tables import markdown, marked, not_measured
-from training import cards, plan
-from training import recipe as recipes
 
 SCRIPT = Path("examples/research_projects/flux_lora_quantization/train_dreambooth_lora_flux_miniature.py")
 TOKENS, PEER_TOKENS = 512, 77  # the script takes no other number of tokens
 ASKED = {("nf4", 512): 5.6, ("nf4", 768): 6.2, ("nf4", 1024): 7.0, ("int4", 1024): 8, ("int8", 1024): 13,
          ("int2", 1024): 5.5}  # GiB, of `attention`, every block recomputed  # fmt: skip
-H200 = 141  # GiB of a card that `plan` has measured
 SHARE = 0.45  # of the rate of products alone, asked of the model's own: of compiled blocks, or with none recomputed
 
 
@@ -74,7 +70,7 @@ def settings(scale: Scale) -> list[Setting]:
     found += [Setting("nf4", largest, checkpointing=False, compile=True, peer=True)]
     found += [Setting("nf4", largest, "style", checkpointing=False, compile=True)]
     found += [Setting(mode, side, compile=True) for mode in ("nf4", "none") for side in (largest, least)]
-    compiles = scale.device == "cuda"  # which takes a CPU minutes each, and gains it nothing
+    compiles = scale.device == "cuda"  # which takes a CPU too long for a trial
     return [one for one in dict.fromkeys(found) if compiles or not one.compile]
 
 
@@ -130,17 +126,6 @@ def matmul_rate(device: str, repeats: int = 10) -> float:
     side, dtype = (8192, torch.bfloat16) if device == "cuda" else (1024, torch.float32)
     a = torch.randn(side, side, device=device, dtype=dtype)
     return 2 * side**3 / statistics.median(timed(device, lambda: a @ a) for _ in range(repeats))
-
-
-@functools.cache
-def planned(setting: Setting) -> plan.Prediction:
-    """What `plan` says of it today, on an H200."""
-    shipped = recipes.read(
-        recipes.SHIPPED / "impressionism.yaml",
-        [*setting.variant().split(), f"adapter.rank={RANK}", "optimizer.name=adamw8bit", "optimizer.batch=1",
-         "optimizer.accumulate=1"],
-    )  # fmt: skip
-    return plan.predict(shipped, cards.of_size(H200))
 
 
 # ---- Training beside diffusers' script
@@ -242,15 +227,6 @@ def training_table(part: dict) -> str:
         rows.append([setting.name(), f"{row['seconds']:.3f}", f"{row['peak'] / GIB:.2f} GiB", plan, asked,
                      f"{done:.0%}", f"{own:.0%}{verdict}"])  # fmt: skip
     return markdown(head, rows) + not_measured(one.name() for one in missing(settings(FULL), part["rows"]))
-
-
-def plan_today(rows: list[dict]) -> str:
-    """How far what `plan` says today is from what an H200 took."""
-    pairs = [(planned(Setting.of(row)), row) for row in rows if not row["failed"]]
-    seconds = max(abs(said.seconds / row["seconds"] - 1) for said, row in pairs)
-    memory = max(abs(said.peak / row["peak"] - 1) for said, row in pairs)
-    verdict = marked("asked 10 %", max(seconds, memory) <= 0.1)
-    return f"`plan` today: within {seconds:.1%} of the seconds and {memory:.1%} of the memory of all rows ({verdict})."
 
 
 def diffusers_table(part: dict, ours: list[dict]) -> str:

@@ -153,11 +153,11 @@ def table(result: dict) -> str:
     more = [(result["pictures"][many][key] - result["pictures"][few][key]) / (int(many) - int(few))
             for key in ("memory", "fit_memory")]  # fmt: skip
     flat = marked(f"≤ {FLAT / 1000:.0f} kB", max(more) <= FLAT)
-    pictures.append(("memory a picture, beyond 2,000", "", *(f"{each / 1000:.1f} kB" for each in more), flat))
+    pictures.append((f"memory a picture, beyond {int(few):,}", "", *(f"{each / 1000:.1f} kB" for each in more), flat))
     data = {
-        "cache": "pictures through intake, bucket and cache",
-        "autoencoder": "through the miniature's autoencoder alone",
-        "flux_autoencoder": "through one of FLUX.1-dev's size alone",
+        "cache": "pictures through the data path: intake, bucket and cache",
+        "autoencoder": "pictures through the miniature's autoencoder alone",
+        "flux_autoencoder": "pictures through one of FLUX.1-dev's size alone",
         "statistics": "pictures whose statistics are computed, a core",
     }
     path = result["data_path"]

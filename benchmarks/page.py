@@ -54,24 +54,28 @@ SECTIONS = (
         "Training beside diffusers' script",
         """
 Both train rank 16 at 192 px in float32: the miniature in 64 steps of four pictures, medium in 16 of one. Times faster
-is the median of paired runs, its interval with five of them about their range. From memory the imports are
-subtracted, each side's own; the script also wants `datasets` and torchvision. The script's cache of latents pairs
-them with the captions of other pictures, which its loss shows; without it, its loss is a little below ours, and a
-sample takes it twice our time.
+is the median of paired runs, its interval with five of them about their range; the machine was restless that day, and a
+quiet one had said 1.08 (1.06 to 1.14) and 1.04 (1.00 to 1.06) of the same code. From memory the imports are subtracted,
+each side's own; the script also wants `datasets` and torchvision. The script's cache of latents pairs them with the
+captions of other pictures, which its loss shows; without it, its loss is a little below ours, and a sample takes it 1.9
+times as long as ours.
 
 Most of a step is the same for both: the products of the blocks, forward and backward, and attention. Even at the rate
-of large products alone those of medium take more than half of a sample's time on either side, so leaving out all that
-ours leaves out around them makes little: a caption is encoded once, where the script encodes it at each step, and the
-modulation is computed ahead. Latents are cached on both sides. Tried for 1.3 times, on medium, in turns of two:
-compiled blocks, as `model.compile` offers them (1.09 times as fast as ours without, after compiling), another
-allocator, tcmalloc (1.05), and OpenMP's threads waiting actively (1.03). At other settings work can be left out:
-`style` and `compact` train fewer layers, and gradients stop where they begin.
+of large products alone those of medium take about half of a sample's time on either side, so leaving out all that ours
+leaves out around them makes little: a caption is encoded once, where the script encodes it at each step, and the
+modulation is computed ahead. Latents are cached on both sides. Tried for 1.3 times: compiled blocks, as
+`model.compile` offers them, which the script does not; and on medium, in turns of two, another allocator, tcmalloc
+(1.05), and OpenMP's threads waiting actively (1.03). Tried alone, of a block: a norm and a rotation of queries and keys
+with a backward pass of its own, which would make a step of the miniature a tenth shorter and of medium a thirtieth; not
+taken, since compiling does the same. At other settings work can be left out: `style` and `compact` train fewer layers,
+and gradients stop where they begin.
 
-Of medium's 937 MB `plan` counts 764 as tensors, 629 of them the base's float32 weights without the modulation's; of
-the miniature's 271 it counts 120. The rest is no tensor of a step. Tried, and within the 5 % by which one run differs
-from the next: one arena for the C library, a fixed size from which it maps, and giving back its free pages after the
-encoders. What helped before: reading shards through windows of 64 MB, and two pictures at a time through the
-autoencoder.
+Of medium's 922 MB `plan` counts 764 as tensors, 629 of them the base's float32 weights without the modulation's; of
+the miniature's 262 it counts 120. The rest is no tensor of a step: about 100 MB of medium lie free between tensors,
+where the C library finds room for them at once. Without such room it held 60 MB less, and a step took a fifth longer.
+Tried, and within the 3 % by which one run differs from the next: one arena for the C library, and a fixed size from
+which it maps. What helped: giving freed weights back after the encoders and after the modulation's rows (30 MB of
+medium), reading shards through windows of 64 MB, and two pictures at a time through the autoencoder.
 
 Diffusers' script for NF4, `examples/research_projects/flux_lora_quantization`, wants a GPU: it is beside ours
 [there](#on-a-gpu).
@@ -150,8 +154,8 @@ quantized, elsewhere that with mapped files. What is kept in a file is mapped, s
 memory until a weight is used, and a pass holds the file's pages besides its own memory. The modulation's outputs are
 those of its bf16 weights, not of NF4's as in the pass before, so it is compared with them kept in memory.
 
-A training step begins when the base is loaded, with that pass over the files. `plan` counts its tensors; the rest is
-the program, 0.6 GB, and what the C library keeps between tensors.
+A training step begins when the base is loaded, and computes the modulation from the bf16 files first. `plan` counts its
+tensors; the rest is the program, 0.6 GB, and what the C library keeps between tensors.
 
 Before this script, diffusers' `from_pretrained` with quanto's int8 took 14.6 GB of its own and 23.3 with mapped files;
 with bitsandbytes it refuses to load where there is no GPU. Published of another trainer, SimpleTuner: about 50 GB of
@@ -162,13 +166,15 @@ main memory at the start, to quantize.
         "gpu",
         "On a GPU",
         """
-Random weights in FLUX.1-dev's shape, so seconds and memory are its own; encoders and autoencoder are small. Asked of
-memory where every block is recomputed, with 512 tokens; 45 % of the rate at 1024², where blocks are compiled or nothing
-is recomputed: all other rows are below that. `plan`'s memory is counted; its seconds have been fitted to these rows
-since, so of other cards they are a guess. With 77 tokens a step of 1024² took a tenth longer than so many products
-would with 512, compiled a twentieth; why is not known, and `plan` takes it for any caption whose length is no multiple
-of eight. The matmul rate is a product's of 8192², 798 TFLOPS; what `plan` measures for itself is one of 4096² with its
-launch, 579. The model's own products are those done without a block's recomputing.
+Random weights in FLUX.1-dev's shape, so seconds and memory are its own; encoders and autoencoder are small. Memory is
+asked of `attention` with every block recomputed and 512 tokens; 45 % of the rate of rows at 1024² that are compiled or
+recompute nothing, and no row reaches it. `plan` that day is what it said when the row was measured. Its memory is
+counted; its seconds were fitted to these rows afterwards, so for other cards they are a guess. A test holds what it
+says now to every row: within 4 % of the seconds (asked 10) and 3.5 % of the memory. With 77 tokens a step of 1024² took
+a tenth longer than its products would lead one to expect, compiled a twentieth; why is not known, and `plan` adds 9 %
+for every caption whose length is no multiple of eight. The matmul rate is a product's of 8192², 798 TFLOPS; what
+`plan` measures for itself is one of 4096² with its launch, 579. The model's own products are those done without a
+block's recomputing.
 
 - Recomputed: every block, in the backward pass (gradient checkpointing). Without quantization training holds less
   than painting, since the modulation's weights stay on the disk.
@@ -244,13 +250,14 @@ def minutes() -> str:
 def text() -> str:
     parts = [
         "# Measured\n\nEach table is written by `python -m benchmarks.page` from the JSON beside the script of its "
-        f"name, which keeps what that measured. `make bench` runs {', '.join(BENCH)}{minutes()}; `make bench-full` "
-        "FLUX.1-dev's full size; the others run by hand, each as it says: training wants a checkout of diffusers and "
-        "torchvision, statistics a folder of paintings and photographs, gpu a card.\n\n"
+        f"name, which keeps what that measured. `make bench` runs {', '.join(BENCH)}{minutes()}; with "
+        "`DIFFUSERS=` and a checkout of diffusers also training, which wants torchvision installed; `make bench-full` "
+        "runs FLUX.1-dev's full size; the others run by hand, each as it says: statistics wants a folder of paintings "
+        "and photographs, gpu a card.\n\n"
         "Asked is what the project set itself; without a remark it was reached. In brackets stand 95 % intervals, and "
-        "*not sure* means that the limit lies in one. Figures in the text that no table has are of single trials, "
-        "whose records were not kept. The miniature is the bundled model of 24 MB, medium a random FLUX of 207 M "
-        "parameters."
+        "*not sure* means that the limit lies in one. Figures in the text that no table has, and that are not "
+        "published, counted or estimated, are of trials whose records were not kept. The miniature is the bundled "
+        "model of 24 MB, medium a random FLUX of 207 M parameters."
     ]
     for section in SECTIONS:
         table = section.table()

@@ -9,6 +9,11 @@ from matplotlib.figure import Figure
 
 from benchmarks.gpu_scale import GIB
 
+STAGES = {  # of full_size.py
+    "nf4": "to NF4", "load": "kept NF4 loads", "int8": "to int8", "forward": "NF4 pass",
+    "banked": "pass, modulation ahead", "whole": "pass, modulation in memory", "attention": "step, attention",
+    "style": "step, style",
+}  # fmt: skip
 BLUE, BROWN, GREY = "#3b5b92", "#a8591a", "#777777"
 
 
@@ -69,12 +74,13 @@ def gpu(found: dict) -> Figure:
 
 def full_size(found: dict) -> Figure:
     """Memory at most of each stage: the process's own, and with the files that are mapped."""
-    stages = {name: one for name, one in found["stages"].items() if "own" in one}
+    stages = {STAGES[name]: one for name, one in found["stages"].items() if "own" in one}
     made = figure(0.35 * len(stages) + 0.8)
     axes = made.subplots()
-    for key, colour, label in (("resident", GREY, "with mapped files"), ("own", BLUE, "own memory")):
-        bars = axes.barh(list(stages), [one[key] / 1e9 for one in stages.values()], 0.6, color=colour, label=label)
-    axes.bar_label(bars, fmt="{:.1f}", padding=-24, fontsize=8, color="white")
+    own, resident = ([one[key] / 1e9 for one in stages.values()] for key in ("own", "resident"))
+    outer = axes.barh(list(stages), resident, 0.6, color=GREY, label="with mapped files")
+    axes.barh(list(stages), own, 0.6, color=BLUE, label="own memory")
+    axes.bar_label(outer, [f"{a:.1f}, {b:.1f}" for a, b in zip(own, resident, strict=True)], padding=3, fontsize=8)
     bf16 = found["stages"]["write"]["bytes"] / 1e9
     axes.axvline(bf16, color=BROWN, linestyle="dashed", linewidth=1, label="the bf16 weights")
     axes.set(xlabel="GB", xlim=(0, 1.05 * bf16))

@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ class Measured:
     """One run of one trainer, in seconds and bytes."""
 
     seconds_per_sample: float
+    """With compiled blocks, less what compiling took."""
     seconds: float
     """Of the whole process: start-up, caching, training, saving."""
     first: float
@@ -140,9 +142,7 @@ def medium() -> dict:
 # ---- The two trainers
 
 
-def ours(
-    settings: Settings, model: Path, pictures: Path, folder: Path, *, compiled: bool = False
-) -> list[str]:  # fmt: skip
+def ours(settings: Settings, model: Path, pictures: Path, folder: Path, *, compiled: bool = False) -> list[str]:
     """The command that leaves an adapter in folder/adapter."""
     recipe = {
         "model": {"base": str(model), "quantize": "none", "dtype": "float32", "device": "cpu",
@@ -299,16 +299,15 @@ def compare(
         for side in sides[seed % len(sides) :] + sides[: seed % len(sides)]:
             folder = folders[side]
             folder.mkdir(parents=True)
-            if side in ("ours", "ours_compiled"):
+            if side.startswith("ours"):
                 command, bar = ours(now, model, pictures, folder, compiled=side == "ours_compiled"), str(folder)
             else:
                 command, bar = theirs(now, model, pictures, folder, checkout, cached=side == "theirs"), "Steps"
             turn[side] = watch(command, bar, settings.batch)
         turn["ours_compiled"] = warm(turn["ours_compiled"], turn["ours"], settings.steps * settings.batch)
-        for side in sides:
-            runs[side].append(dataclasses.asdict(turn[side]))
         rates.append(matmul_rate("cpu"))
         for side in sides:
+            runs[side].append(dataclasses.asdict(turn[side]))
             if not same_layers(folders["ours"] / "adapter", folders[side] / "adapter"):
                 raise SystemExit("The adapters change different layers: the settings are not equal.")
             if judge:
@@ -347,18 +346,13 @@ def table(result: dict) -> str:
     rows = []
     for name, part in result["models"].items():
         ours, theirs = (part["medians"][side] for side in ("ours", "theirs"))
-        seconds, seconds_theirs = (f"{side['seconds_per_sample']:.3f} s" for side in (ours, theirs))
-        speed = Ratio(*part["faster"])
-        rows.append((f"{name}: a sample", seconds, seconds_theirs, f"{speed.told('.2f')} × faster",
-                     speed.judged("≥ 1.3", 1.3, least=True)))  # fmt: skip
-        compiled, first = part["medians"]["ours_compiled"], max(run["first"] for run in part["runs"]["ours_compiled"])
-        speed = Ratio(*part["faster_compiled"])
-        rows.append((f"{name}: … with our blocks compiled, which took up to {first:.0f} s",
-                     f"{compiled['seconds_per_sample']:.3f} s", seconds_theirs, f"{speed.told('.2f')} × faster",
-                     speed.judged("≥ 1.3", 1.3, least=True)))  # fmt: skip
+        rows.append(speed(f"{name}: a sample", ours, theirs, part["faster"]))
         products = part["products"]["operations"] / part["products"]["rate"] / part["settings"]["batch"]  # seconds
         shares = (f"{products / side['seconds_per_sample']:.0%}" for side in (ours, theirs))
         rows.append((f"{name}: … of it the products, at the processor's rate of products alone", *shares))
+        first = max(run["first"] for run in part["runs"]["ours_compiled"])
+        told = f"{name}: a sample with our blocks compiled, which took up to {first:.0f} s"
+        rows.append(speed(told, part["medians"]["ours_compiled"], theirs, part["faster_compiled"]))
         for what, key, asked in MEMORY:
             memory = (f"{side[key] / 1e6:.0f} MB" for side in (ours, theirs))
             share = ours[key] / theirs[key]
@@ -370,6 +364,13 @@ def table(result: dict) -> str:
             rows.append((f"{name}: held-out loss, {base:.4f} before", mine, f"{cached} ({uncached} without its cache)",
                          f"{losses[0] - losses[1]:+.4f}", marked("lower", losses[0] < losses[1])))  # fmt: skip
     return markdown(["Training", "ours", "diffusers' script", "", "asked"], rows)
+
+
+def speed(told: str, mine: dict, theirs: dict, faster: Sequence[float]) -> tuple[str, ...]:
+    """A row of seconds a sample."""
+    found = Ratio(*faster)
+    seconds = (f"{side['seconds_per_sample']:.3f} s" for side in (mine, theirs))
+    return told, *seconds, f"{found.told('.2f')} × faster", found.judged("≥ 1.3", 1.3, least=True)
 
 
 def main() -> None:

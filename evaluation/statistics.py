@@ -26,7 +26,7 @@ def statistics(pictures: list[Path], out: Path) -> None:
     partial = out.with_name(f"{out.name}.partial")
     rows = {file: row for file, row in (known(out) | known(partial)).items() if file in files}
     missing = [file for file in files if file not in rows]
-    print(f"{len(files)} pictures, {len(files) - len(missing)} of them measured before.")
+    print(f"{len(files)} picture{'s' * (len(files) > 1)}, {len(files) - len(missing)} of them measured before.")
     write(partial, rows.items())
     with partial.open("a", newline="") as stream:
         for file, row in zip(missing, measured(missing), strict=True):

@@ -28,12 +28,14 @@ def test_a_figure_that_falls_short_is_called_so():
     theirs = {"seconds_per_sample": 1.0, "training_memory": 1e9, "memory": 1e9, "held_out_loss": 0.5} | raw
     ahead = {"seconds_per_sample": 0.7, "training_memory": 6e8, "memory": 6e8, "held_out_loss": 0.4} | raw
     for ours, faster, short in ((ahead, (1.4, 1.35, 1.5), 0), (theirs, (1.0, 0.9, 1.1), 5)):
-        medians = {"ours": ours, "theirs": theirs, "theirs_uncached": theirs, "ours_compiled": ours}
+        medians = {"ours": ours, "theirs": theirs, "theirs_uncached": theirs,
+                   "ours_compiled": ours | {"seconds_per_sample": 0.6}}  # fmt: skip
         part = {"medians": medians, "base_held_out": 0.6, "faster": faster, "faster_compiled": faster,
                 "settings": {"batch": 4}, "products": {"operations": 1e9, "rate": 1e9},
                 "runs": {"ours_compiled": [{"first": 20.0}, {"first": 50.0}]}}  # fmt: skip
         text = benchmark.table({"models": {"miniature": part}})
         assert text.count("not reached") == short
+        assert "compiled, which took up to 50 s | 0.600 s | 1.000 s |" in text
         assert f"products alone | {0.25 / ours['seconds_per_sample']:.0%} | 25% |" in text
 
 
@@ -41,18 +43,20 @@ def test_the_middle_of_the_runs_counts_beyond_what_an_idle_process_takes():
     runs = [
         {"seconds_per_sample": s, "seconds": s, "training_peak": 10, "peak": p} for s, p in ((1, 30), (9, 20), (2, 90))
     ]
-    losses = {"ours": [0.3, 0.1, 0.2], "theirs_uncached": []}
+    losses = {"ours": [0.3, 0.1, 0.2], "ours_compiled": [], "theirs_uncached": []}
     part = {"runs": dict.fromkeys(losses, runs), "held_out": losses}
     found = benchmark.medians(part, {"ours": 5, "theirs": 7})
     middle = {"seconds_per_sample": 2, "seconds": 2, "training_peak": 10, "peak": 30}
     assert found["ours"] == middle | {"training_memory": 5, "memory": 25, "held_out_loss": 0.2}
+    assert found["ours_compiled"] == middle | {"training_memory": 5, "memory": 25}
     assert found["theirs_uncached"] == middle | {"training_memory": 3, "memory": 23}
 
 
 def test_a_ratio_is_of_runs_that_belong_together():
     runs = {side: [{"seconds_per_sample": s} for s in seconds] for side, seconds in
-            {"ours": (1, 10, 2), "theirs": (1.5, 15, 3)}.items()}  # fmt: skip
+            {"ours": (1, 10, 2), "theirs": (1.5, 15, 3), "ours_compiled": (0.5, 5, 1)}.items()}  # fmt: skip
     assert benchmark.faster(runs) == (1.5, 1.5, 1.5)
+    assert benchmark.faster(runs, "ours_compiled") == (3, 3, 3)
 
 
 def test_compiling_is_no_part_of_a_samples_seconds():

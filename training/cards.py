@@ -25,8 +25,7 @@ REACHED_BY = {"H200": 0.32}  # of the data sheet
 SHARE = 0.55  # of what `products` says
 PACE = {"none": 1.09, "nf4": 1.0, "int8": 0.87, "fp8": 0.88, "int4": 0.84, "int2": 0.81}
 COMPILED = 1.2  # times as fast
-UNEVEN = 1.09  # times as long where a caption's tokens are no multiple of EVEN: seen with 77, beside 512
-EVEN = 8
+ODD_CAPTION = 1.09  # times as long where its tokens are no multiple of 8: seen with 77, beside 512
 # Seconds of a block's pass at least, with plain and with quantized weights: its kernels are launched one by one. It is
 # the host's pace, and was seen on one. Compiled blocks took no less with NF4, before that was one kernel a weight; what
 # they take now is not measured.
@@ -45,15 +44,15 @@ class Card:
     """Where the rate is from."""
 
 
-def seconds(card: Card, operations: float, passes: int, quantize: str, compiled: bool, text: int) -> float:
+def seconds(card: Card, operations: float, passes: int, quantize: str, compiled: bool, tokens: int) -> float:
     """Of so many operations in so many passes through a block, one direction each, with captions of so many tokens."""
     if not card.gpu:
         return operations / card.rate
     computing = operations / (card.rate * PACE[quantize])
     if compiled:
         computing /= COMPILED
-    if text % EVEN:
-        computing *= UNEVEN
+    if tokens % 8:
+        computing *= ODD_CAPTION
     return max(computing, passes * (LAUNCHING if quantize == "none" else LAUNCHING_QUANTIZED))
 
 

@@ -206,9 +206,7 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None, processes: 
     )  # fmt: skip
 
 
-def step_seconds(
-    recipe: Recipe, shape: Shape, card: Card, operations: float, passes: int, offloaded: int
-) -> float:  # fmt: skip
+def step_seconds(recipe: Recipe, shape: Shape, card: Card, operations: float, passes: int, offloaded: int) -> float:
     """Of batches of so many operations and passes through a block; each byte that waits elsewhere travels with each."""
     model = recipe.model
     travel = offloaded * (3 if model.gradient_checkpointing is True else 2) / TRAVEL
