@@ -68,7 +68,7 @@ def test_compiling_is_no_part_of_a_samples_seconds():
 def test_a_trainer_is_timed_by_its_bar_and_weighed():
     seen = benchmark.watch([sys.executable, "-c", TRAINER], "Steps", batch=2)
     assert 0.1 <= seen.seconds_per_sample < seen.seconds / 8
-    assert 0.2 <= seen.first < seen.seconds / 4
+    assert 0.2 <= seen.first < seen.seconds
     assert 200_000_000 < seen.training_peak <= seen.peak
 
 
