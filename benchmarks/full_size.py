@@ -296,10 +296,9 @@ STAGES: dict[str, Callable[[Path], dict]] = {
 # ---- The record
 
 
-def run(stage: str, folder: Path, tiny: bool) -> dict:
+def run(stage: str, folder: Path) -> dict:
     """A stage in a process of its own, so that each begins with nothing."""
     command = [sys.executable, "-m", "benchmarks.full_size", "--folder", str(folder), "--stage", stage]
-    command += ["--tiny"] * tiny
     begun = time.monotonic()
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(said.splitlines()[-1]) | {"process_seconds": time.monotonic() - begun}
@@ -368,25 +367,33 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="the same with a tiny model, to try the script")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp()) if arguments.tiny and not arguments.stage else arguments.folder.absolute()
+    folder, stages = arguments.folder.absolute(), arguments.stages
     if arguments.stage:
-        made = write(folder, TINY) if arguments.tiny and arguments.stage == "write" else STAGES[arguments.stage](folder)
-        print(json.dumps(made))
+        print(json.dumps(STAGES[arguments.stage](folder)))
         return
+    if arguments.tiny:
+        with tempfile.TemporaryDirectory() as tiny:
+            write(Path(tiny), TINY)
+            measure(Path(tiny), [stage for stage in stages if stage != "write"], Path(tiny) / RESULT.name)
+        return
+    measure(folder, stages, RESULT)
+    if not arguments.keep:
+        shutil.rmtree(folder)
+
+
+def measure(folder: Path, stages: list[str], out: Path) -> None:
+    """Stage after stage, each kept at once; some of them are added to those that were measured before."""
     here = surroundings(processor(), ("torch", "diffusers", "bitsandbytes"))
     result: dict[str, Any] = {"stages": {}}
-    if RESULT.exists() and {*arguments.stages} != {*STAGES} and not arguments.tiny:
-        result = json.loads(RESULT.read_text())
+    if out.exists() and {*stages} != {*STAGES}:
+        result = json.loads(out.read_text())
         if {key: result[key] for key in here} != here:
-            sys.exit(f"{RESULT.name} is of another machine or other versions: measure all the stages.")
+            sys.exit(f"{out.name} is of another machine or other versions: measure all the stages.")
     result |= here
-    for stage in arguments.stages:
-        result["stages"][stage] = run(stage, folder, arguments.tiny)
+    for stage in stages:
+        result["stages"][stage] = run(stage, folder)
         print(stage, result["stages"][stage], flush=True)
-        if not arguments.tiny:
-            RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    if arguments.tiny or not arguments.keep:
-        shutil.rmtree(folder)
+        out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))
 
 

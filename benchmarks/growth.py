@@ -145,13 +145,13 @@ def table(result: dict) -> str:
         for value, found in result["training"][what].items():
             beyond = (found["training_peak"] - result["idle_memory"]) / 1e6
             steps.append((unit.format(value), f"{found['seconds_per_sample']:.2f}", f"{beyond:.0f} MB"))
+    kinds = ("memory", "fit_memory")
     for count, found in result["pictures"].items():
         each = (found["seconds"] - found["seconds_again"]) / int(count) * 1000
-        memory = (f"{(found[key] - result['idle_memory']) / 1e6:.0f} MB" for key in ("memory", "fit_memory"))
+        memory = (f"{(found[key] - result['idle_memory']) / 1e6:.0f} MB" for key in kinds)
         pictures.append((f"{int(count):,}", f"{each:.1f} ms", *memory))
     few, many = list(result["pictures"])[-2:]
-    more = [(result["pictures"][many][key] - result["pictures"][few][key]) / (int(many) - int(few))
-            for key in ("memory", "fit_memory")]  # fmt: skip
+    more = [(result["pictures"][many][key] - result["pictures"][few][key]) / (int(many) - int(few)) for key in kinds]
     flat = marked(f"≤ {FLAT / 1000:.0f} kB", max(more) <= FLAT)
     pictures.append((f"memory a picture, beyond {int(few):,}", "", *(f"{each / 1000:.1f} kB" for each in more), flat))
     data = {

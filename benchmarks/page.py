@@ -55,20 +55,20 @@ SECTIONS = (
         """
 Both train rank 16 at 192 px in float32: the miniature in 64 steps of four pictures, medium in 16 of one. Times faster
 is the median of paired runs, its interval with five of them about their range; the machine was restless that day, and a
-quiet one had said 1.08 (1.06 to 1.14) and 1.04 (1.00 to 1.06) of the same code. From memory the imports are subtracted,
-each side's own; the script also wants `datasets` and torchvision. The script's cache of latents pairs them with the
-captions of other pictures, which its loss shows; without it, its loss is a little below ours, and a sample takes it 1.9
-times as long as ours.
+quiet one had said 1.08 (1.06 to 1.14) and 1.04 (1.00 to 1.06), before freed weights were given back. From memory the
+imports are subtracted, each side's own; the script also wants `datasets` and torchvision. The script's cache of latents
+pairs them with the captions of other pictures, which its loss shows; without it, its loss is a little below ours, and a
+sample takes it 1.9 times as long as ours.
 
 Most of a step is the same for both: the products of the blocks, forward and backward, and attention. Even at the rate
-of large products alone those of medium take about half of a sample's time on either side, so leaving out all that ours
-leaves out around them makes little: a caption is encoded once, where the script encodes it at each step, and the
-modulation is computed ahead. Latents are cached on both sides. Tried for 1.3 times: compiled blocks, as
-`model.compile` offers them, which the script does not; and on medium, in turns of two, another allocator, tcmalloc
+of large products alone those of medium take two fifths of a sample's time, on the quiet day half, on either side, so
+leaving out all that ours leaves out around them makes little: a caption is encoded once, where the script encodes it at
+each step, and the modulation is computed ahead. Latents are cached on both sides. Tried for 1.3 times: compiled blocks,
+as `model.compile` offers them, which the script does not; and on medium, in turns of two, another allocator, tcmalloc
 (1.05), and OpenMP's threads waiting actively (1.03). Tried alone, of a block: a norm and a rotation of queries and keys
-with a backward pass of its own, which would make a step of the miniature a tenth shorter and of medium a thirtieth; not
-taken, since compiling does the same. At other settings work can be left out: `style` and `compact` train fewer layers,
-and gradients stop where they begin.
+with a backward pass of its own, which would make a step of the miniature a twentieth shorter and of medium a thirtieth;
+not taken, since compiling does the same. At other settings work can be left out: `style` and `compact` train fewer
+layers, and gradients stop where they begin.
 
 Of medium's 922 MB `plan` counts 764 as tensors, 629 of them the base's float32 weights without the modulation's; of
 the miniature's 262 it counts 120. The rest is no tensor of a step: about 100 MB of medium lie free between tensors,
@@ -170,11 +170,11 @@ Random weights in FLUX.1-dev's shape, so seconds and memory are its own; encoder
 asked of `attention` with every block recomputed and 512 tokens; 45 % of the rate of rows at 1024² that are compiled or
 recompute nothing, and no row reaches it. `plan` that day is what it said when the row was measured. Its memory is
 counted; its seconds were fitted to these rows afterwards, so for other cards they are a guess. A test holds what it
-says now to every row: within 4 % of the seconds (asked 10) and 3.5 % of the memory. With 77 tokens a step of 1024² took
-a tenth longer than its products would lead one to expect, compiled a twentieth; why is not known, and `plan` adds 9 %
-for every caption whose length is no multiple of eight. The matmul rate is a product's of 8192², 798 TFLOPS; what
-`plan` measures for itself is one of 4096² with its launch, 579. The model's own products are those done without a
-block's recomputing.
+says now to every row: within 4 % of the seconds (asked 10) and 3 % of the memory, 3.5 with 77 tokens. With 77 tokens a
+step of 1024² took a tenth longer than its products would lead one to expect, compiled a twentieth; why is not known,
+and `plan` adds 9 % for every caption whose length is no multiple of eight. The matmul rate is a product's of 8192², 798
+TFLOPS; what `plan` measures for itself is one of 4096² with its launch, 579. The model's own products are those done
+without a block's recomputing.
 
 - Recomputed: every block, in the backward pass (gradient checkpointing). Without quantization training holds less
   than painting, since the modulation's weights stay on the disk.
@@ -210,9 +210,8 @@ block's recomputing.
 Painting, with an adapter on every linear layer of every block; its strength is moved four times after the three
 pictures that are timed. In turns: models wait in main memory until they are needed. Steps left out: by MagCache. Drift
 is of random weights too, so the decibels, in brackets the least and the greatest of three seeds, tell roundings from
-mistakes, and no more. The rows are of two machines of one kind, each beside its
-own bf16; between the two the adapter's update became one that is added in place. Since then an adapted layer has also
-lost PEFT's look-ups, which no row shows.
+mistakes, and no more. The rows are of two machines of one kind, each beside its own bf16; between the two the adapter's
+update became one that is added in place. Since then an adapted layer has also lost PEFT's look-ups, which no row shows.
 
 - 2.2 times the speed of bf16 is not reached by faster products: fp8 and compiled blocks made 1.80 of the 5.75 s, and
   their 3.20 s would be 1.66 of the 5.31. It is reached (2.33 of the 5.31) where MagCache leaves out the steps that

@@ -233,11 +233,11 @@ MEASURED = json.loads((Path(__file__).parents[1] / "benchmarks" / "gpu.json").re
 
 @pytest.mark.parametrize("row", [row for row in MEASURED if not row["offload"]], ids=lambda row: row["variant"])
 def test_it_says_what_an_h200_took(row):
-    """Left out: blocks that wait, which travel as fast as the host lets them."""
+    """Left out: blocks that wait, which travel as fast as the host lets them. A row of 77 tokens is 3.01 % off."""
     recipe = shipped(
         "impressionism", *row["variant"].split(), "adapter.rank=16", "optimizer.name=adamw8bit", "optimizer.batch=1",
         "optimizer.accumulate=1", "optimizer.steps=6", "optimizer.warmup=0",
     )  # fmt: skip
     found = plan.predict(recipe, cards.of_size(141))
-    assert found.peak == pytest.approx(row["peak"], rel=0.035)
+    assert found.peak == pytest.approx(row["peak"], rel=0.035 if row["peer"] else 0.03)
     assert found.seconds == pytest.approx(row["seconds"], rel=0.04)
