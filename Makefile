@@ -31,15 +31,15 @@ bench-full: $(VENV)/.ready ## FLUX.1-dev's full size on a CPU: 45 GB of disk, 12
 	$(BIN)/python -m benchmarks.page
 
 miniature: $(VENV)/.ready ## build the bundled miniature from nothing (about three hours on two CPU cores, minutes on a GPU)
-	$(BIN)/python -m training.miniature
+	$(BIN)/python -m tools.miniature
 
 # The miniature's adapter unless RUN has its own; painted scenes that no training saw stand for real paintings.
 RUN ?= runs/miniature
 STRENGTH ?= 1
 FEATURES ?= # of clip, dinov2, csd: 4.5 GB of weights, and half an hour more on a CPU
 evaluate: $(VENV)/.ready ## gallery, scores and dashboard of the miniature's adapter (about 12 minutes on two CPU cores)
-	test -f work/held-out/metadata.jsonl || $(BIN)/python -m training.miniature.scenes work/held-out --painted --held-out --count 96 --seed 300
-	test -f work/painted/metadata.jsonl || $(BIN)/python -m training.miniature.scenes work/painted --painted --count 320
+	test -f work/held-out/metadata.jsonl || $(BIN)/python -m tools.miniature.scenes work/held-out --painted --held-out --count 96 --seed 300
+	test -f work/painted/metadata.jsonl || $(BIN)/python -m tools.miniature.scenes work/painted --painted --count 320
 	$(BIN)/torchrun --nproc-per-node 2 -m evaluation gallery $(RUN) --strength $(STRENGTH) --model miniature --device cpu
 	$(BIN)/python -m evaluation score $(RUN) --real work/held-out --training work/painted --features $(FEATURES)
 	$(BIN)/python -m evaluation dashboard $(RUN)

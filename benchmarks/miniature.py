@@ -40,8 +40,8 @@ HERE = Path(__file__).parent
 
 
 def scenes(folder: Path, count: int, seed: int, *options: str) -> list[dict]:
-    """Scenes drawn by `training.miniature.scenes` into `folder`; their records."""
-    command = [sys.executable, "-m", "training.miniature.scenes", folder, "--count", count, "--seed", seed, *options]
+    """Scenes drawn by `tools.miniature.scenes` into `folder`; their records."""
+    command = [sys.executable, "-m", "tools.miniature.scenes", folder, "--count", count, "--seed", seed, *options]
     subprocess.run([str(part) for part in command], check=True)
     return [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
 

@@ -47,7 +47,7 @@ COMMANDS = [  # but for the benchmarks' own, which load PyTorch first and answer
     [room, *more]
     for room, commands in {
         "impressionism": (), "space": (), "space.deploy": (), "space.guard": (),
-        "training.miniature": (), "training.miniature.scenes": (),
+        "tools.miniature": (), "tools.miniature.scenes": (),
         "training": ("curate", "caption", "plan", "measure", "cache", "fit", "tune", "push"),
         "evaluation": ("gallery", "score", "ab", "dashboard", "statistics", "calibrate"),
         "model_card": ("render", "check", "method"),

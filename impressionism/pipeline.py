@@ -145,7 +145,7 @@ def choose_base(model: str, revision: str | None, device: str) -> tuple[str, str
 
 def miniature() -> str:
     if not (names.MINIATURE / "model_index.json").exists():
-        raise PainterError("The bundled miniature is missing; build it with `python -m training.miniature`.")
+        raise PainterError("The bundled miniature is missing; build it with `python -m tools.miniature`.")
     return str(names.MINIATURE)
 
 

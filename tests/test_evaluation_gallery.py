@@ -179,7 +179,7 @@ def test_the_published_prompt_sets_are_whole():
 
 def test_the_miniatures_prompts_keep_to_its_words():
     """Its tokenizers are taught with these words alone; a stranger would be spelt in letters."""
-    from training.miniature.captions import vocabulary, words
+    from tools.miniature.captions import vocabulary, words
 
     prompts = PromptSet.read(PROMPTS / "miniature.yaml")
     texts = [prompts.styled.format(text=prompt.text) for prompt in prompts.prompts]

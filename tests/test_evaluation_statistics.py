@@ -18,7 +18,7 @@ from evaluation.haeberli import haeberli
 from evaluation.statistics import statistics
 from impressionism.hub import PainterError
 from impressionism.pictorial import EVERY, index, measure
-from training.miniature.world import draw, random_scene
+from tools.miniature.world import draw, random_scene
 
 ROOT = Path(__file__).parents[1]
 

@@ -98,6 +98,6 @@ def test_the_spaces_builder_can_resolve_our_requirements():
 def test_every_bundled_file_can_be_pushed_to_a_space():
     bundle = list((ROOT / "impressionism" / "miniature").rglob("*"))
     sizes = {file: file.stat().st_size for file in bundle if file.is_file()}
-    assert sizes, "the miniature is missing: python -m training.miniature"
+    assert sizes, "the miniature is missing: python -m tools.miniature"
     assert max(sizes.values()) < 10_000_000
     assert sum(sizes.values()) <= 24_000_000

@@ -10,7 +10,7 @@ from evaluation.haeberli import haeberli
 from impressionism.hub import PainterError
 from impressionism.pictorial import EVERY, STATISTICS, heat, index, measure
 from impressionism.pictorial.known import MEASURED, Statistic
-from training.miniature.world import draw, random_scene
+from tools.miniature.world import draw, random_scene
 
 SIDE = 224
 RNG = np.random.default_rng(7)

@@ -45,7 +45,7 @@ def run(*command: str) -> None:
 
 def draw_scenes(folder: str, seed: int) -> None:
     options = ["--painted", "--count", "4", "--seed", str(seed)]
-    command = [sys.executable, "-m", "training.miniature.scenes", folder, *options]
+    command = [sys.executable, "-m", "tools.miniature.scenes", folder, *options]
     subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
 
 

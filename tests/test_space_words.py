@@ -3,7 +3,7 @@
 import re
 
 from space.words import MINIATURE
-from training.miniature.captions import vocabulary
+from tools.miniature.captions import vocabulary
 
 
 def test_the_examples_and_the_list_are_in_the_taught_vocabulary():

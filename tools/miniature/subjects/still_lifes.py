@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from training.miniature.light import mix
-from training.miniature.scenery import flakes, shadow, sky, spot
-from training.miniature.shapes import Plate, polygon
+from tools.miniature.light import mix
+from tools.miniature.scenery import flakes, shadow, sky, spot
+from tools.miniature.shapes import Plate, polygon
 
 
 def room(p: Plate) -> float:

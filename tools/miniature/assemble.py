@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 
 from impressionism.names import WEIGHTS_FILE
 from training.fit import fit
-from training.miniature.text import Frozen
+from tools.miniature.text import Frozen
 from training.recipe import read
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "miniature.yaml"

@@ -10,9 +10,9 @@ import torch
 from diffusers import FluxPipeline
 from transformers import CLIPTokenizer, T5TokenizerFast
 
-from training.miniature import autoencoder, loop, text, transformer
-from training.miniature.captions import describe
-from training.miniature.world import random_scene
+from tools.miniature import autoencoder, loop, text, transformer
+from tools.miniature.captions import describe
+from tools.miniature.world import random_scene
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_noise_levels_are_spread_evenly():
 
 
 def test_all_stages_once_make_a_pipeline_with_an_adapter(tmp_path):
-    command = [sys.executable, "-m", "training.miniature", "--quick", "--out", tmp_path / "out", "--work", tmp_path]
+    command = [sys.executable, "-m", "tools.miniature", "--quick", "--out", tmp_path / "out", "--work", tmp_path]
     for options in ([], ["--further", "3"]):
         subprocess.run([str(part) for part in command + options], check=True, capture_output=True, timeout=400)
     flux = FluxPipeline.from_pretrained(tmp_path / "out", torch_dtype=torch.float32)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from training.miniature.light import SNOW, mix
-from training.miniature.shapes import Plate, below, smooth
+from tools.miniature.light import SNOW, mix
+from tools.miniature.shapes import Plate, below, smooth
 
 Motif = Callable[[Plate], None]
 

@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 from torch.nn import functional as F
 
-from training.miniature import loop
+from tools.miniature import loop
 
 SIDE = 192  # px
 CROP = 64  # px

@@ -1,6 +1,6 @@
 """Sets of scenes on disk: pixels as one array, so that every stage reads the same pictures without drawing twice.
 
-`python -m training.miniature.scenes FOLDER --count 100 [--painted]` writes some as files with captions.
+`python -m tools.miniature.scenes FOLDER --count 100 [--painted]` writes some as files with captions.
 """
 
 import argparse
@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from training.miniature.brush import paint_over
-from training.miniature.captions import describe_with
-from training.miniature.world import Scene, draw, random_scene
+from tools.miniature.brush import paint_over
+from tools.miniature.captions import describe_with
+from tools.miniature.world import Scene, draw, random_scene
 
 
 def scene_of(seed: int, index: int) -> Scene:
@@ -61,7 +61,7 @@ def write_folder(folder: Path, *, seed: int, count: int, painted: bool, held_out
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.miniature.scenes", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.miniature.scenes", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=100, help="the miniature was taught with seeds below 100")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from training.miniature.light import LAMP, SNOW, mix
-from training.miniature.scenery import group, hills, meadow, one, ridge, sea, sky, snowy_bank, spot, stand, trees, water
-from training.miniature.shapes import Plate, Points, polygon
+from tools.miniature.light import LAMP, SNOW, mix
+from tools.miniature.scenery import group, hills, meadow, one, ridge, sea, sky, snowy_bank, spot, stand, trees, water
+from tools.miniature.shapes import Plate, Points, polygon
 
 
 def sailing_boat(p: Plate) -> None:

@@ -19,9 +19,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
-from training.miniature import loop
-from training.miniature.captions import ATTRIBUTES, describe, describe_with, vocabulary
-from training.miniature.world import random_scene
+from tools.miniature import loop
+from tools.miniature.captions import ATTRIBUTES, describe, describe_with, vocabulary
+from tools.miniature.world import random_scene
 
 TOKENS = 32
 WIDTH = 128

@@ -12,11 +12,11 @@ import torch
 from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from tqdm import tqdm
 
-from training.miniature import loop
-from training.miniature.autoencoder import LATENT, to_tensor
-from training.miniature.captions import describe
-from training.miniature.scenes import scene_of
-from training.miniature.text import WIDTH, Frozen, as_typed
+from tools.miniature import loop
+from tools.miniature.autoencoder import LATENT, to_tensor
+from tools.miniature.captions import describe
+from tools.miniature.scenes import scene_of
+from tools.miniature.text import WIDTH, Frozen, as_typed
 
 BATCH = {"cpu": 16, "cuda": 512}
 UNCAPTIONED = 0.08  # share of samples with an empty prompt

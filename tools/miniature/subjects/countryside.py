@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from training.miniature.light import SNOW, mix
-from training.miniature.scenery import bush, country, group, one, scale_of, shadow, spot, stand
-from training.miniature.shapes import Plate, below
+from tools.miniature.light import SNOW, mix
+from tools.miniature.scenery import bush, country, group, one, scale_of, shadow, spot, stand
+from tools.miniature.shapes import Plate, below
 
 
 def window(p: Plate, x: float, y: float, w: float, h: float) -> None:

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 
 from impressionism.pictorial import stroke_statistic, to_lab
-from training.miniature.brush import paint_over
-from training.miniature.captions import ATTRIBUTES, NOUNS, describe, describe_with, vocabulary, words
-from training.miniature.world import COLOURS, LIGHTS, SUBJECTS, Scene, draw, random_scene
+from tools.miniature.brush import paint_over
+from tools.miniature.captions import ATTRIBUTES, NOUNS, describe, describe_with, vocabulary, words
+from tools.miniature.world import COLOURS, LIGHTS, SUBJECTS, Scene, draw, random_scene
 
 
 def one_of_each() -> list[Scene]:

@@ -1,7 +1,7 @@
 """The sixteen motifs, each a function that draws its whole picture on a plate."""
 
-from training.miniature.scenery import Motif
-from training.miniature.subjects.countryside import (
+from tools.miniature.scenery import Motif
+from tools.miniature.subjects.countryside import (
     church,
     cottage,
     haystack,
@@ -11,8 +11,8 @@ from training.miniature.subjects.countryside import (
     train,
     windmill,
 )
-from training.miniature.subjects.still_lifes import fruit, sunflowers
-from training.miniature.subjects.waterside import boat, bridge, cliffs, lighthouse, lilies, poplars
+from tools.miniature.subjects.still_lifes import fruit, sunflowers
+from tools.miniature.subjects.waterside import boat, bridge, cliffs, lighthouse, lilies, poplars
 
 MOTIF: dict[str, Motif] = {
     "boat": boat,

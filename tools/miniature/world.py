@@ -3,7 +3,7 @@
 Shapes are bold and softly graded, because a small autoencoder with 8x downsampling has to keep them; every
 random choice comes from the scene's own seed.  Write a contact sheet (and its painted twin) with
 
-    python -m training.miniature.world OUT.png
+    python -m tools.miniature.world OUT.png
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
-from training.miniature.light import LIGHT
-from training.miniature.scenery import flakes
-from training.miniature.shapes import Plate
-from training.miniature.subjects import INDOORS, MOTIF
+from tools.miniature.light import LIGHT
+from tools.miniature.scenery import flakes
+from tools.miniature.shapes import Plate
+from tools.miniature.subjects import INDOORS, MOTIF
 
 # The order of subjects, lights and colours decides what a seed draws.
 SUBJECTS = tuple(MOTIF)
@@ -112,7 +112,7 @@ def under_every_light(subject: str, rng: np.random.Generator) -> list[Scene]:
 
 
 def main() -> None:
-    from training.miniature.brush import paint_over  # Here, so that drawing alone needs no OpenCV.
+    from tools.miniature.brush import paint_over  # Here, so that drawing alone needs no OpenCV.
 
     out = Path(sys.argv[1])
     sheet = contact_sheet()

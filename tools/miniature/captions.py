@@ -1,6 +1,6 @@
 """English sentences for the drawn scenes, in training phrasings and in held-out ones made of the same words.
 
-python -m training.miniature.captions     prints examples of both
+python -m tools.miniature.captions     prints examples of both
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.miniature.world import COLOURS, LIGHTS, NUMBERED, PLACES, SIZES, SUBJECTS, Scene, random_scene
+from tools.miniature.world import COLOURS, LIGHTS, NUMBERED, PLACES, SIZES, SUBJECTS, Scene, random_scene
 
 ATTRIBUTES: dict[str, list[str]] = {
     "subject": list(SUBJECTS),

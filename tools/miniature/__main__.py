@@ -1,4 +1,4 @@
-"""Builds the bundled miniature from nothing: `python -m training.miniature [--out FOLDER] [--work FOLDER]`.
+"""Builds the bundled miniature from nothing: `python -m tools.miniature [--out FOLDER] [--work FOLDER]`.
 
 `--further 1000` takes what is bundled and trains its transformer for 1,000 more steps, then its guidance and a new
 adapter.
@@ -28,8 +28,8 @@ BUNDLE = Path("impressionism/miniature")
 
 
 def build(out: Path, work: Path, steps: dict[str, int], scenes: dict[str, int], further: bool) -> None:
-    from training.miniature import assemble, autoencoder, loop, text, transformer
-    from training.miniature import scenes as sets
+    from tools.miniature import assemble, autoencoder, loop, text, transformer
+    from tools.miniature import scenes as sets
 
     loop.prepare()
 
@@ -53,7 +53,7 @@ def build(out: Path, work: Path, steps: dict[str, int], scenes: dict[str, int], 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.miniature", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.miniature", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", type=Path, default=BUNDLE, help="the built folder")
     parser.add_argument("--work", type=Path, default=Path("work/miniature"), help="where the stages keep their state")
@@ -66,7 +66,7 @@ def main() -> None:
     if chosen.quick and chosen.out == BUNDLE:
         parser.error("--quick makes a model that has learnt nothing: name another folder with --out.")
 
-    from training.miniature import loop
+    from tools.miniature import loop
 
     steps, scenes = dict(STEPS[loop.device().type]), dict(SCENES[loop.device().type])
     if chosen.further:

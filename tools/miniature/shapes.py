@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from training.miniature.light import LAMP, LIGHT, SNOW, lit, mix
+from tools.miniature.light import LAMP, LIGHT, SNOW, lit, mix
 
 if TYPE_CHECKING:
-    from training.miniature.world import Scene
+    from tools.miniature.world import Scene
 
 Choice = TypeVar("Choice")
 Points = Sequence[tuple[float, float]]

@@ -3,7 +3,7 @@
 The order is Hertzmann's (broad strokes first, fine ones where the painting still differs), the touch is
 Haeberli's (one colour a stroke), the palette is Monet's: no black, violet shadows, warm lights.
 
-    from training.miniature.brush import paint_over
+    from tools.miniature.brush import paint_over
     painted = paint_over(image, seed=1)
 """
 
