@@ -49,40 +49,40 @@ ASKED = {  # seconds, GB
 # ---- The model
 
 
-def write(folder: Path, flux: dict = FLUX, tokens: int = TOKENS, side: int = SIDE) -> dict:
+def write(folder: Path, pipe: dict = FLUX, tokens: int = TOKENS, side: int = SIDE) -> dict:
     """A pipeline's folder whose transformer has FLUX.1-dev's size."""
     from impressionism.names import MINIATURE
 
     shutil.copytree(MINIATURE, folder / "flux", ignore=shutil.ignore_patterns("adapter", "transformer"))
     write_encoders(folder / "flux", tokens)
     update(folder / "flux" / "vae" / "config.json", sample_size=1024)  # so that the painter takes full-size pictures
-    write_transformer(folder / "flux" / "transformer", flux)
+    write_transformer(folder / "flux" / "transformer", pipe)
     write_picture(folder / "pictures", side)
     return {"bytes": sum(file.stat().st_size for file in (folder / "flux" / "transformer").iterdir())}
 
 
-def write_encoders(flux: Path, tokens: int) -> None:
+def write_encoders(pipe: Path, tokens: int) -> None:
     """One layer each, whose outputs are as wide as FLUX.1-dev's transformer takes them."""
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-    t5: Any = T5Config.from_pretrained(flux / "text_encoder_2", num_layers=1, d_model=4096)
-    clip: Any = CLIPTextConfig.from_pretrained(flux / "text_encoder", num_hidden_layers=1, hidden_size=768)
-    T5EncoderModel(t5).save_pretrained(flux / "text_encoder_2")
-    CLIPTextModel(clip).save_pretrained(flux / "text_encoder")
-    update(flux / "tokenizer_2" / "tokenizer_config.json", model_max_length=tokens)
+    t5: Any = T5Config.from_pretrained(pipe / "text_encoder_2", num_layers=1, d_model=4096)
+    clip: Any = CLIPTextConfig.from_pretrained(pipe / "text_encoder", num_hidden_layers=1, hidden_size=768)
+    T5EncoderModel(t5).save_pretrained(pipe / "text_encoder_2")
+    CLIPTextModel(clip).save_pretrained(pipe / "text_encoder")
+    update(pipe / "tokenizer_2" / "tokenizer_config.json", model_max_length=tokens)
 
 
 def update(file: Path, **values: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
-def write_transformer(folder: Path, flux: dict) -> None:
+def write_transformer(folder: Path, pipe: dict) -> None:
     from accelerate import init_empty_weights
     from diffusers import FluxTransformer2DModel
     from safetensors.torch import save_file
 
     with init_empty_weights():
-        model: Any = FluxTransformer2DModel(**flux)
+        model: Any = FluxTransformer2DModel(**pipe)
     model.save_config(folder)
     index: dict[str, str] = {}
 

@@ -67,7 +67,7 @@ def main() -> None:
     print(table(json.loads(arguments.out.read_text())))
 
 
-def measure(folder: Path, scale: Scale, only: tuple[str, ...], flux: dict, checkout: Path | None, out: Path) -> None:
+def measure(folder: Path, scale: Scale, only: tuple[str, ...], pipe: dict, checkout: Path | None, out: Path) -> None:
     """Part after part; what there is of a part is kept at once, and one that fails leaves the others alone."""
     card = torch.cuda.get_device_name() if scale.device == "cuda" else "a CPU"
     here = {"card": card, **surroundings(card, ("torch", "diffusers", "peft", "bitsandbytes"))}
@@ -75,7 +75,7 @@ def measure(folder: Path, scale: Scale, only: tuple[str, ...], flux: dict, check
     if result and {key: result.get(key) for key in here} != here:
         raise SystemExit(f"{out} is of another machine or other versions; give --out another file.")
     result = here | result
-    write_base(folder, scale, flux)
+    write_base(folder, scale, pipe)
 
     def keep(name: str, part: Any) -> None:
         result[name] = part
@@ -90,12 +90,12 @@ def measure(folder: Path, scale: Scale, only: tuple[str, ...], flux: dict, check
         print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
 
 
-def write_base(folder: Path, scale: Scale, flux: dict) -> None:
+def write_base(folder: Path, scale: Scale, pipe: dict) -> None:
     """All of it or none, unless it is there."""
     if not (folder / "flux").exists():
         partial = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        full_size.write(partial, flux, TOKENS, scale.resolutions[-1])
+        full_size.write(partial, pipe, TOKENS, scale.resolutions[-1])
         partial.rename(folder)
 
 

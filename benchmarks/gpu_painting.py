@@ -24,7 +24,7 @@ from impressionism.compiled import blocks_of, compile_ahead, compile_blocks, enl
 from impressionism.modulation import Bank, modulation_ahead
 from impressionism.paint import compare, paint, sweep
 from impressionism.pipeline import Painter, first_line, load_pipeline
-from impressionism.records import Sampling
+from impressionism.records import GenerationParams
 
 STRENGTHS = [0, 0.25, 0.5, 0.75, 1, 1.25]
 FASTER = 2.2  # asked of the fastest way that leaves out no step
@@ -86,7 +86,8 @@ def painting(folder: Path, scale: Scale, before: dict, keep: Callable[[Any], Non
 
 
 def painted(folder: Path, adapter: Path, scale: Scale, name: str, way: Way) -> tuple[dict, list[np.ndarray]]:
-    samplings = [Sampling(prompt="a boat", seed=seed, steps=scale.painting_steps, width=scale.side, height=scale.side)
+    samplings = [GenerationParams(prompt="a boat", seed=seed, steps=scale.painting_steps, width=scale.side,
+                                  height=scale.side)
                  for seed in range(scale.seeds)]  # fmt: skip
     short, device = dataclasses.replace(samplings[0], steps=2), scale.device
     held = torch.cuda.memory_allocated() if device == "cuda" else 0  # by the way before, where that lingers
@@ -118,37 +119,37 @@ def painted(folder: Path, adapter: Path, scale: Scale, name: str, way: Way) -> t
     return found, pictures
 
 
-def prepare(painter: Painter, way: Way, short: Sampling, folder: Path) -> None:
-    flux = painter.flux
-    if way.in_turns and flux.device.type == "cuda":
-        flux.enable_model_cpu_offload()
+def prepare(painter: Painter, way: Way, short: GenerationParams, folder: Path) -> None:
+    pipe = painter.pipe
+    if way.in_turns and pipe.device.type == "cuda":
+        pipe.enable_model_cpu_offload()
     if way.blocks == "packaged":
         packages = folder / "packages"
-        compile_ahead(flux, lambda: paint(painter, short), packages)
-        use_packages(flux, packages)
+        compile_ahead(pipe, lambda: paint(painter, short), packages)
+        use_packages(pipe, packages)
     elif way.blocks == "compiled" and way.skips:
-        compile_within(flux)
+        compile_within(pipe)
     elif way.blocks == "compiled":
-        compile_blocks(flux)
+        compile_blocks(pipe)
 
 
-def compile_within(flux: FluxPipeline) -> None:
+def compile_within(pipe: FluxPipeline) -> None:
     """As compile_blocks, with room around each block for hooks, which no compiler reads."""
-    enliven(flux)
-    for block in itertools.chain.from_iterable(blocks_of(flux).values()):
+    enliven(pipe)
+    for block in itertools.chain.from_iterable(blocks_of(pipe).values()):
         block.forward = torch.compile(block.forward, fullgraph=True)
 
 
 @contextmanager
 def around(painter: Painter, way: Way, folder: Path, steps: int) -> Iterator[None]:
     """What is so while pictures of so many steps are painted."""
-    flux: Any = painter.flux
+    pipe: Any = painter.pipe
     if way.skips:
-        flux.transformer.enable_cache(MagCacheConfig(mag_ratios=FLUX_MAG_RATIOS, num_inference_steps=steps))
+        pipe.transformer.enable_cache(MagCacheConfig(mag_ratios=FLUX_MAG_RATIOS, num_inference_steps=steps))
         yield
-        flux.transformer.disable_cache()
+        pipe.transformer.disable_cache()
     elif way.banked:
-        with modulation_ahead(Bank(flux.transformer, folder / "flux", flux.device, flux.transformer.dtype), flux):
+        with modulation_ahead(Bank(pipe.transformer, folder / "flux", pipe.device, pipe.transformer.dtype), pipe):
             yield
     else:
         yield

@@ -33,7 +33,7 @@ from impressionism import names
 from impressionism.paint import compare, defaults, paint, sweep
 from impressionism.pictorial import stroke_statistic
 from impressionism.pipeline import Painter, load_pipeline
-from impressionism.records import Sampling
+from impressionism.records import GenerationParams
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 HERE = Path(__file__).parent
@@ -50,7 +50,7 @@ def pixels(folder: Path, records: list[dict]) -> np.ndarray:
     return np.stack([np.asarray(Image.open(folder / record["file_name"])) for record in records])
 
 
-def asking(painter: Painter, prompt: str, seed: int) -> Sampling:
+def asking(painter: Painter, prompt: str, seed: int) -> GenerationParams:
     return dataclasses.replace(defaults(painter, prompt), seed=seed)
 
 
@@ -184,7 +184,7 @@ def strength_zero(painter: Painter, prompts: list[str]) -> dict:
 
 @torch.no_grad()
 def autoencoder(painter: Painter, count: int) -> dict:
-    vae = painter.flux.vae
+    vae = painter.pipe.vae
     decibels, kept = {}, 0.0
     for kind, options in (("drawn", ()), ("painted", ("--painted",))):
         with tempfile.TemporaryDirectory() as folder:

@@ -31,9 +31,9 @@ from benchmarks.process import processor, surroundings, taken
 from benchmarks.ratio import Ratio, ratio
 from benchmarks.tables import markdown, marked
 from impressionism.compiled import compile_blocks
-from impressionism.paint import Words, common, compare, encode, noise, paint, set_strength, sweep
+from impressionism.paint import PromptEmbeds, common, compare, encode, noise, paint, set_strength, sweep
 from impressionism.pipeline import ADAPTER_NAME, Painter, adapted, load_pipeline, lora_layers
-from impressionism.records import Sampling
+from impressionism.records import GenerationParams
 
 HERE = Path(__file__).parent
 RESULT = HERE / "painting.json"
@@ -81,20 +81,20 @@ def in_turn(repeats: int, **works: Callable[[], Any]) -> dict[str, list[float]]:
 # ---- The painter
 
 
-def pictures(painter: Painter, sampling: Sampling, repeats: int) -> dict:
-    flux: Any = painter.flux
+def pictures(painter: Painter, sampling: GenerationParams, repeats: int) -> dict:
+    pipe: Any = painter.pipe
     tokens = encode(painter, sampling.prompt)[0].shape[1]
     numbers = itertools.count()
 
     def bare() -> None:
-        flux(sampling.prompt, num_inference_steps=sampling.steps, guidance_scale=sampling.guidance,
+        pipe(sampling.prompt, num_inference_steps=sampling.steps, guidance_scale=sampling.guidance,
              width=sampling.width, height=sampling.height, max_sequence_length=tokens,
              generator=torch.Generator().manual_seed(sampling.seed))  # fmt: skip
 
     def unknown() -> None:  # a prompt that the painter does not remember
         paint(painter, dataclasses.replace(sampling, prompt=f"{sampling.prompt}, {next(numbers)}"))
 
-    set_strength(flux, 1.0)
+    set_strength(pipe, 1.0)
     beside = in_turn(4 * repeats, bare=bare, painter=unknown)
     times = in_turn(
         repeats,
@@ -112,17 +112,17 @@ def pictures(painter: Painter, sampling: Sampling, repeats: int) -> dict:
     }  # fmt: skip
 
 
-def in_one_batch(painter: Painter, sampling: Sampling, strengths: Sequence[float]) -> None:
+def in_one_batch(painter: Painter, sampling: GenerationParams, strengths: Sequence[float]) -> None:
     """A picture a strength, all in one pass: the scale is a column."""
-    flux: Any = painter.flux
+    pipe: Any = painter.pipe
     words = encode(painter, sampling.prompt)
-    layers = lora_layers(flux)
-    set_strength(flux, 1.0)
+    layers = lora_layers(pipe)
+    set_strength(pipe, 1.0)
     held = [layer.scaling[ADAPTER_NAME] for layer in layers]
     for layer, scale in zip(layers, held, strict=True):
         layer.scaling[ADAPTER_NAME] = Column([scale * strength for strength in strengths])
     count = len(strengths)
-    flux(**common(flux, sampling, repeated(words, count)), latents=noise(flux, sampling).repeat(count, 1, 1))
+    pipe(**common(pipe, sampling, repeated(words, count)), latents=noise(pipe, sampling).repeat(count, 1, 1))
     for layer, scale in zip(layers, held, strict=True):
         layer.scaling[ADAPTER_NAME] = scale
 
@@ -137,16 +137,16 @@ class Column:
         return update * update.new_tensor(self.scales).view(-1, *[1] * (update.dim() - 1))
 
 
-def together(painter: Painter, sampling: Sampling) -> None:
+def together(painter: Painter, sampling: GenerationParams) -> None:
     """Of so many seeds the pictures, in one batch."""
-    flux: Any = painter.flux
+    pipe: Any = painter.pipe
     words = repeated(encode(painter, sampling.prompt), TOGETHER)
-    set_strength(flux, 1.0)
-    drawn = [noise(flux, dataclasses.replace(sampling, seed=sampling.seed + number)) for number in range(TOGETHER)]
-    flux(**common(flux, sampling, words), latents=torch.cat(drawn))
+    set_strength(pipe, 1.0)
+    drawn = [noise(pipe, dataclasses.replace(sampling, seed=sampling.seed + number)) for number in range(TOGETHER)]
+    pipe(**common(pipe, sampling, words), latents=torch.cat(drawn))
 
 
-def repeated(words: Words, count: int) -> Words:
+def repeated(words: PromptEmbeds, count: int) -> PromptEmbeds:
     """For a batch of so many pictures."""
     text, summary = words
     return text.repeat(count, 1, 1), summary.repeat(count, 1)
@@ -196,14 +196,14 @@ def slider(repeats: int) -> dict:
     every = [*LINEAR, "norm1.linear", "norm1_context.linear", "norm.linear"]
     names = [f".*transformer_blocks.*{name.replace('.', chr(92) + '.')}" for name in every]
     transformer.add_adapter(LoraConfig(r=1, target_modules="|".join(names)), adapter_name=ADAPTER_NAME)
-    flux: Any = type("Flux", (), {"transformer": transformer})
-    times = [seconds(lambda s=turn: set_strength(flux, s / repeats)) for turn in range(repeats)]
-    return {"layers": len(lora_layers(flux)), "milliseconds": statistics.median(times) * 1000}
+    pipe: Any = type("Flux", (), {"transformer": transformer})
+    times = [seconds(lambda s=turn: set_strength(pipe, s / repeats)) for turn in range(repeats)]
+    return {"layers": len(lora_layers(pipe)), "milliseconds": statistics.median(times) * 1000}
 
 
-def recompilations(painter: Painter, sampling: Sampling) -> int:
+def recompilations(painter: Painter, sampling: GenerationParams) -> int:
     """Graphs made by five new strengths once the blocks are compiled."""
-    compile_blocks(painter.flux, backend="eager")
+    compile_blocks(painter.pipe, backend="eager")
     paint(painter, sampling)
     before = counters["stats"]["unique_graphs"]
     for strength in (0.5, 0.0, 1.3, -0.5, 1.0):
@@ -275,7 +275,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     painter = load_pipeline("miniature", device="cpu")
-    sampling = Sampling(prompt="a sailing boat on the sea at dawn", steps=arguments.steps, width=192, height=192)
+    sampling = GenerationParams(
+        prompt="a sailing boat on the sea at dawn", steps=arguments.steps, width=192, height=192
+    )
     result = {
         "starts": starts(),
         "pictures": pictures(painter, sampling, arguments.repeats),

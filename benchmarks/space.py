@@ -36,7 +36,7 @@ from benchmarks.ratio import Ratio, ratio
 from benchmarks.tables import markdown, marked
 from impressionism.paint import common, defaults, encode, noise, set_strength
 from impressionism.pipeline import Painter, load_pipeline
-from impressionism.records import Sampling
+from impressionism.records import GenerationParams
 
 HERE = Path(__file__).parent
 EASEL = ThreadPoolExecutor(1)  # the bare painter's thread, as the app's has one: in the main one it is some % slower
@@ -114,10 +114,10 @@ def fresh(start: int = 0) -> Iterator[dict[str, Any]]:
 
 def bare(painter: Painter, asked: dict[str, Any]) -> None:
     """One call of diffusers' pipeline, the prompt's encoding, if it is new, and the decoding included."""
-    sampling: Sampling = dataclasses.replace(defaults(painter, ""), **asked)
-    set_strength(painter.flux, 1.0)
-    painter.flux(
-        **common(painter.flux, sampling, encode(painter, sampling.prompt)), latents=noise(painter.flux, sampling)
+    sampling: GenerationParams = dataclasses.replace(defaults(painter, ""), **asked)
+    set_strength(painter.pipe, 1.0)
+    painter.pipe(
+        **common(painter.pipe, sampling, encode(painter, sampling.prompt)), latents=noise(painter.pipe, sampling)
     )
 
 

@@ -237,7 +237,7 @@ def same_layers(ours: Path, theirs: Path) -> bool:
 class Judge:
     """The flow-matching loss on pictures that no side saw: their mean latents, always the same noise and levels."""
 
-    flux: FluxPipeline
+    pipe: FluxPipeline
     x: torch.Tensor  # (pictures, tokens, channels)
     noise: torch.Tensor
     image_ids: torch.Tensor
@@ -248,32 +248,32 @@ class Judge:
     @classmethod
     @torch.no_grad()
     def of(cls, model: Path, pictures: Path, records: list[dict]) -> "Judge":
-        flux: Any = FluxPipeline.from_pretrained(model, dtype=torch.float32)
-        flux.set_progress_bar_config(disable=True)
-        images = flux.image_processor.preprocess([Image.open(pictures / record["file_name"]) for record in records])
-        latents = flux.vae.encode(images).latent_dist.mean
-        latents = (latents - flux.vae.config.shift_factor) * flux.vae.config.scaling_factor
+        pipe: Any = FluxPipeline.from_pretrained(model, dtype=torch.float32)
+        pipe.set_progress_bar_config(disable=True)
+        images = pipe.image_processor.preprocess([Image.open(pictures / record["file_name"]) for record in records])
+        latents = pipe.vae.encode(images).latent_dist.mean
+        latents = (latents - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-        text, pooled, text_ids = flux.encode_prompt([r["text"] for r in records], None, max_sequence_length=TOKENS)
-        x, noise = (flux._pack_latents(part, *latents.shape) for part in (latents, noise))
+        text, pooled, text_ids = pipe.encode_prompt([r["text"] for r in records], None, max_sequence_length=TOKENS)
+        x, noise = (pipe._pack_latents(part, *latents.shape) for part in (latents, noise))
         height, width = latents.shape[-2:]
-        ids = flux._prepare_latent_image_ids(1, height // 2, width // 2, x.device, x.dtype)
-        return cls(flux, x, noise, ids, text, pooled, text_ids)
+        ids = pipe._prepare_latent_image_ids(1, height // 2, width // 2, x.device, x.dtype)
+        return cls(pipe, x, noise, ids, text, pooled, text_ids)
 
     @torch.no_grad()
     def loss(self, adapter: Path | None = None) -> float:
         """Of the base, or of the base with an adapter."""
         if adapter:
-            self.flux.load_lora_weights(str(adapter))
+            self.pipe.load_lora_weights(str(adapter))
         losses = [self._loss(sigma, part) for sigma in SIGMAS for part in torch.arange(len(self.x)).split(8)]
         if adapter:
-            self.flux.unload_lora_weights()
+            self.pipe.unload_lora_weights()
         return float(torch.cat(losses).mean())
 
     def _loss(self, sigma: float, part: torch.Tensor) -> torch.Tensor:
         x, noise = self.x[part], self.noise[part]
         level = torch.full((len(part),), sigma)
-        prediction = self.flux.transformer(
+        prediction = self.pipe.transformer(
             hidden_states=(1 - sigma) * x + sigma * noise, encoder_hidden_states=self.text[part],
             pooled_projections=self.pooled[part], timestep=level, guidance=torch.ones_like(level),
             img_ids=self.image_ids, txt_ids=self.text_ids, return_dict=False,

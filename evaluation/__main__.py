@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from impressionism.errors import UserError
+
 RUN: tuple[str, dict[str, Any]] = (
     "run",
     {"type": Path, "metavar": "RUN", "help": "a run's folder, as runs/NAME; what is found out goes there too"},
@@ -73,12 +75,11 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
     command = options.pop("command")
     from impressionism.command import status_of
-    from impressionism.hub import PainterError
 
     def run() -> int:
         return getattr(importlib.import_module(f"evaluation.{command}"), command)(**options) or 0
 
-    return status_of(run, PainterError)
+    return status_of(run, UserError)
 
 
 def _parser() -> argparse.ArgumentParser:

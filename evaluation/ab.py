@@ -25,7 +25,8 @@ from PIL import Image
 
 from evaluation import tally, votes
 from evaluation.study import QUESTIONS, Side, Study, Trial, digest, plan, pseudonym, schedule
-from impressionism.hub import PainterError, readable_errors
+from impressionism.errors import UserError
+from impressionism.hub import readable_errors
 from impressionism.records import Question
 
 PATTERNS = ["study.json", "*.jsonl"]  # what goes to the dataset
@@ -59,9 +60,9 @@ def ab(
         write_report(run, folder)
         return
     if bool(paintings) != bool(photographs):
-        raise PainterError("A catch trial needs both folders: --paintings and --photographs.")
+        raise UserError("A catch trial needs both folders: --paintings and --photographs.")
     study = settled(run, folder, strength=strength, votes=planned, paintings=paintings, photographs=photographs)
-    room = Room(run, folder, study, paintings, photographs, synthetic=synthetic)
+    room = VotingSession(run, folder, study, paintings, photographs, synthetic=synthetic)
     print(announcement(study), flush=True)
     if repo:
         room.lock = publish(repo, folder).lock  # nothing is committed while a vote is being written
@@ -81,7 +82,7 @@ def write_report(run: Path, folder: Path) -> None:
 
 def known(file: Path) -> Path:
     if not file.exists():
-        raise PainterError(f"There is no study {file}: open the page first, with the same RUN and --folder.")
+        raise UserError(f"There is no study {file}: open the page first, with the same RUN and --folder.")
     return file
 
 
@@ -103,9 +104,7 @@ def settled(run: Path, folder: Path, **how: Any) -> Study:
     if file.exists():
         study = Study.read(file)
         if changed := differences(study, **how):
-            raise PainterError(
-                f"{file} is fixed, with {changed}; leave this out, or give a new study its own --folder."
-            )
+            raise UserError(f"{file} is fixed, with {changed}; leave this out, or give a new study its own --folder.")
         return study
     planned = plan(run, **how).to_json()  # or why not, before there is a folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -193,7 +192,7 @@ class Session:
             self.place, self.asked = self.place + 1, 0
 
 
-class Room:
+class VotingSession:
     """What the page needs of the study: its pictures, its votes so far, and where new ones go."""
 
     def __init__(
@@ -220,15 +219,15 @@ class Room:
         """The pictures are still those that the study was fixed with, and rehearsals stay apart."""
         if any(vote.synthetic != self.synthetic for vote in self.votes):
             kind = "synthetic" if not self.synthetic else "real"
-            raise PainterError(f"{self.file.parent} has {kind} votes; give these a --folder of their own.")
+            raise UserError(f"{self.file.parent} has {kind} votes; give these a --folder of their own.")
         for side in (side for duel in self.study.duels for side in duel.sides):
             if digest(self.picture(side)) != side.sha256:
-                raise PainterError(f"{side.file} is not as it was; give a new study a --folder of its own.")
+                raise UserError(f"{side.file} is not as it was; give a new study a --folder of its own.")
 
     def picture(self, side: Side) -> Path:
         folder = self.others.get(side.arm, self.gallery)
         if folder is None:
-            raise PainterError("This study has catch trials: give --paintings and --photographs again.")
+            raise UserError("This study has catch trials: give --paintings and --photographs again.")
         return folder / side.file
 
     def begin(self, visitor: str, seen: set[str]) -> Session | None:
@@ -301,7 +300,7 @@ def asking(session: Session) -> str:
 <h2>{QUESTIONS[session.question]}</h2><p class="described">{described}</p></div>"""
 
 
-def showing(room: Room, trial: Trial) -> str:
+def showing(room: VotingSession, trial: Trial) -> str:
     left, right = (inline(room.picture(side)) for side in (trial.left, trial.right))
     return f"""<div class="ballot"><div class="pair">
 <button data-answer="left" aria-label="the first picture"><img src="{left}" alt=""><kbd>←</kbd></button>
@@ -324,7 +323,7 @@ def ending(session: Session | None) -> str:
     return f'<div class="ballot" data-step="end"><h1>Thank you</h1><p>{told}</p></div>'
 
 
-def build(room: Room) -> Any:
+def build(room: VotingSession) -> Any:
     """The page. Its two parts change apart, so that pictures are sent once for all questions about them."""
     import gradio as gr
 

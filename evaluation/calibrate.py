@@ -22,7 +22,7 @@ from scipy.stats import mannwhitneyu, spearmanr
 
 from evaluation.haeberli import haeberli
 from evaluation.statistics import measured
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.pictorial import EVERY, bent, measure
 from impressionism.pictorial.known import CALIBRATION
 from impressionism.pictorial.measures import to_size
@@ -67,13 +67,13 @@ def manifest(folder: Path) -> dict[Path, str]:
     """Each picture of a folder with its artist, "" where none is named."""
     path = folder / "manifest.csv"
     if not path.exists():
-        raise PainterError(f"There is no {path}: a CSV with the columns file and artist.")
+        raise UserError(f"There is no {path}: a CSV with the columns file and artist.")
     with path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     if not rows or not {"file", "artist"} <= set(rows[0]):
-        raise PainterError(f"{path} needs the columns file and artist, and a row for each picture.")
+        raise UserError(f"{path} needs the columns file and artist, and a row for each picture.")
     if len({row["artist"] or row["file"] for row in rows}) < 2:
-        raise PainterError(f"{path} has one artist; at least two are needed, so that one can be left out.")
+        raise UserError(f"{path} has one artist; at least two are needed, so that one can be left out.")
     return {folder / row["file"]: row["artist"] for row in rows}
 
 

@@ -10,14 +10,14 @@ from evaluation.evidence import ByPrompt, Table
 from evaluation.features import look_at
 from evaluation.intervals import bootstrap
 from evaluation.metrics import correlations, is_worth
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.records import Candidate, Estimate, Scores, parsed
 
 
 def read_scores(run: Path) -> Scores:
     file = run / "scores.json"
     if not file.exists():
-        raise PainterError(f"{run} has no scores: run `python -m evaluation score {run} --real FOLDER` first.")
+        raise UserError(f"{run} has no scores: run `python -m evaluation score {run} --real FOLDER` first.")
     return parsed(file, Scores.from_json)
 
 
@@ -28,7 +28,7 @@ def gather(run: Path, scores: Scores, pictures: Table, others: Sequence[Path]) -
         found = read_scores(other)
         for what, name in {"prompt_set_sha256": "prompts", "real": "paintings"}.items():
             if getattr(found, what) != getattr(scores, what):
-                raise PainterError(f"{other} was scored on other {name}: candidates must be asked the same.")
+                raise UserError(f"{other} was scored on other {name}: candidates must be asked the same.")
         runs[other] = found, pandas.read_parquet(other / "pictures.parquet")
     full = {scores.provenance.adapter_revision: folder for folder, (scores, _) in runs.items()
             if scores.provenance.quantize == "none"}  # fmt: skip

@@ -11,7 +11,7 @@ import pandas
 from evaluation.exhibits import own_strength, read_gallery
 from evaluation.features import look_at
 from evaluation.metrics import correlations, nearest
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.records import Exhibit
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
@@ -31,7 +31,7 @@ class Vectors(NamedTuple):
 
 
 @dataclasses.dataclass
-class Evidence:
+class ScoreInputs:
     run: Path
     exhibits: list[Exhibit]
     pictures: Table
@@ -62,14 +62,14 @@ class Evidence:
         return self.by_prompt(self.pictures[name].to_numpy()[rows], rows)
 
 
-def collect(run: Path, real: Path, training: Path | None) -> Evidence:
+def collect(run: Path, real: Path, training: Path | None) -> ScoreInputs:
     """Everything that needs no weights."""
     exhibits = read_gallery(run)
     files = [run / "gallery" / exhibit.file for exhibit in exhibits]
     real_files, training_files = files_of(real), files_of(training) if training else []
     statistics, vectors = look_at([*files, *real_files, *training_files])
     shown, hung = len(files), len(files) + len(real_files)
-    evidence = Evidence(
+    evidence = ScoreInputs(
         run=run,
         exhibits=exhibits,
         pictures=pandas.DataFrame([described(one) | seen for one, seen in zip(exhibits, statistics, strict=False)]),
@@ -88,7 +88,7 @@ def files_of(folder: Path) -> list[Path]:
     """The folder's pictures, in the order of their names."""
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if len(files) < 2:
-        raise PainterError(f"{folder} is no folder with pictures in it; name one that has two at least.")
+        raise UserError(f"{folder} is no folder with pictures in it; name one that has two at least.")
     return files
 
 
@@ -105,7 +105,7 @@ def described(exhibit: Exhibit) -> dict[str, str | int | float]:
     }
 
 
-def beside_the_base(evidence: Evidence) -> None:
+def beside_the_base(evidence: ScoreInputs) -> None:
     """content and gain, against the base's picture of the same words and noise; and the likest training picture."""
     pictures = evidence.pictures
     keys = list(zip(pictures["text"], pictures["seed"], strict=True))

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.records import Exhibit, Record, parsed_lines
 
 
@@ -30,7 +30,7 @@ def read_gallery(run: Path) -> list[Exhibit]:
     """The run's finished gallery, or a sentence."""
     path = run / "gallery" / "gallery.jsonl"
     if not path.exists():
-        raise PainterError(f"{run} has no finished gallery: paint it with `python -m evaluation gallery {run}`.")
+        raise UserError(f"{run} has no finished gallery: paint it with `python -m evaluation gallery {run}`.")
     return parsed_lines(path, Exhibit.from_json)
 
 

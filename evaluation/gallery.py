@@ -20,10 +20,10 @@ from tqdm import tqdm
 from evaluation import showcase
 from evaluation.exhibits import write_lines
 from evaluation.prompt_set import PROMPTS, Prompt, PromptSet
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.paint import defaults, read_recipe, recipe_of, save, sweep
 from impressionism.pipeline import Painter, load_pipeline
-from impressionism.records import Arm, Exhibit, Run, Sampling, parsed
+from impressionism.records import Arm, Exhibit, GenerationParams, Run, parsed
 
 PATIENCE = datetime.timedelta(days=1)  # how long a process that is done waits for the others
 
@@ -76,7 +76,7 @@ def load(run: Path, model: str | None, adapter: str | None, quantize: str, devic
         revision = told.base_revision if len(told.base_revision or "") == 40 else None  # else a digest of local files
     painter = load_pipeline(model or "auto", adapter, quantize, device, model_revision=revision)
     if not painter.provenance.adapter:
-        raise PainterError(f"{run} has no adapter to evaluate: name one with --adapter.")
+        raise UserError(f"{run} has no adapter to evaluate: name one with --adapter.")
     return painter
 
 
@@ -93,7 +93,7 @@ def plan(prompts: PromptSet, painter: Painter, strength: float, only: int | None
     return result
 
 
-def exhibit(prompt: Prompt, arm: Arm, painter: Painter, sampling: Sampling, strength: float) -> Exhibit:
+def exhibit(prompt: Prompt, arm: Arm, painter: Painter, sampling: GenerationParams, strength: float) -> Exhibit:
     file = f"{prompt.id}/{sampling.seed}-{arm}-{strength:g}.png"
     recipe = recipe_of(painter, sampling, strength)
     return Exhibit(file=file, prompt=prompt.id, genre=prompt.genre, arm=arm, recipe=recipe)

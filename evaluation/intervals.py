@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.records import Estimate
 
 Values = Mapping[str, float | Sequence[float]] | Sequence[float] | np.ndarray
@@ -57,7 +57,7 @@ def resampled(samples: Sequence[np.ndarray], statistic: Callable, n: int, draws:
     """The percentile interval, widened for few prompts as a t interval is (Hesterberg 2015, section 3.3)."""
     count = min(len(sample) for sample in samples)
     if count < 2:
-        raise PainterError("An interval needs at least two prompts; give the gallery more of them.")
+        raise UserError("An interval needs at least two prompts; give the gallery more of them.")
     tail = stats.norm.cdf(math.sqrt(count / (count - 1)) * stats.t.ppf((1 - LEVEL) / 2, count - 1))
     found = stats.bootstrap(
         samples,
@@ -74,7 +74,7 @@ def resampled(samples: Sequence[np.ndarray], statistic: Callable, n: int, draws:
 def proportion(successes: int, trials: int) -> Estimate:
     """Wilson's interval, for independent trials only; `n` counts them."""
     if not trials:
-        raise PainterError("A share of nothing has no interval.")
+        raise UserError("A share of nothing has no interval.")
     found = stats.binomtest(successes, trials).proportion_ci(LEVEL, method="wilson")
     return Estimate(value=successes / trials, low=float(found.low), high=float(found.high), n=trials)
 
@@ -150,7 +150,7 @@ def power(votes: int, rate: float, alpha: float = 0.05) -> float:
 def votes_needed(rate: float, *, wanted: float = 0.8, alpha: float = 0.05) -> int:
     """The number of independent decisive votes from which on a true win rate is seen this often."""
     if not 0.5 < rate < 1:
-        raise PainterError(f"A win rate above 0.5 and below 1 can be told from chance, not {rate}.")
+        raise UserError(f"A win rate above 0.5 and below 1 can be told from chance, not {rate}.")
     z, beta = stats.norm.ppf([1 - alpha / 2, wanted])
     about = ((z / 2 + beta * math.sqrt(rate * (1 - rate))) / (rate - 0.5)) ** 2
     votes = int(1.2 * about) + 20
@@ -172,7 +172,7 @@ def by_prompt(values: Values) -> np.ndarray:
     rows = values.values() if isinstance(values, Mapping) else values
     numbers = np.array([np.mean(row) for row in rows], dtype=float)
     if not np.isfinite(numbers).all():
-        raise PainterError("A number is missing or infinite; leave its picture out before the interval is asked for.")
+        raise UserError("A number is missing or infinite; leave its picture out before the interval is asked for.")
     return numbers
 
 
@@ -181,9 +181,9 @@ def aligned(one: Values, other: Values) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         if one.keys() != other.keys():
             odd = sorted(one.keys() ^ other.keys())
-            raise PainterError(f"These prompts are on one side only: {', '.join(odd[:5])}; paint them on both.")
+            raise UserError(f"These prompts are on one side only: {', '.join(odd[:5])}; paint them on both.")
         other = {prompt: other[prompt] for prompt in one}
     first, second = by_prompt(one), by_prompt(other)
     if len(first) != len(second):
-        raise PainterError(f"{len(first)} prompts cannot be paired with {len(second)}.")
+        raise UserError(f"{len(first)} prompts cannot be paired with {len(second)}.")
     return first, second

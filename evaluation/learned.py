@@ -24,9 +24,10 @@ from transformers import (
     Dinov2Model,
 )
 
-from evaluation.evidence import Evidence, Vectors, files_of
+from evaluation.evidence import ScoreInputs, Vectors, files_of
 from evaluation.rows import not_computed, rows_of
-from impressionism.hub import PainterError, commit_of, folder_of
+from impressionism.errors import UserError
+from impressionism.hub import commit_of, folder_of
 from impressionism.paint import open_image
 from impressionism.pipeline import choose_device
 from impressionism.records import Metric
@@ -37,7 +38,7 @@ BATCH = 8
 
 
 @dataclass(frozen=True)
-class Eye:
+class FeatureExtractor:
     """A loaded extractor."""
 
     see: Callable[[torch.Tensor], torch.Tensor]
@@ -56,13 +57,13 @@ class Extractor:
     revision: str
     licence: str
     files: tuple[str, ...]
-    load: Callable[[Path, str], Eye]
+    load: Callable[[Path, str], FeatureExtractor]
 
 
 # ---- From a folder to an eye
 
 
-def clip(folder: Path, device: str) -> Eye:
+def clip(folder: Path, device: str) -> FeatureExtractor:
     """CLIP's image and text towers with their projections (Radford et al. 2021)."""
     vision: Any = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True).eval()
     text: Any = CLIPTextModelWithProjection.from_pretrained(folder, local_files_only=True).eval()
@@ -75,17 +76,17 @@ def clip(folder: Path, device: str) -> Eye:
         tokens = tokenizer(sentences, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
         return text(**tokens).text_embeds
 
-    return Eye(lambda x: vision(x).image_embeds, vision.config.image_size, CLIP_NORM, read)
+    return FeatureExtractor(lambda x: vision(x).image_embeds, vision.config.image_size, CLIP_NORM, read)
 
 
-def dinov2(folder: Path, device: str) -> Eye:
+def dinov2(folder: Path, device: str) -> FeatureExtractor:
     """DINOv2's class token (Oquab et al. 2023)."""
     model: Any = Dinov2Model.from_pretrained(folder, local_files_only=True).eval()
     model.to(device)
-    return Eye(lambda x: model(x).pooler_output, 16 * model.config.patch_size, IMAGENET_NORM)
+    return FeatureExtractor(lambda x: model(x).pooler_output, 16 * model.config.patch_size, IMAGENET_NORM)
 
 
-def csd(folder: Path, device: str) -> Eye:
+def csd(folder: Path, device: str) -> FeatureExtractor:
     """Contrastive Style Descriptors (Somepalli et al., arXiv 2404.01292): a CLIP tower with a style projection.
 
     A training checkpoint with the names of OpenAI's own CLIP. Its released weights do not reproduce the paper (its
@@ -100,7 +101,7 @@ def csd(folder: Path, device: str) -> Eye:
     model.load_state_dict({prefix + key: tensor for key, tensor in renamed(tower)}, strict=True)
     style = weights["last_layer_style"].float().to(device)
     model.eval().to(device)
-    return Eye(lambda x: model(x).pooler_output @ style, model.config.image_size, CLIP_NORM)
+    return FeatureExtractor(lambda x: model(x).pooler_output @ style, model.config.image_size, CLIP_NORM)
 
 
 def numpy_scalars() -> list:
@@ -182,10 +183,10 @@ UNPINNED = {"sscd": "SSCD"}
 # ---- From pictures to rows
 
 
-def learned_rows(evidence: Evidence, real: Path, names: Sequence[str] | None, device: str) -> list[Metric]:
+def learned_rows(evidence: ScoreInputs, real: Path, names: Sequence[str] | None, device: str) -> list[Metric]:
     """The rows of every learned feature: computed for the names, or why they are not."""
     if strangers := sorted(set(names or ()) - set(EXTRACTORS)):
-        raise PainterError(f"There is no feature {', '.join(strangers)}; there are {', '.join(EXTRACTORS)}.")
+        raise UserError(f"There is no feature {', '.join(strangers)}; there are {', '.join(EXTRACTORS)}.")
     rows = []
     for name, extractor in EXTRACTORS.items():
         if names is None or name in names:
@@ -197,13 +198,13 @@ def learned_rows(evidence: Evidence, real: Path, names: Sequence[str] | None, de
     return rows
 
 
-def rows_of_extractor(name: str, evidence: Evidence, real: Path, device: str) -> list[Metric]:
+def rows_of_extractor(name: str, evidence: ScoreInputs, real: Path, device: str) -> list[Metric]:
     extractor = EXTRACTORS[name]
     try:
         folder = folder_of(extractor.repository, extractor.revision, list(extractor.files))
         with readable():
             eye = extractor.load(folder, device)
-    except PainterError as error:
+    except UserError as error:
         why = str(error).split(":")[0].rstrip(".")
         return not_computed(name, f"Not computed: weights unavailable ({why}).", told(extractor, None))
     return rows_of(name, evidence, look(eye, name, evidence, real, device), told(extractor, commit_of(folder)))
@@ -215,14 +216,14 @@ def readable() -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise PainterError(f"they cannot be read; {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"they cannot be read; {str(error).strip().splitlines()[0]}") from error
     except Exception as error:
         if "weights_only" not in str(error).lower():
             raise
-        raise PainterError("the checkpoint holds what may not be unpickled") from error
+        raise UserError("the checkpoint holds what may not be unpickled") from error
 
 
-def look(eye: Eye, name: str, evidence: Evidence, real: Path, device: str) -> Vectors:
+def look(eye: FeatureExtractor, name: str, evidence: ScoreInputs, real: Path, device: str) -> Vectors:
     files = [evidence.run / "gallery" / exhibit.file for exhibit in evidence.exhibits]
     return Vectors(
         see(eye, files, device, name),
@@ -232,7 +233,7 @@ def look(eye: Eye, name: str, evidence: Evidence, real: Path, device: str) -> Ve
 
 
 @torch.no_grad()
-def see(eye: Eye, files: Sequence[Path], device: str, name: str) -> np.ndarray:
+def see(eye: FeatureExtractor, files: Sequence[Path], device: str, name: str) -> np.ndarray:
     """(files, d)."""
     found = []
     for start in tqdm(range(0, len(files), BATCH), desc=name, disable=len(files) <= BATCH):
@@ -242,7 +243,7 @@ def see(eye: Eye, files: Sequence[Path], device: str, name: str) -> np.ndarray:
 
 
 @torch.no_grad()
-def read(eye: Eye, sentences: list[str]) -> np.ndarray:
+def read(eye: FeatureExtractor, sentences: list[str]) -> np.ndarray:
     """(sentences, d); each different one is read once."""
     assert eye.read is not None
     different = list(dict.fromkeys(sentences))
@@ -250,7 +251,7 @@ def read(eye: Eye, sentences: list[str]) -> np.ndarray:
     return np.stack([found[sentence] for sentence in sentences])
 
 
-def prepared(picture: Image.Image, eye: Eye) -> torch.Tensor:
+def prepared(picture: Image.Image, eye: FeatureExtractor) -> torch.Tensor:
     """(3, side, side): the middle of the picture, normalised."""
     fitted = ImageOps.fit(picture.convert("RGB"), (eye.side, eye.side), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.asarray(fitted, np.float32)) / 255

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import yaml
 
-from impressionism.hub import PainterError
-from impressionism.records import Record, Sampling
+from impressionism.errors import UserError
+from impressionism.records import GenerationParams, Record
 
 PROMPTS = Path(__file__).parent / "prompts"
 
@@ -44,11 +44,11 @@ class PromptSet(Record):
         try:
             prompts = cls.from_dict(yaml.safe_load(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
-            raise PainterError(f"There is no prompt set {file}.") from None
+            raise UserError(f"There is no prompt set {file}.") from None
         except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
-            raise PainterError(f"{file} is no prompt set: {' '.join(str(error).split())}") from error
+            raise UserError(f"{file} is no prompt set: {' '.join(str(error).split())}") from error
         if wrong := prompts.problems():
-            raise PainterError(f"{file}: {'; '.join(wrong)}.")
+            raise UserError(f"{file}: {'; '.join(wrong)}.")
         return prompts
 
     def problems(self) -> list[str]:
@@ -67,7 +67,7 @@ class PromptSet(Record):
         chosen = {prompt.id for _, prompts in genres for prompt in list(prompts)[:count]}
         return [prompt for prompt in self.prompts if prompt.id in chosen]
 
-    def sampling(self, usual: Sampling, seed: int) -> Sampling:
+    def sampling(self, usual: GenerationParams, seed: int) -> GenerationParams:
         """As suits the model, where the set does not say otherwise."""
         own: dict[str, Any] = {"steps": self.steps, "width": self.width, "height": self.height}
         return dataclasses.replace(usual, seed=seed, **{name: value for name, value in own.items() if value})

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from evaluation import metrics
-from evaluation.evidence import ByPrompt, Evidence, Vectors
+from evaluation.evidence import ByPrompt, ScoreInputs, Vectors
 from evaluation.intervals import aligned, bootstrap, by_prompt, gap_closed, holm, paired_p
 from impressionism.pictorial import STATISTICS
 from impressionism.records import Metric
@@ -25,7 +25,7 @@ COPY = 99  # percentile of real paintings' likeness to training pictures, beyond
 NO_TRAINING = "Not computed: no training pictures were given (--training)."
 
 
-def weightless(evidence: Evidence) -> list[Metric]:
+def weightless(evidence: ScoreInputs) -> list[Metric]:
     """All that is computed without weights."""
     features = [name for name in ASKED if name in evidence.vectors]
     return [index_row(evidence, ""), index_row(evidence, "-styled"), *statistic_rows(evidence)] + [
@@ -33,7 +33,7 @@ def weightless(evidence: Evidence) -> list[Metric]:
     ]
 
 
-def rows_of(name: str, evidence: Evidence, vectors: Vectors, weights: str | None = None) -> list[Metric]:
+def rows_of(name: str, evidence: ScoreInputs, vectors: Vectors, weights: str | None = None) -> list[Metric]:
     """Every row of a feature."""
     rows = {kind: ROW[kind](evidence, vectors) for kind in ASKED[name]}
     return [dataclasses.replace(row, name=f"{name}-{kind}", weights=weights) for kind, row in rows.items()]
@@ -75,14 +75,14 @@ def compared(row: Metric, base: ByPrompt, adapter: ByPrompt, real: np.ndarray | 
 # ---- Of each picture's own numbers
 
 
-def index_row(evidence: Evidence, words: str) -> Metric:
+def index_row(evidence: ScoreInputs, words: str) -> Metric:
     note = "Both prompts worded in the style: the base model's best chance." if words else ""
     row = Metric(name=f"index{words}", question="style", better="closer", note=note)
     real = evidence.real["index"].to_numpy()
     return compared(row, evidence.column("index", f"base{words}"), evidence.column("index", f"adapter{words}"), real)
 
 
-def statistic_rows(evidence: Evidence) -> list[Metric]:
+def statistic_rows(evidence: ScoreInputs) -> list[Metric]:
     return [
         compared(
             Metric(
@@ -115,7 +115,7 @@ EMPTY: dict[str, Metric] = {
 }
 
 
-def kid_row(evidence: Evidence, vectors: Vectors) -> Metric:
+def kid_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
     """How far base and adapter are from the real paintings as sets."""
     prompts, base, adapted = plain(evidence, vectors)
     if min(len(set(prompts)), len(vectors.real)) < 3:  # its interval leaves one out, and pairs the others
@@ -129,14 +129,14 @@ def kid_row(evidence: Evidence, vectors: Vectors) -> Metric:
     )
 
 
-def probe_row(evidence: Evidence, vectors: Vectors) -> Metric:
+def probe_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
     """How real a classifier of base against real paintings takes the adapter's pictures to be."""
     prompts, base, adapted = plain(evidence, vectors)
     base, adapted, real = metrics.probe(base, adapted, prompts, vectors.real)
     return compared(EMPTY["probe"], *both(evidence, base, adapted), real)
 
 
-def similarity_row(evidence: Evidence, vectors: Vectors) -> Metric:
+def similarity_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
     """Mean cosine with the real paintings; of a real one with the others."""
     real = vectors.real / np.linalg.norm(vectors.real, axis=1, keepdims=True)
     _, base, adapted = plain(evidence, vectors)
@@ -145,12 +145,12 @@ def similarity_row(evidence: Evidence, vectors: Vectors) -> Metric:
     return compared(EMPTY["similarity"], *both(evidence, base, adapted), among)
 
 
-def kept_row(evidence: Evidence, vectors: Vectors) -> Metric:
+def kept_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
     """Correlation of the adapter's composition with the base's from the same noise."""
     return dataclasses.replace(EMPTY["kept"], adapter=bootstrap(evidence.column("content", "adapter")))
 
 
-def score_row(evidence: Evidence, vectors: Vectors) -> Metric:
+def score_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
     """CLIPScore: 100 x the cosine of picture and plain prompt, 0 at least (Hessel et al. 2021)."""
     assert vectors.texts is not None
     both_units = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (vectors.pictures, vectors.texts))
@@ -158,7 +158,7 @@ def score_row(evidence: Evidence, vectors: Vectors) -> Metric:
     return compared(EMPTY["score"], *both(evidence, scores[evidence.rows("base")], scores[evidence.rows("adapter")]))
 
 
-def vendi_row(evidence: Evidence, vectors: Vectors) -> Metric:
+def vendi_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
     """Effective number of distinct pictures among those of one prompt."""
     if evidence.pictures["seed"].nunique() < 2:
         return dataclasses.replace(EMPTY["vendi"], note="Not computed: there is one picture a prompt.")
@@ -166,21 +166,21 @@ def vendi_row(evidence: Evidence, vectors: Vectors) -> Metric:
     return compared(EMPTY["vendi"], base, adapter)
 
 
-def distinct(evidence: Evidence, vectors: Vectors, rows: np.ndarray) -> ByPrompt:
+def distinct(evidence: ScoreInputs, vectors: Vectors, rows: np.ndarray) -> ByPrompt:
     """By prompt; pictures count as distinct in so far as those of the base's different prompts are."""
     scale = metrics.spread(vectors.pictures[evidence.rows("base")])
     places = evidence.by_prompt(rows, rows)
     return {prompt: [metrics.vendi(vectors.pictures[np.array(own, int)], scale)] for prompt, own in places.items()}
 
 
-def nearest_row(evidence: Evidence, vectors: Vectors) -> Metric:
+def nearest_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
     """Likeness to the likest training picture; that of held-out paintings is what is usual."""
     if vectors.training is None:
         return dataclasses.replace(EMPTY["nearest"], note=NO_TRAINING)
     return compared(EMPTY["nearest"], *likenesses(evidence, vectors))
 
 
-def copies_row(evidence: Evidence, vectors: Vectors) -> Metric:
+def copies_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
     """The share of pictures that are liker to a training picture than all but one in a hundred held-out paintings."""
     if vectors.training is None:
         return dataclasses.replace(EMPTY["copies"], note=NO_TRAINING)
@@ -190,7 +190,7 @@ def copies_row(evidence: Evidence, vectors: Vectors) -> Metric:
     return compared(EMPTY["copies"], base, adapter, (real > limit).astype(float))
 
 
-def likenesses(evidence: Evidence, vectors: Vectors) -> tuple[ByPrompt, ByPrompt, np.ndarray]:
+def likenesses(evidence: ScoreInputs, vectors: Vectors) -> tuple[ByPrompt, ByPrompt, np.ndarray]:
     """Of base, adapter and real paintings to their likest training picture."""
     assert vectors.training is not None
     _, base, adapted = plain(evidence, vectors)
@@ -198,17 +198,17 @@ def likenesses(evidence: Evidence, vectors: Vectors) -> tuple[ByPrompt, ByPrompt
     return (*both(evidence, found[0], found[1]), found[2])
 
 
-def plain(evidence: Evidence, vectors: Vectors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def plain(evidence: ScoreInputs, vectors: Vectors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Prompts, and the vectors of base and adapter with the plain prompt, row by row from the same noise."""
     base, adapted = evidence.rows("base"), evidence.rows("adapter")
     return evidence.pictures["prompt"].to_numpy()[base], vectors.pictures[base], vectors.pictures[adapted]
 
 
-def both(evidence: Evidence, base: np.ndarray, adapted: np.ndarray) -> tuple[ByPrompt, ByPrompt]:
+def both(evidence: ScoreInputs, base: np.ndarray, adapted: np.ndarray) -> tuple[ByPrompt, ByPrompt]:
     return evidence.by_prompt(base, evidence.rows("base")), evidence.by_prompt(adapted, evidence.rows("adapter"))
 
 
-ROW: dict[str, Callable[[Evidence, Vectors], Metric]] = {
+ROW: dict[str, Callable[[ScoreInputs, Vectors], Metric]] = {
     "kid": kid_row,
     "probe": probe_row,
     "similarity": similarity_row,

@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from evaluation.candidates import choose, gather
-from evaluation.evidence import Evidence, Table, collect, files_of
+from evaluation.evidence import ScoreInputs, Table, collect, files_of
 from evaluation.intervals import bootstrap, gap_closed
 from evaluation.learned import learned_rows
 from evaluation.metrics import is_worth, recommended
@@ -102,7 +102,7 @@ def verdict(scores: Scores) -> str:
     return f"At strength {point.strength:g} the adapter closes {share}.{beyond}"
 
 
-def strength_curve(evidence: Evidence) -> list[AtStrength]:
+def strength_curve(evidence: ScoreInputs) -> list[AtStrength]:
     """The plain prompt at every strength; only noises that are painted at all of them, so that points compare."""
     pictures = evidence.pictures[evidence.pictures["arm"].isin(["base", "adapter"])]
     strengths = sorted(pictures["strength"].unique())
@@ -126,7 +126,7 @@ def by_prompt(pictures: Table, strength: float, column: str) -> dict[str, list[f
     return pictures[pictures["strength"] == strength].groupby("prompt")[column].apply(list).to_dict()
 
 
-def diversity(evidence: Evidence, strength: float) -> Estimate | None:
+def diversity(evidence: ScoreInputs, strength: float) -> Estimate | None:
     """Effective number of pictures a prompt over the base's; None where a prompt was painted from one noise only."""
     base, own = evidence.rows("base"), evidence.rows("adapter" if strength else "base", strength)
     if len(own) < len(base) or evidence.pictures["seed"].nunique() < 2:
@@ -135,7 +135,7 @@ def diversity(evidence: Evidence, strength: float) -> Estimate | None:
     return bootstrap({prompt: after[prompt][0] / before[prompt][0] for prompt in before})
 
 
-def extremes(evidence: Evidence, count: int = SHOWN) -> tuple[list[str], list[str]]:
+def extremes(evidence: ScoreInputs, count: int = SHOWN) -> tuple[list[str], list[str]]:
     """Files of the pairs that gained most and least: of each genre the first, then by rank over all. The showcase
     has a best, a worst and a middle of each genre by the same gain (showcase.choose)."""
     adapted = evidence.pictures.loc[evidence.rows("adapter")].sort_values("gain")
@@ -152,7 +152,7 @@ def ranked(pictures: Table, count: int) -> list[str]:
 # ---- Files
 
 
-def write(evidence: Evidence, real: Path, scores: Scores) -> None:
+def write(evidence: ScoreInputs, real: Path, scores: Scores) -> None:
     """The tables, small copies of the paintings that the dashboard shows, and the scores last."""
     run = evidence.run
     evidence.pictures.to_parquet(run / "pictures.parquet", index=False)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.pictorial import EVERY, index, measure
 
 Row = dict[str, float]
@@ -42,11 +42,11 @@ def statistics(pictures: list[Path], out: Path) -> None:
 def found(places: list[Path]) -> list[Path]:
     """The pictures named and those in and under the folders named, each once."""
     if absent := [str(place) for place in places if not place.exists()]:
-        raise PainterError(f"There is no {', no '.join(absent)}.")
+        raise UserError(f"There is no {', no '.join(absent)}.")
     inside = (sorted(place.rglob("*")) if place.is_dir() else [place] for place in places)
     files = [file for part in inside for file in part if file in places or file.suffix.lower() in SUFFIXES]
     if not files:
-        raise PainterError(f"No pictures in {', '.join(map(str, places))}; they end in {', '.join(sorted(SUFFIXES))}.")
+        raise UserError(f"No pictures in {', '.join(map(str, places))}; they end in {', '.join(sorted(SUFFIXES))}.")
     return list(dict.fromkeys(files))
 
 
@@ -61,7 +61,7 @@ def measure_file(file: Path) -> Row:
         with Image.open(file) as image:
             measured = measure(ImageOps.exif_transpose(image))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PainterError(f"{file} cannot be read as a picture: {error}") from error
+        raise UserError(f"{file} cannot be read as a picture: {error}") from error
     return {name: float(f"{value:.7g}") for name, value in measured.items()}  # as the table has it
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from evaluation.exhibits import Noise, noise_of, own_strength, read_gallery
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.records import FEW_PROMPTS, Arm, Exhibit, Question, Record, Scores, parsed
 
 Kind = Literal["main", "catch", "repeat"]
@@ -53,7 +53,7 @@ class Side(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Duel(Record):
+class Comparison(Record):
     """Two pictures of the same prompt and noise; in a catch trial, of nothing in common."""
 
     id: str
@@ -76,7 +76,7 @@ class Study(Record):
     run: str
     strength: float
     questions: dict[Question, str]
-    duels: list[Duel]
+    duels: list[Comparison]
     planned: int
     """Votes that count on the style question against the styled base; with them the page closes."""
     primary: int = 16
@@ -115,7 +115,7 @@ class Study(Record):
         try:
             return cls.from_json(file.read_text(encoding="utf-8"))
         except (ValueError, TypeError, AttributeError) as error:
-            raise PainterError(f"{file} is damaged ({error}); votes without their study say nothing.") from error
+            raise UserError(f"{file} is damaged ({error}); votes without their study say nothing.") from error
 
 
 # ---- What is compared
@@ -129,7 +129,7 @@ def plan(
     strength = recommended(run, exhibits) if strength is None else strength
     pairs = duels(run / "gallery", exhibits, strength)
     if not any(duel.against == PRIMARY for duel in pairs):
-        raise PainterError(f"{run}'s gallery has no adapter at strength {strength:g}; paint it, or set --strength.")
+        raise UserError(f"{run}'s gallery has no adapter at strength {strength:g}; paint it, or set --strength.")
     pairs += catches(paintings, photographs) if paintings and photographs else []
     return Study(
         run=run.resolve().name, strength=strength, questions=dict(QUESTIONS), duels=pairs, planned=votes or VOTES
@@ -146,7 +146,7 @@ def recommended(run: Path, exhibits: list[Exhibit]) -> float:
     return own_strength(exhibits)
 
 
-def duels(gallery: Path, exhibits: list[Exhibit], strength: float) -> list[Duel]:
+def duels(gallery: Path, exhibits: list[Exhibit], strength: float) -> list[Comparison]:
     """The adapter, with the plain prompt, beside both arms of the base."""
     by_arm: dict[str, dict[Noise, Exhibit]] = {}
     for exhibit in exhibits:
@@ -160,23 +160,23 @@ def duels(gallery: Path, exhibits: list[Exhibit], strength: float) -> list[Duel]
     ]
 
 
-def duel(gallery: Path, adapted: Exhibit, base: Exhibit) -> Duel:
+def duel(gallery: Path, adapted: Exhibit, base: Exhibit) -> Comparison:
     sides = [Side(arm=one.arm, file=one.file, sha256=digest(gallery / one.file)) for one in (adapted, base)]
     sampling = adapted.recipe.sampling
     name = f"{adapted.prompt}-{sampling.seed}-{base.arm}"
-    return Duel(
+    return Comparison(
         id=name, against=base.arm, prompt=adapted.prompt, genre=adapted.genre, text=sampling.prompt, sides=sides
     )
 
 
-def catches(paintings: Path, photographs: Path) -> list[Duel]:
+def catches(paintings: Path, photographs: Path) -> list[Comparison]:
     """Real paintings beside photographs, as many as the smaller folder has."""
     chosen = zip(pictures(paintings), pictures(photographs), strict=False)
     result = []
     for place, (painting, photograph) in enumerate(chosen):
         sides = [Side(arm="painting", file=painting.name, sha256=digest(painting)),
                  Side(arm="photograph", file=photograph.name, sha256=digest(photograph))]  # fmt: skip
-        result.append(Duel(id=f"catch-{place}", against=None, prompt="", genre="", text="", sides=sides))
+        result.append(Comparison(id=f"catch-{place}", against=None, prompt="", genre="", text="", sides=sides))
     return result
 
 
@@ -184,7 +184,7 @@ def pictures(folder: Path) -> list[Path]:
     files = folder.iterdir() if folder.is_dir() else []
     found = sorted(file for file in files if re.fullmatch(r"\.(png|jpe?g|webp)", file.suffix.lower()))
     if not found:
-        raise PainterError(f"{folder} has no pictures (.png, .jpg, .webp) for catch trials.")
+        raise UserError(f"{folder} has no pictures (.png, .jpg, .webp) for catch trials.")
     return found
 
 
@@ -192,7 +192,7 @@ def digest(file: Path) -> str:
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     except FileNotFoundError:
-        raise PainterError(f"The picture {file} is missing; put it back, or paint the gallery again.") from None
+        raise UserError(f"The picture {file} is missing; put it back, or paint the gallery again.") from None
 
 
 # ---- Who sees what
@@ -202,7 +202,7 @@ def digest(file: Path) -> str:
 class Trial:
     """One pair as a visitor sees it."""
 
-    duel: Duel
+    duel: Comparison
     kind: Kind
     swapped: bool
     """Whether the adapter, or the painting, is on the right."""
@@ -250,15 +250,15 @@ def schedule(
     return main + again
 
 
-def unseen(study: Study, against: Arm | None, seen: set[str]) -> list[Duel]:
+def unseen(study: Study, against: Arm | None, seen: set[str]) -> list[Comparison]:
     return [duel for duel in study.duels if duel.against == against and (duel.id not in seen or not against)]
 
 
 def choose(
-    duels: list[Duel], count: int, shown: Counter[str], votes: Mapping[str, int], drawn: random.Random
-) -> list[Duel]:
+    duels: list[Comparison], count: int, shown: Counter[str], votes: Mapping[str, int], drawn: random.Random
+) -> list[Comparison]:
     """So many of them, of the prompts that were shown least, and then of the pairs that have the fewest votes."""
-    result: list[Duel] = []
+    result: list[Comparison] = []
     left = drawn.sample(duels, len(duels))
     while left and len(result) < count:
         duel = min(left, key=lambda duel: (shown[duel.prompt], votes.get(duel.id, 0)))
@@ -268,7 +268,7 @@ def choose(
     return result
 
 
-def sided(duels: list[Duel], kind: Kind, drawn: random.Random) -> list[Trial]:
+def sided(duels: list[Comparison], kind: Kind, drawn: random.Random) -> list[Trial]:
     """Sides from permuted blocks, so that each comes up as often as the other."""
     swapped: list[bool] = []
     while len(swapped) < len(duels):

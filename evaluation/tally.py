@@ -17,10 +17,10 @@ from evaluation.intervals import (
     proportion,
     votes_needed,
 )
-from evaluation.study import PRIMARY, QUESTIONS, Duel, Rules, Study
+from evaluation.study import PRIMARY, QUESTIONS, Comparison, Rules, Study
 from evaluation.votes import Vote
-from impressionism.hub import PainterError
-from impressionism.records import FEW_PROMPTS, Arm, Comparison, Estimate, Power, Preference, Question
+from impressionism.errors import UserError
+from impressionism.records import FEW_PROMPTS, Arm, Estimate, Power, Preference, Question, StudyResult
 
 DECISIVE = ("left", "right")
 WIN_RATES = (0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
@@ -73,21 +73,19 @@ def towards_plan(study: Study, votes: list[Vote]) -> int:
 # ---- What they say
 
 
-def tally(study: Study, votes: list[Vote]) -> Comparison:
+def tally(study: Study, votes: list[Vote]) -> StudyResult:
     """All that the votes tell, by the study's own rules."""
     if not votes:
-        raise PainterError(f"{study.run} has no votes yet: open the page with `python -m evaluation ab`.")
+        raise UserError(f"{study.run} has no votes yet: open the page with `python -m evaluation ab`.")
     made_up = sum(vote.synthetic for vote in votes)
     if 0 < made_up < len(votes):
-        raise PainterError(
-            f"{made_up} synthetic votes lie among {len(votes) - made_up} real ones; take their files out."
-        )
+        raise UserError(f"{made_up} synthetic votes lie among {len(votes) - made_up} real ones; take their files out.")
     kept, excluded = counting(study, votes)
     main, counted = first_answers(kept), towards_plan(study, votes)
     decisive = [vote.answer for vote in main if vote.answer in DECISIVE]
     lefts = decisive.count("left")
     caught = [vote.winner == "painting" for vote in votes if vote.kind == "catch"]
-    return Comparison(
+    return StudyResult(
         run=study.run,
         study_sha256=study.sha256,
         strength=study.strength,
@@ -108,7 +106,7 @@ def tally(study: Study, votes: list[Vote]) -> Comparison:
     )
 
 
-def duels_of(study: Study, votes: Iterable[Vote]) -> dict[str, Duel]:
+def duels_of(study: Study, votes: Iterable[Vote]) -> dict[str, Comparison]:
     known = {duel.id: duel for duel in study.duels}
     return {vote.duel: known[vote.duel] for vote in votes}
 
@@ -128,7 +126,7 @@ def preferences(study: Study, main: list[Vote], *, tested: bool) -> list[Prefere
 
 
 def preference(
-    asked: list[Vote], known: dict[str, Duel], genre: str | None, against: Arm, question: Question
+    asked: list[Vote], known: dict[str, Comparison], genre: str | None, against: Arm, question: Question
 ) -> Preference:
     """One row, with its p uncorrected."""
     count = Counter(vote.winner for vote in asked)
@@ -151,7 +149,7 @@ def preference(
     )
 
 
-def wins_by_prompt(votes: Iterable[Vote], known: dict[str, Duel]) -> dict[str, list[float]]:
+def wins_by_prompt(votes: Iterable[Vote], known: dict[str, Comparison]) -> dict[str, list[float]]:
     """1 for the adapter, 0 for the base, 0.5 for a tie or for neither."""
     wins: dict[str, list[float]] = defaultdict(list)
     for vote in votes:
@@ -205,7 +203,7 @@ def power_table() -> list[Power]:
 # ---- In words
 
 
-def table(comparison: Comparison) -> str:
+def table(comparison: StudyResult) -> str:
     """The headline for a terminal."""
     c = comparison
     lines = [

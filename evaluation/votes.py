@@ -16,7 +16,7 @@ from typing import Literal
 from filelock import FileLock
 
 from evaluation.study import Kind
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.records import Question, Record
 
 Answer = Literal["left", "right", "tie", "neither"]
@@ -93,10 +93,10 @@ def read_file(file: Path, study_sha256: str) -> Iterator[Vote]:
         try:
             vote = Vote.from_json(line.decode())
         except (ValueError, TypeError) as error:
-            raise PainterError(f"{file.name}, line {number}, is no vote: {error}") from error
+            raise UserError(f"{file.name}, line {number}, is no vote: {error}") from error
         if vote.study_sha256 != study_sha256:
-            raise PainterError(f"{file.name}, line {number}, belongs to another study; keep each study in a folder.")
+            raise UserError(f"{file.name}, line {number}, belongs to another study; keep each study in a folder.")
         if vote.previous != previous:
-            raise PainterError(f"{file.name} was changed at line {number} or before it; restore it from its history.")
+            raise UserError(f"{file.name} was changed at line {number} or before it; restore it from its history.")
         previous = hashlib.sha256(line).hexdigest()
         yield vote

@@ -13,13 +13,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from impressionism.hub import PainterError, check_name
+from impressionism.errors import UserError
+from impressionism.hub import check_name
 
 if TYPE_CHECKING:  # imported where they are used: PyTorch takes seconds, --help should not
     from PIL.Image import Image
 
     from impressionism.pipeline import Painter
-    from impressionism.records import Recipe, Sampling
+    from impressionism.records import GenerationParams, ImageMetadata
 
 SAMPLING = ("seed", "steps", "guidance", "width", "height")
 STRENGTH = 1.0  # where none is asked for
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check_files(args)
         paint_again(args) if args.again else paint_new(args)
-    except PainterError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -72,10 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
 def check_files(args: argparse.Namespace) -> None:
     """What is wrong with the names, before anything is loaded."""
     if args.out.suffix.lower() != ".png":
-        raise PainterError(f"{args.out.name} cannot carry a recipe; name the picture something.png.")
+        raise UserError(f"{args.out.name} cannot carry a recipe; name the picture something.png.")
     nearest = next(folder for folder in args.out.absolute().parents if folder.exists())
     if args.out.is_dir() or not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise PainterError(f"{args.out} cannot be written; name another file.")
+        raise UserError(f"{args.out} cannot be written; name another file.")
     for source, revision in ((args.model, args.model_revision), (args.adapter, args.adapter_revision)):
         if source not in (None, "auto", "none", "miniature"):
             check_name(source, revision)
@@ -88,11 +89,11 @@ def paint_new(args: argparse.Namespace) -> None:
     from impressionism.pipeline import load_pipeline
 
     if not args.prompt:
-        raise PainterError('Say what to paint, as in: python -m impressionism "a sailing boat on the sea at dawn"')
+        raise UserError('Say what to paint, as in: python -m impressionism "a sailing boat on the sea at dawn"')
     if args.change is not None and not args.repaint:
-        raise PainterError("--change says how far --repaint may go; name the picture with --repaint.")
+        raise UserError("--change says how far --repaint may go; name the picture with --repaint.")
     if args.sweep and args.strength is not None:
-        raise PainterError("--sweep names the strengths; leave out --strength.")
+        raise UserError("--sweep names the strengths; leave out --strength.")
     given = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
     check_wishes(args, given)
     source = open_image(args.repaint) if args.repaint else None
@@ -111,14 +112,16 @@ def paint_new(args: argparse.Namespace) -> None:
 def check_wishes(args: argparse.Namespace, given: dict[str, Any]) -> None:
     """Refuses what no model can paint; what the model decides, its steps and its largest size, is checked with it."""
     from impressionism.paint import LIMITS, check
-    from impressionism.records import Sampling
+    from impressionism.records import GenerationParams
 
-    sampling = Sampling(prompt=args.prompt, **({"steps": LIMITS["steps"][1]} | given))
+    sampling = GenerationParams(prompt=args.prompt, **({"steps": LIMITS["steps"][1]} | given))
     for strength in args.sweep or [args.strength]:
         check(sampling, STRENGTH if strength is None else strength, args.change)
 
 
-def paint_as_asked(args: argparse.Namespace, painter: "Painter", sampling: "Sampling", source: "Image | None") -> None:
+def paint_as_asked(
+    args: argparse.Namespace, painter: "Painter", sampling: "GenerationParams", source: "Image | None"
+) -> None:
     """One picture, a pair, a row, or a repaint."""
     from impressionism.paint import CHANGE, compare, paint, recipe_of, repaint, sweep
 
@@ -148,11 +151,11 @@ def paint_again(args: argparse.Namespace) -> None:
     changed = [f"--{name}" for name in given if getattr(args, name) is not None]
     changed += ["--compare"] * args.compare + ["the prompt"] * bool(args.prompt)
     if changed:
-        raise PainterError(f"--from paints what the recipe says; leave out {', '.join(changed)}.")
+        raise UserError(f"--from paints what the recipe says; leave out {', '.join(changed)}.")
     recipe = read_recipe(args.again)
     check(recipe.sampling, recipe.strength, recipe.change)
     if (recipe.source is None) != (args.repaint is None):
-        raise PainterError(
+        raise UserError(
             "The picture was painted over another one; give that one with --repaint."
             if recipe.source
             else "The picture was not painted over another one; leave out --repaint."
@@ -181,7 +184,7 @@ def findable(name: str, option: str) -> str:
     """A recipe knows the name of a folder, not where it lies."""
     if name == "miniature" or "/" in name or Path(name).exists():
         return name
-    raise PainterError(f"The picture was painted with the folder or file {name}; say where it is with {option}.")
+    raise UserError(f"The picture was painted with the folder or file {name}; say where it is with {option}.")
 
 
 def commit(revision: str | None) -> str | None:
@@ -189,7 +192,7 @@ def commit(revision: str | None) -> str | None:
     return revision if revision and len(revision) == 40 else None
 
 
-def warn_of_differences(was: "Recipe", now: "Recipe") -> None:
+def warn_of_differences(was: "ImageMetadata", now: "ImageMetadata") -> None:
     old, new = was.provenance, now.provenance
     differing = [
         f"{name} was {before}, is {after}"
@@ -208,7 +211,7 @@ def warn_of_differences(was: "Recipe", now: "Recipe") -> None:
         print(f"The picture may come out different: {'; '.join(differing)}.", file=sys.stderr)
 
 
-def write(picture: "Image", recipe: "Recipe", path: Path) -> None:
+def write(picture: "Image", recipe: "ImageMetadata", path: Path) -> None:
     from impressionism.paint import save
 
     print(f"{save(picture, recipe, path)}")

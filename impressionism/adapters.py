@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from impressionism import names
-from impressionism.hub import PainterError, folder_of
+from impressionism.errors import UserError
+from impressionism.hub import folder_of
 
 # FLUX's own layers, and diffusers' that each is made of, in the order of their rows.
 QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
@@ -100,7 +101,7 @@ def find_adapter(source: str, revision: str | None) -> Path:
     path = Path(source)
     if path.is_file():
         if path.suffix != ".safetensors":
-            raise PainterError(f"{path.name} is not a .safetensors file; pickles can run code and are never opened.")
+            raise UserError(f"{path.name} is not a .safetensors file; pickles can run code and are never opened.")
         return path
     without = "paint without it: --adapter none"
     if source == names.ADAPTER:  # the published file, whatever else is there
@@ -122,9 +123,9 @@ def only_adapter(folder: Path, source: str, usual: tuple[str, ...]) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise PainterError(f"{source} has several adapters: {', '.join(file.name for file in found)}; name one file.")
+        raise UserError(f"{source} has several adapters: {', '.join(file.name for file in found)}; name one file.")
     others = ", ".join(sorted(file.name for file in folder.glob("*")))  # of the Hub's files only what was wanted
-    raise PainterError(f"{source} holds no .safetensors adapter{f'; it has {others}' if others else ''}.")
+    raise UserError(f"{source} holds no .safetensors adapter{f'; it has {others}' if others else ''}.")
 
 
 # ---- What it changes
@@ -133,7 +134,7 @@ def only_adapter(folder: Path, source: str, usual: tuple[str, ...]) -> Path:
 def read_adapter(file: Path, linears: Linears) -> dict[str, Update]:
     """The update of each layer that the adapter changes, by the layer's path.
 
-    Raises PainterError where any of it has no place in the transformer, is damaged, or is no plain LoRA.
+    Raises UserError where any of it has no place in the transformer, is damaged, or is no plain LoRA.
     """
     tensors, metadata = open_file(file)
     parts = by_layer(file.name, tensors)
@@ -144,13 +145,13 @@ def read_adapter(file: Path, linears: Linears) -> dict[str, Update]:
         if (paths := known.get(plain.replace(".", "_"))) is None:
             if "up" in part and not part["up"].any():
                 continue  # kohya's tools also write what was not trained
-            raise PainterError(f"{file.name} {misfit(theirs, plain, metadata)}.")
+            raise UserError(f"{file.name} {misfit(theirs, plain, metadata)}.")
         check(file.name, plain, part, paths, linears)
         if twice := updates.keys() & paths:
-            raise PainterError(f"{file.name} changes {min(twice)} twice, under two names; save it in one layout.")
+            raise UserError(f"{file.name} changes {min(twice)} twice, under two names; save it in one layout.")
         updates |= apart(plain, part, scale_of(plain, part, config), paths, linears)
     if not parts:
-        raise PainterError(f"{file.name} holds no LoRA tensors.")
+        raise UserError(f"{file.name} holds no LoRA tensors.")
     return updates
 
 
@@ -161,7 +162,7 @@ def open_file(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118  (it is no dict)
             metadata = stored.metadata() or {}
     except SafetensorError as error:
-        raise PainterError(f"{file.name} {no_safetensors(file)}.") from error
+        raise UserError(f"{file.name} {no_safetensors(file)}.") from error
     return {key: it.bfloat16() if it.element_size() == 1 else it for key, it in tensors.items()}, metadata
 
 
@@ -186,13 +187,13 @@ def by_layer(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, dict[str,
     parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
         if kind := next((kind for mark, kind in OTHER_KINDS.items() if mark in key), None):
-            raise PainterError(f"{name} is a {kind}; train a plain LoRA.")
+            raise UserError(f"{name} is a {kind}; train a plain LoRA.")
         if match := SIDE.fullmatch(key):
             parts[match[1]][PARTS[match[2]]] = tensor
         elif match := ALPHA.fullmatch(key):
             parts[match[1]]["alpha"] = tensor
         elif tensor.any():  # kohya's tools write biases and norms that are all zero
-            raise PainterError(f"{name} holds {key}, which is no LoRA tensor of FLUX's transformer.")
+            raise UserError(f"{name} holds {key}, which is no LoRA tensor of FLUX's transformer.")
     return parts
 
 
@@ -221,22 +222,22 @@ def misfit(theirs: str, plain: str, metadata: dict[str, str]) -> str:
 def check(name: str, plain: str, part: dict[str, torch.Tensor], paths: tuple[str, ...], linears: Linears) -> None:
     """Both sides are there and fit each other and the layers."""
     if not {"down", "up"} <= part.keys():
-        raise PainterError(f"{name} is incomplete: {plain} has only one of lora_A and lora_B.")
+        raise UserError(f"{name} is incomplete: {plain} has only one of lora_A and lora_B.")
     down, up = part["down"], part["up"]
     widths = {"A": linears[paths[0]].in_features, "B": sum(linears[path].out_features for path in paths)}
     for side, matrix, axis in (("A", down, 1), ("B", up, 0)):
         if matrix.ndim != 2 or matrix.shape[axis] != widths[side]:
             found = matrix.shape[axis] if matrix.ndim > axis else matrix.numel()
-            raise PainterError(
+            raise UserError(
                 f"{name} was trained for another model: at {plain} lora_{side} has {found} features where this model "
                 f"has {widths[side]}."
             )
     if len(down) != up.shape[1]:
-        raise PainterError(f"{name} is damaged: at {plain} lora_A has rank {len(down)}, lora_B {up.shape[1]}.")
+        raise UserError(f"{name} is damaged: at {plain} lora_A has rank {len(down)}, lora_B {up.shape[1]}.")
     if not all(tensor.isfinite().all() for tensor in part.values()):
-        raise PainterError(f"{name} holds numbers that are not finite, at {plain}: its training diverged.")
+        raise UserError(f"{name} holds numbers that are not finite, at {plain}: its training diverged.")
     if part.get("alpha", down[0, 0]).numel() != 1:
-        raise PainterError(f"{name} is damaged: at {plain} alpha is no number.")
+        raise UserError(f"{name} is damaged: at {plain} alpha is no number.")
 
 
 def apart(
@@ -271,9 +272,9 @@ def config_of(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, 
             return {}
         return {key.removeprefix("transformer."): value for key, value in config.items()}
     except FileNotFoundError as error:
-        raise PainterError(f"{file.name} needs PEFT's {PEFT_CONFIG} beside it, which says its alpha.") from error
+        raise UserError(f"{file.name} needs PEFT's {PEFT_CONFIG} beside it, which says its alpha.") from error
     except (ValueError, AttributeError) as error:
-        raise PainterError(f"{file.name}: the configuration that says its alpha cannot be read ({error}).") from error
+        raise UserError(f"{file.name}: the configuration that says its alpha cannot be read ({error}).") from error
 
 
 def scale_of(plain: str, part: dict[str, torch.Tensor], config: dict[str, Any]) -> float:

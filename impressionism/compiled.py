@@ -43,42 +43,42 @@ class LiveScale(dict):
         self.layer.live_scale.fill_(scale)
 
 
-def enliven(flux: FluxPipeline) -> None:
+def enliven(pipe: FluxPipeline) -> None:
     """Makes the scales buffers; once is enough."""
-    for layer in lora_layers(flux):
+    for layer in lora_layers(pipe):
         if not isinstance(layer.scaling, LiveScale):
             scale = torch.tensor(float(layer.scaling[ADAPTER_NAME]), device=layer.weight.device)
             layer.register_buffer("live_scale", scale)  # type: ignore[operator]
             layer.scaling = LiveScale(layer)
 
 
-def compile_blocks(flux: FluxPipeline, **options: Any) -> None:
+def compile_blocks(pipe: FluxPipeline, **options: Any) -> None:
     """FLUX's two kinds of block are compiled on their next pass, for all of their kind; the options are
     torch.compile's. A second size of picture compiles them again, for any size."""
-    enliven(flux)
-    flux.transformer.compile_repeated_blocks(**{"fullgraph": True} | options)
+    enliven(pipe)
+    pipe.transformer.compile_repeated_blocks(**{"fullgraph": True} | options)
 
 
 # ---- Ahead of time
 
 
-def compile_ahead(flux: FluxPipeline, paint: Callable[[], Any], folder: Path, **options: Any) -> None:
+def compile_ahead(pipe: FluxPipeline, paint: Callable[[], Any], folder: Path, **options: Any) -> None:
     """Writes a package a kind of block, for pictures of any size and captions as long as those that `paint` paints.
 
     It is compiled for the device that the weights are on, where `paint` must be possible. For unquantized weights, and
     fp8. The options are inductor's.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for kind, program in exported(flux, paint).items():
+    for kind, program in exported(pipe, paint).items():
         torch._inductor.aoti_compile_and_package(
             program, package_path=str(folder / f"{kind}.pt2"), inductor_configs=PACKAGED | options
         )
 
 
-def exported(flux: FluxPipeline, paint: Callable[[], Any]) -> dict[str, torch.export.ExportedProgram]:
+def exported(pipe: FluxPipeline, paint: Callable[[], Any]) -> dict[str, torch.export.ExportedProgram]:
     """A program a kind of block, from what its first one is given while `paint` paints."""
-    enliven(flux)
-    firsts = {kind: blocks[0] for kind, blocks in blocks_of(flux).items()}
+    enliven(pipe)
+    firsts = {kind: blocks[0] for kind, blocks in blocks_of(pipe).items()}
     given: dict[str, dict[str, Any]] = {}
     watches = [
         block.register_forward_pre_hook(lambda _, __, kwargs, kind=kind: given.update({kind: kwargs}), with_kwargs=True)
@@ -107,18 +107,18 @@ def what_counts(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if torch.is_tensor(value) or value}
 
 
-def blocks_of(flux: FluxPipeline) -> dict[str, list[Any]]:
-    transformer: Any = flux.transformer
+def blocks_of(pipe: FluxPipeline) -> dict[str, list[Any]]:
+    transformer: Any = pipe.transformer
     return {
         kind: [block for block in transformer.modules() if type(block).__name__ == kind]
         for kind in transformer._repeated_blocks
     }
 
 
-def use_packages(flux: FluxPipeline, folder: Path) -> None:
+def use_packages(pipe: FluxPipeline, folder: Path) -> None:
     """Blocks run the packages' code from now on; where it cannot be loaded they run their own, and the log says why."""
-    enliven(flux)
-    for kind, blocks in blocks_of(flux).items():
+    enliven(pipe)
+    for kind, blocks in blocks_of(pipe).items():
         package = Package(folder / f"{kind}.pt2")
         for block in blocks:
             block.forward = Packaged(block, package)

@@ -9,23 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from impressionism import names
+from impressionism.errors import UserError
 
 # What a FluxPipeline is made of; not the 24 GB single file in FLUX.1-dev's root, and no pickle.
 PIPELINE_FILES = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors"]
-
-
-class PainterError(ValueError):
-    """A sentence for the person at the easel: what is wrong and what to do about it."""
 
 
 def check_name(name: str | Path, revision: str | None) -> None:
     """Refuses what is neither on this machine nor can be on the Hub."""
     if Path(name).exists():
         if revision:
-            raise PainterError(f"{name} is on this machine and has no revision {revision}; leave it out.")
+            raise UserError(f"{name} is on this machine and has no revision {revision}; leave it out.")
         return
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-        raise PainterError(f"There is no folder {name}, and it is no Hub repository's id (owner/name) either.")
+        raise UserError(f"There is no folder {name}, and it is no Hub repository's id (owner/name) either.")
 
 
 def folder_of(name: str | Path, revision: str | None, patterns: list[str], instead: str = "") -> Path:
@@ -71,23 +68,23 @@ def readable_errors(repository: str, revision: str | None, instead: str = "") ->
         yield
     except errors.GatedRepoError as error:
         login = "" if get_token() else ", then log in with `hf auth login` or set HF_TOKEN"
-        raise PainterError(f"{repository} asks you to accept its licence at {home}{login}{instead}.") from error
+        raise UserError(f"{repository} asks you to accept its licence at {home}{login}{instead}.") from error
     except errors.RepositoryNotFoundError as error:
         login = "with a token that may read it" if get_token() else "with `hf auth login` or HF_TOKEN if it is private"
-        raise PainterError(f"The Hub shows no {repository}: check the name, log in {login}{instead}.") from error
+        raise UserError(f"The Hub shows no {repository}: check the name, log in {login}{instead}.") from error
     except errors.RevisionNotFoundError as error:
-        raise PainterError(f"{repository} has no revision {revision}; its revisions are at {home}/commits.") from error
+        raise UserError(f"{repository} has no revision {revision}; its revisions are at {home}/commits.") from error
     except errors.RemoteEntryNotFoundError as error:
-        raise PainterError(f"{repository} lacks a file that is needed: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{repository} lacks a file that is needed: {str(error).splitlines()[0]}") from error
     except (errors.EntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         cause = error.__cause__ or error.__context__  # it also wraps refusals
         if isinstance(cause, errors.HfHubHTTPError):
-            raise PainterError(refused(repository, cause, instead)) from error
-        raise PainterError(unreachable(repository, instead)) from error
+            raise UserError(refused(repository, cause, instead)) from error
+        raise UserError(unreachable(repository, instead)) from error
     except (errors.HFValidationError, errors.HfHubHTTPError) as error:
-        raise PainterError(refused(repository, error, instead)) from error
+        raise UserError(refused(repository, error, instead)) from error
     except (errors.HTTPError, ConnectionError) as error:  # no answer at all
-        raise PainterError(unreachable(repository, instead)) from error
+        raise UserError(unreachable(repository, instead)) from error
 
 
 def refused(repository: str, error: Exception, instead: str) -> str:

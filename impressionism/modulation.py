@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
 
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.quantize import give_back_memory
 
 MODULATION = r"norm1\.linear|norm1_context\.linear|norm\.linear"  # of a block
@@ -30,7 +30,7 @@ Condition = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # sigma (batch,), g
 Rows = list[torch.Tensor]  # of each layer, (batch, 3 or 6 x width)
 
 
-class Banked(nn.Module):
+class CachedModulation(nn.Module):
     """Stands where a modulation's linear layer stood; gives what was computed ahead, or reads the weight now."""
 
     def __init__(self, file: Path, name: str, device: torch.device, dtype: torch.dtype, adapted: bool):
@@ -61,7 +61,7 @@ class Bank:
         self.layers = []
         for name in list(_names(transformer)):
             adapted = isinstance(transformer.get_submodule(name), LoraLayer)
-            layer = Banked(files[f"{name}.weight"], name, device, dtype, adapted)
+            layer = CachedModulation(files[f"{name}.weight"], name, device, dtype, adapted)
             transformer.set_submodule(f"{name}.base_layer" if adapted else name, layer)
             self.layers.append(layer)
 
@@ -88,16 +88,16 @@ class Bank:
 
 
 @contextlib.contextmanager
-def modulation_ahead(bank: Bank, flux: FluxPipeline) -> Iterator[None]:
+def modulation_ahead(bank: Bank, pipe: FluxPipeline) -> Iterator[None]:
     """At a picture's first pass the modulation of all its passes is computed; read at each, it is 27 % of FLUX. For
     pictures that run through the whole schedule, unlike a repaint."""
     rows: Iterator[Rows] = iter(())
 
     def use_next(_: Any, __: tuple, given: dict[str, Any]) -> None:
         nonlocal rows
-        if flux.scheduler.step_index is None:  # no step of this picture was taken yet
+        if pipe.scheduler.step_index is None:  # no step of this picture was taken yet
             now = given["timestep"]
-            times = flux.scheduler.timesteps[:, None].to(now.dtype).expand(-1, len(now)) / 1000  # as FluxPipeline's
+            times = pipe.scheduler.timesteps[:, None].to(now.dtype).expand(-1, len(now)) / 1000  # as FluxPipeline's
             guidance, pooled = given["guidance"], given["pooled_projections"]
             rows = iter(bank.ahead([(time, now if guidance is None else guidance, pooled) for time in times]))
         bank.use(next(rows))
@@ -123,5 +123,5 @@ def _files(folder: Path) -> dict[str, Path]:
         with safe_open(file, framework="pt") as stored:
             found |= dict.fromkeys(stored.keys(), file)
     if not found:
-        raise PainterError(f"There are no .safetensors files in {folder}.")
+        raise UserError(f"There are no .safetensors files in {folder}.")
     return found

@@ -18,16 +18,16 @@ import torch
 from diffusers import FluxImg2ImgPipeline, FluxPipeline
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.pipeline import ADAPTER_NAME, Painter, known_layers
-from impressionism.records import Recipe, Sampling
+from impressionism.records import GenerationParams, ImageMetadata
 
 OnStep = Callable[[int, int, torch.Tensor], None]
 """Called after each step with its number (from 1), the steps of the whole call, and the packed latents; an
 exception raised in it cancels the painting and reaches the caller."""
 
-Words = tuple[Any, Any]  # tensors: T5's (1, tokens, width) and CLIP's (1, width)
-WORDS: weakref.WeakKeyDictionary[FluxPipeline, dict[str, Words]] = weakref.WeakKeyDictionary()
+PromptEmbeds = tuple[Any, Any]  # tensors: T5's (1, tokens, width) and CLIP's (1, width)
+PROMPT_CACHE: weakref.WeakKeyDictionary[FluxPipeline, dict[str, PromptEmbeds]] = weakref.WeakKeyDictionary()
 REMEMBERED = 8  # prompts; of FLUX.1-dev 4 MB each
 
 # The least and the most of what may be asked.
@@ -51,14 +51,16 @@ NOTICE = "AI-generated picture, painted with a FLUX.1-dev type model and an Impr
 # ---- The four ways to paint
 
 
-def paint(painter: Painter, sampling: Sampling, strength: float = 1.0, *, on_step: OnStep | None = None) -> Image.Image:
+def paint(
+    painter: Painter, sampling: GenerationParams, strength: float = 1.0, *, on_step: OnStep | None = None
+) -> Image.Image:
     """One picture, with the adapter at this strength."""
     [(_, picture)] = sweep(painter, sampling, [strength], on_step=on_step)
     return picture
 
 
 def compare(
-    painter: Painter, sampling: Sampling, strength: float = 1.0, *, on_step: OnStep | None = None
+    painter: Painter, sampling: GenerationParams, strength: float = 1.0, *, on_step: OnStep | None = None
 ) -> tuple[Image.Image, Image.Image]:
     """The same noise painted by the base model and with the adapter."""
     (_, base), (_, adapted) = sweep(painter, sampling, [0.0, strength], on_step=on_step)
@@ -66,30 +68,30 @@ def compare(
 
 
 def sweep(
-    painter: Painter, sampling: Sampling, strengths: Iterable[float], *, on_step: OnStep | None = None
+    painter: Painter, sampling: GenerationParams, strengths: Iterable[float], *, on_step: OnStep | None = None
 ) -> Iterator[tuple[float, Image.Image]]:
     """The same noise at each strength, each picture as soon as it is done; the prompt is encoded once."""
     strengths = list(strengths)
     if not strengths:
-        raise PainterError("A sweep needs at least one strength.")
+        raise UserError("A sweep needs at least one strength.")
     for strength in strengths:
         check(sampling, strength, largest=largest(painter))
     return _sweep(painter, sampling, strengths, on_step)
 
 
 def _sweep(
-    painter: Painter, sampling: Sampling, strengths: list[float], on_step: OnStep | None
+    painter: Painter, sampling: GenerationParams, strengths: list[float], on_step: OnStep | None
 ) -> Iterator[tuple[float, Image.Image]]:
     words = encode(painter, sampling.prompt)
     for done, strength in enumerate(strengths):
-        set_strength(painter.flux, strength)
+        set_strength(painter.pipe, strength)
         report = reporter(on_step, done * sampling.steps, len(strengths) * sampling.steps)
-        yield strength, render(painter.flux, sampling, words, report)
+        yield strength, render(painter.pipe, sampling, words, report)
 
 
 def repaint(
     painter: Painter,
-    sampling: Sampling,
+    sampling: GenerationParams,
     strength: float,
     source: Image.Image,
     change: float = CHANGE,
@@ -99,11 +101,11 @@ def repaint(
     """A picture painted over, slightly (change near 0) or entirely (1); diffusers calls this strength."""
     check(sampling, strength, change, largest=largest(painter))
     words = encode(painter, sampling.prompt)
-    set_strength(painter.flux, strength)
+    set_strength(painter.pipe, strength)
     # The same modules; from_pipe would cast them all to float32.
-    pipeline = FluxImg2ImgPipeline(**painter.flux.components)
+    pipeline = FluxImg2ImgPipeline(**painter.pipe.components)
     pipeline.set_progress_bar_config(disable=True)
-    with card_left(painter.flux):
+    with card_left(painter.pipe):
         result = pipeline(
             **common(pipeline, sampling, words),
             image=fit(source, sampling.width, sampling.height),
@@ -117,15 +119,15 @@ def repaint(
 # ---- What they are made of
 
 
-def encode(painter: Painter, prompt: str) -> Words:
+def encode(painter: Painter, prompt: str) -> PromptEmbeds:
     """The prompt as both text encoders understand it; the last few are remembered, for the next seed or strength."""
-    flux = painter.flux
-    known = WORDS.setdefault(flux, {})
+    pipe = painter.pipe
+    known = PROMPT_CACHE.setdefault(pipe, {})
     if prompt not in known:
-        tokens = min(512, flux.tokenizer_2.model_max_length)
+        tokens = min(512, pipe.tokenizer_2.model_max_length)
         with torch.no_grad():
-            words, summary, _ = flux.encode_prompt(
-                prompt, None, device=flux._execution_device, max_sequence_length=tokens
+            words, summary, _ = pipe.encode_prompt(
+                prompt, None, device=pipe._execution_device, max_sequence_length=tokens
             )
         if len(known) == REMEMBERED:
             known.pop(next(iter(known)))
@@ -133,41 +135,43 @@ def encode(painter: Painter, prompt: str) -> Words:
     return known[prompt]
 
 
-def render(flux: FluxPipeline, sampling: Sampling, words: Words, report: Callable | None = None) -> Image.Image:
+def render(
+    pipe: FluxPipeline, sampling: GenerationParams, words: PromptEmbeds, report: Callable | None = None
+) -> Image.Image:
     """The sampling's picture, by the pipeline as it stands."""
-    latents = noise(flux, sampling)
-    with card_left(flux):
-        return flux(**common(flux, sampling, words), latents=latents, callback_on_step_end=report).images[0]
+    latents = noise(pipe, sampling)
+    with card_left(pipe):
+        return pipe(**common(pipe, sampling, words), latents=latents, callback_on_step_end=report).images[0]
 
 
 @contextlib.contextmanager
-def card_left(flux: FluxPipeline) -> Iterator[None]:
+def card_left(pipe: FluxPipeline) -> Iterator[None]:
     """Where models take turns on the card, one that was cancelled leaves it, too."""
     try:
         yield
     except BaseException:
-        flux.maybe_free_model_hooks()
+        pipe.maybe_free_model_hooks()
         raise
 
 
-def set_strength(flux: FluxPipeline, strength: float) -> None:
+def set_strength(pipe: FluxPipeline, strength: float) -> None:
     """1 is the adapter as trained; at 0 it is switched off, so that not even a rounding is left of it."""
-    for layer in known_layers(flux):
+    for layer in known_layers(pipe):
         layer.set_scale(ADAPTER_NAME, strength)
         if not isinstance(layer.scaling[ADAPTER_NAME], torch.Tensor):  # as in compiled.py: one code for all strengths
             layer._disable_adapters = strength == 0  # enable_adapters() would also change what is trained
 
 
-def noise(flux: FluxPipeline, sampling: Sampling) -> Any:
+def noise(pipe: FluxPipeline, sampling: GenerationParams) -> Any:
     """(1, tokens, channels) in float32, whatever the painter's device and precision."""
-    channels, scale = flux.vae.config.latent_channels, flux.vae_scale_factor
+    channels, scale = pipe.vae.config.latent_channels, pipe.vae_scale_factor
     height, width = sampling.height // scale, sampling.width // scale
     generator = torch.Generator("cpu").manual_seed(sampling.seed)
     drawn = torch.randn(1, channels, height, width, generator=generator)
-    return flux._pack_latents(drawn, 1, channels, height, width)
+    return pipe._pack_latents(drawn, 1, channels, height, width)
 
 
-def common(flux: Any, sampling: Sampling, words: Words) -> dict[str, Any]:
+def common(pipe: Any, sampling: GenerationParams, words: PromptEmbeds) -> dict[str, Any]:
     """The arguments that both pipelines take."""
     return {
         "prompt_embeds": words[0],
@@ -185,8 +189,8 @@ def reporter(on_step: OnStep | None, done: int, steps: int | None) -> Callable |
     if on_step is None:
         return None
 
-    def report(flux: Any, index: int, _: Any, tensors: dict[str, torch.Tensor]) -> dict:
-        on_step(done + index + 1, steps or flux.num_timesteps, tensors["latents"])
+    def report(pipe: Any, index: int, _: Any, tensors: dict[str, torch.Tensor]) -> dict:
+        on_step(done + index + 1, steps or pipe.num_timesteps, tensors["latents"])
         return {}
 
     return report
@@ -212,14 +216,16 @@ def largest(painter: Painter) -> int:
     return LARGEST_MINIATURE if painter.is_miniature else LARGEST
 
 
-def defaults(painter: Painter, prompt: str) -> Sampling:
+def defaults(painter: Painter, prompt: str) -> GenerationParams:
     """The size and the steps that suit the painter's model."""
-    side = painter.flux.vae.config.sample_size
-    return Sampling(prompt=prompt, steps=20 if painter.is_miniature else 28, width=side, height=side)
+    side = painter.pipe.vae.config.sample_size
+    return GenerationParams(prompt=prompt, steps=20 if painter.is_miniature else 28, width=side, height=side)
 
 
-def check(sampling: Sampling, strength: float = 1.0, change: float | None = None, *, largest: int = LARGEST) -> None:
-    """Raises one PainterError with everything that is wrong."""
+def check(
+    sampling: GenerationParams, strength: float = 1.0, change: float | None = None, *, largest: int = LARGEST
+) -> None:
+    """Raises one UserError with everything that is wrong."""
     s = sampling
     most = LIMITS["prompt"][1]
     problems = [
@@ -242,7 +248,7 @@ def check(sampling: Sampling, strength: float = 1.0, change: float | None = None
         problems += wrong
     if problems:
         text = "; ".join(problems)
-        raise PainterError(f"{text[0].upper()}{text[1:]}.")
+        raise UserError(f"{text[0].upper()}{text[1:]}.")
 
 
 def is_text(text: str) -> bool:
@@ -279,22 +285,22 @@ def side(name: str, value: Any, largest: int) -> list[str]:
 
 def recipe_of(
     painter: Painter,
-    sampling: Sampling,
+    sampling: GenerationParams,
     strength: float,
     source: Image.Image | None = None,
     change: float | None = None,
-) -> Recipe:
+) -> ImageMetadata:
     """All that is needed to paint the picture again; of a repaint's source, only a fingerprint."""
     fingerprint = None
     if source is not None:
         fitted = fit(source, sampling.width, sampling.height)
         fingerprint = hashlib.sha256(fitted.tobytes()).hexdigest()
-    return Recipe(
+    return ImageMetadata(
         sampling=sampling, strength=strength, provenance=painter.provenance, source=fingerprint, change=change
     )
 
 
-def summary(recipe: Recipe) -> str:
+def summary(recipe: ImageMetadata) -> str:
     """The recipe in one line for people."""
     s, p = recipe.sampling, recipe.provenance
     values = {
@@ -309,11 +315,11 @@ def summary(recipe: Recipe) -> str:
     return f"{s.prompt} | " + ", ".join(f"{name}: {value}" for name, value in values.items())
 
 
-def save(image: Image.Image, recipe: Recipe, path: Path | str) -> Path:
+def save(image: Image.Image, recipe: ImageMetadata, path: Path | str) -> Path:
     """A PNG that carries its recipe, for people and for `--from`, and says that it is AI-generated."""
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise PainterError(f"{path.name} cannot carry a recipe; name the picture something.png.")
+        raise UserError(f"{path.name} cannot carry a recipe; name the picture something.png.")
     text = PngImagePlugin.PngInfo()
     text.add_itxt(KEY, recipe.to_json())
     text.add_itxt("parameters", summary(recipe))
@@ -323,19 +329,19 @@ def save(image: Image.Image, recipe: Recipe, path: Path | str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path, pnginfo=text, compress_level=COMPRESSION)
     except OSError as error:
-        raise PainterError(f"{path} cannot be written ({error.strerror}); name another file.") from error
+        raise UserError(f"{path} cannot be written ({error.strerror}); name another file.") from error
     return path
 
 
-def read_recipe(picture: Path | str | Image.Image) -> Recipe:
+def read_recipe(picture: Path | str | Image.Image) -> ImageMetadata:
     """The recipe in a PNG that `save` wrote."""
     image = picture if isinstance(picture, Image.Image) else open_image(picture)
     if KEY not in image.info:
-        raise PainterError("This picture carries no recipe; only an untouched PNG from this painter does.")
+        raise UserError("This picture carries no recipe; only an untouched PNG from this painter does.")
     try:
-        return Recipe.from_json(image.info[KEY])
+        return ImageMetadata.from_json(image.info[KEY])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise PainterError(f"The recipe in this picture is damaged: {error}") from error
+        raise UserError(f"The recipe in this picture is damaged: {error}") from error
 
 
 def open_image(path: Path | str) -> Image.Image:
@@ -345,6 +351,6 @@ def open_image(path: Path | str) -> Image.Image:
             image.load()
             return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
-        raise PainterError(f"There is no file {path}.") from error
+        raise UserError(f"There is no file {path}.") from error
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PainterError(f"{path} cannot be read as a picture: {error}") from error
+        raise UserError(f"{path} cannot be read as a picture: {error}") from error

@@ -21,16 +21,8 @@ from torch.nn import functional as F
 
 from impressionism import names
 from impressionism.adapters import find_adapter, read_adapter
-from impressionism.hub import (
-    PIPELINE_FILES,
-    PainterError,
-    check_name,
-    commit_of,
-    digest_of,
-    folder_of,
-    label,
-    without_bars,
-)
+from impressionism.errors import UserError
+from impressionism.hub import PIPELINE_FILES, check_name, commit_of, digest_of, folder_of, label, without_bars
 from impressionism.quantize import MODES, load_transformer
 from impressionism.records import Provenance
 
@@ -53,7 +45,7 @@ SMALL = ("nf4", "int4", "int2")  # precisions of about four bits, with which T5 
 class Painter:
     """A base model with an adapter on it, ready to paint."""
 
-    flux: FluxPipeline
+    pipe: FluxPipeline
     provenance: Provenance
     about: str
     """One line for people: which model paints, and why that one."""
@@ -61,7 +53,7 @@ class Painter:
     @property
     def is_miniature(self) -> bool:
         """Whether it is a small model that knows a few scenes only."""
-        return self.flux.vae.config.sample_size < 512
+        return self.pipe.vae.config.sample_size < 512
 
 
 def load_pipeline(
@@ -80,7 +72,7 @@ def load_pipeline(
     """
     device = choose_device(device)
     if quantize not in ("auto", *MODES):
-        raise PainterError(f"There is no quantization {quantize}; there are auto, {', '.join(MODES)}.")
+        raise UserError(f"There is no quantization {quantize}; there are auto, {', '.join(MODES)}.")
     base, base_revision, why = choose_base(str(model), model_revision, device)
     adapter_source, adapter_revision = choose_adapter(str(adapter), adapter_revision, base, str(model) != "auto")
     check_name(base, base_revision)  # and the adapter is found before the large download: mistakes show early
@@ -89,16 +81,16 @@ def load_pipeline(
     quantize, offload, memory = choose_quantization(quantize, folder, device)
 
     try:
-        flux = build(folder, label(base), quantize, device, offload)
+        pipe = build(folder, label(base), quantize, device, offload)
         if adapter_file:
-            load_adapter(flux, adapter_file)
+            load_adapter(pipe, adapter_file)
         if offload:
-            flux.enable_model_cpu_offload(device=device)
+            pipe.enable_model_cpu_offload(device=device)
         else:
-            flux.to(device)
+            pipe.to(device)
     except torch.OutOfMemoryError as error:
         smaller = "" if quantize in SMALL else ", or say --quantize nf4"
-        raise PainterError(f"{label(base)} does not fit into {device}'s free memory: free some{smaller}.") from error
+        raise UserError(f"{label(base)} does not fit into {device}'s free memory: free some{smaller}.") from error
 
     provenance = Provenance(
         base=label(base),
@@ -110,7 +102,7 @@ def load_pipeline(
         device=name_of(device),
         versions=versions(quantize),
     )
-    return Painter(flux, provenance, about(provenance, why, memory))
+    return Painter(pipe, provenance, about(provenance, why, memory))
 
 
 # ---- What to load
@@ -121,11 +113,11 @@ def choose_device(device: str) -> str:
     if device == "auto":
         return "cuda" if has_cuda else "cpu"
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
-        raise PainterError(f"There is no device {device}; say auto, cpu, cuda, cuda:1 or mps.")
+        raise UserError(f"There is no device {device}; say auto, cpu, cuda, cuda:1 or mps.")
     if device.startswith("cuda") and not has_cuda:
-        raise PainterError("This machine has no CUDA device that PyTorch can use; say --device cpu or auto.")
+        raise UserError("This machine has no CUDA device that PyTorch can use; say --device cpu or auto.")
     if device == "mps" and not torch.backends.mps.is_available():
-        raise PainterError("This machine has no Apple GPU that PyTorch can use; say --device cpu or auto.")
+        raise UserError("This machine has no Apple GPU that PyTorch can use; say --device cpu or auto.")
     return device
 
 
@@ -145,7 +137,7 @@ def choose_base(model: str, revision: str | None, device: str) -> tuple[str, str
 
 def miniature() -> str:
     if not (names.MINIATURE / "model_index.json").exists():
-        raise PainterError("The bundled miniature is missing; build it with `python -m tools.miniature`.")
+        raise UserError("The bundled miniature is missing; build it with `python -m tools.miniature`.")
     return str(names.MINIATURE)
 
 
@@ -204,27 +196,27 @@ def build(folder: Path, name: str, quantize: str, device: str, offload: bool = F
     if quantize in SMALL and staged.startswith("cuda"):
         components["text_encoder_2"] = small_t5(folder, dtype, device)
     try:
-        flux = FluxPipeline.from_pretrained(
+        pipe = FluxPipeline.from_pretrained(
             folder, **components, dtype=dtype, use_safetensors=True, local_files_only=True
         )
     except (OSError, ValueError, SafetensorError) as error:
         damaged = first_line(error).replace(str(folder), name).rstrip(". ")
-        raise PainterError(f"{name} is incomplete or damaged ({damaged}); fetch it again.") from error
-    flux.set_progress_bar_config(disable=True)
-    return flux
+        raise UserError(f"{name} is incomplete or damaged ({damaged}); fetch it again.") from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def check_kind(folder: Path, name: str) -> None:
     """Refuses what is no FluxPipeline in diffusers' layout, before anything is read."""
     index = folder / "model_index.json"
     if not index.is_file():
-        raise PainterError(f"{name} holds no FluxPipeline: in diffusers' layout there is a model_index.json.")
+        raise UserError(f"{name} holds no FluxPipeline: in diffusers' layout there is a model_index.json.")
     try:
         kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
     except (ValueError, LookupError, TypeError) as error:
-        raise PainterError(f"{name}: its model_index.json cannot be read; fetch it again.") from error
+        raise UserError(f"{name}: its model_index.json cannot be read; fetch it again.") from error
     if kind != "FluxPipeline":
-        raise PainterError(f"{name} is a {kind}; this painter is a FluxPipeline, for example {names.BASE}.")
+        raise UserError(f"{name} is a {kind}; this painter is a FluxPipeline, for example {names.BASE}.")
 
 
 def small_t5(folder: Path, dtype: torch.dtype, device: str) -> torch.nn.Module:
@@ -240,35 +232,35 @@ def small_t5(folder: Path, dtype: torch.dtype, device: str) -> torch.nn.Module:
 # ---- The adapter
 
 
-def load_adapter(flux: FluxPipeline, file: Path) -> None:
+def load_adapter(pipe: FluxPipeline, file: Path) -> None:
     """Puts the adapter on the transformer, whichever tool wrote it, or refuses it in a sentence."""
     linears = {
         name.removesuffix(".base_layer"): layer
-        for name, layer in flux.transformer.named_modules()
+        for name, layer in pipe.transformer.named_modules()
         if isinstance(layer, torch.nn.Linear)
     }
     updates = read_adapter(file, linears)
-    dtype = flux.transformer.dtype  # asked once: diffusers goes through every module to answer
+    dtype = pipe.transformer.dtype  # asked once: diffusers goes through every module to answer
     weights = {
         f"transformer.{path}.lora_{side}.weight": matrix.to(dtype)
         for path, update in updates.items()
         for side, matrix in (("A", update.down), ("B", update.up))
     }
     try:
-        flux.load_lora_into_transformer(
-            weights, None, flux.transformer, ADAPTER_NAME, None, _pipeline=flux, low_cpu_mem_usage=True
+        pipe.load_lora_into_transformer(
+            weights, None, pipe.transformer, ADAPTER_NAME, None, _pipeline=pipe, low_cpu_mem_usage=True
         )
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise PainterError(f"{file.name} cannot be put on this model: {first_line(error)}") from error
-    layers = {name: layer for name, layer in flux.transformer.named_modules() if isinstance(layer, LoraLayer)}
+        raise UserError(f"{file.name} cannot be put on this model: {first_line(error)}") from error
+    layers = {name: layer for name, layer in pipe.transformer.named_modules() if isinstance(layer, LoraLayer)}
     if lost := updates.keys() ^ layers.keys():
-        raise PainterError(f"{file.name} changes {len(updates)} layers, but {min(lost)} did not get its own.")
+        raise UserError(f"{file.name} changes {len(updates)} layers, but {min(lost)} did not get its own.")
     for path, update in updates.items():  # a layer's own: PEFT takes patterns of names, which may fit several
         layers[path].lora_alpha[ADAPTER_NAME] = update.scale * len(update.down)
         layers[path].set_scale(ADAPTER_NAME, 1.0)
         layers[path].forward = MethodType(adapted, layers[path])
-    KNOWN.pop(flux.transformer, None)
-    flux.transformer.requires_grad_(False)
+    KNOWN.pop(pipe.transformer, None)
+    pipe.transformer.requires_grad_(False)
 
 
 def adapted(layer: Any, x: torch.Tensor) -> torch.Tensor:
@@ -283,17 +275,17 @@ def adapted(layer: Any, x: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def lora_layers(flux: FluxPipeline) -> list[LoraLayer]:
+def lora_layers(pipe: FluxPipeline) -> list[LoraLayer]:
     """The transformer's layers that carry the painter's adapter."""
-    layers = (module for module in flux.transformer.modules() if isinstance(module, LoraLayer))
+    layers = (module for module in pipe.transformer.modules() if isinstance(module, LoraLayer))
     return [layer for layer in layers if ADAPTER_NAME in layer.lora_A]
 
 
-def known_layers(flux: FluxPipeline) -> list[LoraLayer]:
+def known_layers(pipe: FluxPipeline) -> list[LoraLayer]:
     """The same, sought once after load_adapter: FLUX.1-dev has thousands of modules, and each picture asks."""
-    if flux.transformer not in KNOWN:
-        KNOWN[flux.transformer] = lora_layers(flux)
-    return KNOWN[flux.transformer]
+    if pipe.transformer not in KNOWN:
+        KNOWN[pipe.transformer] = lora_layers(pipe)
+    return KNOWN[pipe.transformer]
 
 
 # ---- Saying what it is

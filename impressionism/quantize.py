@@ -34,7 +34,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from impressionism.hub import PainterError, commit_of, digest_of, folder_of
+from impressionism.errors import UserError
+from impressionism.hub import commit_of, digest_of, folder_of
 
 Mode = Literal["none", "fp8", "int8", "nf4", "int4", "int2"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -65,14 +66,14 @@ def load_transformer(
     Layers whose names match the pattern `without` are not read: the caller puts something else in their place.
     """
     if quantize not in MODES:
-        raise PainterError(f"There is no quantization {quantize}; there are {', '.join(MODES)}.")
+        raise UserError(f"There is no quantization {quantize}; there are {', '.join(MODES)}.")
     folder = folder_of(folder_or_repo, revision, FILES) / "transformer"
     device = torch.device(device)
     if not (folder / "config.json").is_file():
-        raise PainterError(f"{folder_or_repo} is no FLUX model's folder: it has no transformer/config.json.")
+        raise UserError(f"{folder_or_repo} is no FLUX model's folder: it has no transformer/config.json.")
     kept, wanted = format_in(folder), format_of(quantize, device)
     if kept not in (None, wanted):
-        raise PainterError(f"{folder_or_repo} keeps a transformer as {kept}, not {wanted}; take the original weights.")
+        raise UserError(f"{folder_or_repo} keeps a transformer as {kept}, not {wanted}; take the original weights.")
     with init_empty_weights(include_buffers=False):  # buffers are computed, not stored
         config: Any = FluxTransformer2DModel.load_config(folder)
         model: Any = FluxTransformer2DModel.from_config(config)
@@ -83,7 +84,7 @@ def load_transformer(
             place(model, name, tensor, quantize, dtype, device)
     unread = (name for name, parameter in model.named_parameters() if parameter.is_meta)
     if missing := [name for name in unread if not belongs(name, without)]:
-        raise PainterError(f"The transformer in {folder} lacks {len(missing)} tensors, the first is {missing[0]}.")
+        raise UserError(f"The transformer in {folder} lacks {len(missing)} tensors, the first is {missing[0]}.")
     model.is_loaded_in_4bit = quantize == "nf4"  # PEFT asks for these two before it looks at a layer
     model.is_loaded_in_8bit = quantize == "int8" and device.type == "cuda"
     return model.requires_grad_(False).eval()
@@ -102,7 +103,7 @@ def tensors(folder: Path, without: str | None = None) -> Iterator[tuple[str, tor
     before is then no longer mapped, unless somebody keeps it."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise PainterError(f"There are no .safetensors files in {folder}; other formats are not read.")
+        raise UserError(f"There are no .safetensors files in {folder}; other formats are not read.")
     for file in files:
         with opened(file) as shard:
             names = [name for name in shard.keys() if not belongs(name, without)]  # noqa: SIM118 - it is no dict
@@ -119,7 +120,7 @@ def opened(file: Path) -> Any:
     try:
         return safe_open(file, framework="pt")
     except SafetensorError as error:
-        raise PainterError(f"{file.name} is not a safetensors file, or only a part of one; fetch it again.") from error
+        raise UserError(f"{file.name} is not a safetensors file, or only a part of one; fetch it again.") from error
 
 
 def place(
@@ -131,9 +132,9 @@ def place(
         module = model.get_submodule(path)
         expected = getattr(module, leaf).shape
     except AttributeError as error:
-        raise PainterError(f"{name} has no place in a FLUX transformer of this configuration.") from error
+        raise UserError(f"{name} has no place in a FLUX transformer of this configuration.") from error
     if tensor.shape != expected:
-        raise PainterError(f"{name} is {tuple(tensor.shape)} where the configuration says {tuple(expected)}.")
+        raise UserError(f"{name} is {tuple(tensor.shape)} where the configuration says {tuple(expected)}.")
     if quantize != "none" and leaf == "weight" and isinstance(module, nn.Linear) and path.startswith(BLOCKS):
         parts = pack(tensor.to(device), quantize, dtype)
         model.set_submodule(path, quantized(module, parts, quantize, dtype))
@@ -199,7 +200,7 @@ def save_quantized(model: FluxTransformer2DModel, folder: Path, quantize: str) -
         if not folder.exists():  # another process may have been faster
             partial.rename(folder)
     except (OSError, SafetensorError) as error:
-        raise PainterError(f"The quantized transformer cannot be written to {folder}: {error}") from error
+        raise UserError(f"The quantized transformer cannot be written to {folder}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
@@ -236,14 +237,14 @@ def place_kept(
             parts = {name: tensor.to(device) for name, tensor in parts.items()}
             model.set_submodule(path, quantized(linear_at(model, path), parts, quantize, dtype))
         except (AssertionError, KeyError, RuntimeError, ValueError) as error:
-            raise PainterError(f"{folder} is damaged at {path} ({error}); delete it.") from error
+            raise UserError(f"{folder} is damaged at {path} ({error}); delete it.") from error
 
 
 def linear_at(model: nn.Module, path: str) -> Any:
     try:
         return model.get_submodule(path)
     except AttributeError as error:
-        raise PainterError(f"{path} has no place in a FLUX transformer of this configuration.") from error
+        raise UserError(f"{path} has no place in a FLUX transformer of this configuration.") from error
 
 
 # ---- Quantizing

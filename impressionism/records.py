@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 import yaml
 
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,11 +47,11 @@ def revive(hint: Any, value: Any) -> Any:
 
 
 def parsed(file: Path, parse: Callable[[str], Any]) -> Any:
-    """A file's text as a record; PainterError for one that is damaged."""
+    """A file's text as a record; UserError for one that is damaged."""
     try:
         return parse(file.read_text(encoding="utf-8"))
     except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-        raise PainterError(f"{file} cannot be read ({' '.join(str(error).split())}); write it again.") from error
+        raise UserError(f"{file} cannot be read ({' '.join(str(error).split())}); write it again.") from error
 
 
 def parsed_lines(file: Path, parse: Callable[[str], Any]) -> list[Any]:
@@ -60,7 +60,7 @@ def parsed_lines(file: Path, parse: Callable[[str], Any]) -> list[Any]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampling(Record):
+class GenerationParams(Record):
     """All that decides the base model's picture."""
 
     prompt: str
@@ -100,10 +100,10 @@ class Provenance(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe(Record):
+class ImageMetadata(Record):
     """Everything needed to paint one picture again; a PNG carries it as text."""
 
-    sampling: Sampling
+    sampling: GenerationParams
     strength: float
     """Weight of the adapter's update: 0 is the base model exactly, 1 the adapter as trained."""
     provenance: Provenance
@@ -160,7 +160,7 @@ class Exhibit(Record):
     genre: str
     """landscape, portrait, urban, still life, light and weather, or out of style."""
     arm: Arm
-    recipe: Recipe
+    recipe: ImageMetadata
     """With the prompt as it was painted."""
 
 
@@ -177,7 +177,7 @@ class Pair(Record):
     """By rule, from the gain: the best and the worst of a genre, or one in the middle."""
     gain: float
     """Index of the adapted picture less that of the base model's."""
-    recipe: Recipe
+    recipe: ImageMetadata
     """Of the adapted picture."""
 
 
@@ -362,7 +362,7 @@ class Power(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison(Record):
+class StudyResult(Record):
     """The blind comparison by people: ab.json."""
 
     version: int = 1

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from impressionism import names
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.records import Run, Scores, parsed
 from model_card import snippet, weights
 from model_card.faults import when
@@ -36,7 +36,7 @@ PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)|<img\b([^>]*)>")
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCard:
     """A README.md, taken apart."""
 
     folder: Path
@@ -81,42 +81,42 @@ def check(folder: Path, *, base: str | None = None) -> bool:
 def faults(folder: Path, base: str | None = None) -> list[str]:
     """All that is wrong, a sentence each."""
     if not folder.is_dir():
-        raise PainterError(f"There is no folder {folder}; name an adapter's, such as runs/NAME/adapter.")
+        raise UserError(f"There is no folder {folder}; name an adapter's, such as runs/NAME/adapter.")
     if not (folder / "README.md").exists():
         return ["There is no README.md: write it with `python -m model_card render RUN`."]
     try:
         card = read(folder)
-    except (PainterError, UnicodeDecodeError) as error:
+    except (UserError, UnicodeDecodeError) as error:
         return [str(error)]
     here = base_at_hand(card, base)
     told = [fault for rule in RULES for fault in rule(card)]
     return [*told, *weights.faults(folder, here), *snippet.faults(folder, card.text, here if base else None)]
 
 
-def base_at_hand(card: Card, base: str | None) -> Path | None:
+def base_at_hand(card: ModelCard, base: str | None) -> Path | None:
     """The base model's folder on this machine, where it is known."""
     if base == "miniature" or (base is None and card.is_miniature):
         return names.MINIATURE
     if base and not (Path(base) / "transformer" / "config.json").exists():
-        raise PainterError(f"--base {base} is no folder of a FLUX pipeline: it has no transformer/config.json.")
+        raise UserError(f"--base {base} is no folder of a FLUX pipeline: it has no transformer/config.json.")
     return Path(base) if base else None
 
 
-def read(folder: Path) -> Card:
+def read(folder: Path) -> ModelCard:
     """The card's two parts, split as the Hub splits them."""
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     content = (folder / "README.md").read_text(encoding="utf-8")
     match = REGEX_YAML_BLOCK.search(content)
     if not match:
-        raise PainterError("README.md has no front matter: it begins with ---, YAML, ---.")
+        raise UserError("README.md has no front matter: it begins with ---, YAML, ---.")
     try:
         head = yaml.safe_load(match[2]) or {}
     except yaml.YAMLError as error:
-        raise PainterError(f"The front matter is no YAML: {' '.join(str(error).split())}.") from error
+        raise UserError(f"The front matter is no YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(head, dict):
-        raise PainterError("The front matter should hold keys with values.")
-    return Card(folder, head, content[match.end() :])
+        raise UserError("The front matter should hold keys with values.")
+    return ModelCard(folder, head, content[match.end() :])
 
 
 def as_list(value: Any) -> list[Any]:
@@ -126,7 +126,7 @@ def as_list(value: Any) -> list[Any]:
 # ---- The front matter
 
 
-def kinds(card: Card) -> list[str]:
+def kinds(card: ModelCard) -> list[str]:
     """Keys that decide how the Hub shows and loads it."""
     head, tags = card.head, card.tags
     return when(
@@ -138,7 +138,7 @@ def kinds(card: Card) -> list[str]:
     )
 
 
-def bases(card: Card) -> list[str]:
+def bases(card: ModelCard) -> list[str]:
     head = card.head
     if card.is_miniature:
         return []
@@ -152,7 +152,7 @@ def bases(card: Card) -> list[str]:
     )
 
 
-def datasets(card: Card) -> list[str]:
+def datasets(card: ModelCard) -> list[str]:
     listed = card.head.get("datasets")
     wrong = [entry for entry in as_list(listed) if not isinstance(entry, str)]
     linked = set(re.findall(r"huggingface\.co/datasets/([\w.-]+/[\w.-]+)", card.text))
@@ -166,7 +166,7 @@ def datasets(card: Card) -> list[str]:
     )
 
 
-def widgets(card: Card) -> list[str]:
+def widgets(card: ModelCard) -> list[str]:
     """Pictures with the prompts that made them; the Hub takes its snippet's prompt from the first."""
     listed, trigger = card.head.get("widget"), card.head.get("instance_prompt")
     if not isinstance(listed, list) or not listed:
@@ -189,7 +189,7 @@ def url_of(entry: dict[str, Any]) -> str:
     return str(output.get("url", "")) if isinstance(output, dict) else ""
 
 
-def index_of_results(card: Card) -> list[str]:
+def index_of_results(card: ModelCard) -> list[str]:
     """model-index: the Hub's rules, and the same values as the records beside the folder."""
     from huggingface_hub.repocard_data import model_index_to_eval_results
 
@@ -209,7 +209,7 @@ def index_of_results(card: Card) -> list[str]:
     ]  # fmt: skip
 
 
-def stale(card: Card, results: Iterable[Any]) -> list[str]:
+def stale(card: ModelCard, results: Iterable[Any]) -> list[str]:
     """Results that the records do not have, or have otherwise."""
     record = card.folder.parent / "scores.json"
     if not record.exists():
@@ -225,7 +225,7 @@ def stale(card: Card, results: Iterable[Any]) -> list[str]:
     return told[:1]
 
 
-def carbon(card: Card) -> list[str]:
+def carbon(card: ModelCard) -> list[str]:
     told = card.head.get("co2_eq_emissions")
     grams = told.get("emissions") if isinstance(told, dict) else told
     if grams is None:
@@ -240,7 +240,7 @@ def carbon(card: Card) -> list[str]:
 # ---- The licence
 
 
-def licence(card: Card) -> list[str]:
+def licence(card: ModelCard) -> list[str]:
     """The trio where the Hub does not know the licence, and what FLUX.1 [dev]'s asks of whoever hands it on."""
     head, files = card.head, {file.name for file in card.folder.iterdir()}
     told, link = head.get("license"), str(head.get("license_link", ""))
@@ -260,7 +260,7 @@ def licence(card: Card) -> list[str]:
     ]  # fmt: skip
 
 
-def flux_licence(card: Card) -> list[str]:
+def flux_licence(card: ModelCard) -> list[str]:
     """Sections 3a to 3c of the FLUX.1 [dev] Non-Commercial License."""
     head = card.head
     text = read_any(card.folder, "LICENSE.md", "LICENSE")
@@ -285,7 +285,7 @@ def read_any(folder: Path, *files: str) -> str:
 # ---- The pictures
 
 
-def pictures(card: Card) -> list[str]:
+def pictures(card: ModelCard) -> list[str]:
     told, shown = [], []
     for alt, url, tag in PICTURE.findall(card.text):
         url = url or (re.search(r"src=[\"']?([^\"'\s>]+)", tag) or ["", ""])[1]
@@ -311,7 +311,7 @@ def picture(folder: Path, url: str) -> list[str]:
 # ---- What a reader must find
 
 
-def text(card: Card) -> list[str]:
+def text(card: ModelCard) -> list[str]:
     galleries = len(re.findall(r"<Gallery\s*/>", card.text))
     headings = " ".join(re.findall(r"^#+ (.+)$", card.text, re.MULTILINE)).lower()
     trigger = card.head.get("instance_prompt")
@@ -330,7 +330,7 @@ def text(card: Card) -> list[str]:
     )
 
 
-def steps(card: Card) -> list[str]:
+def steps(card: ModelCard) -> list[str]:
     """One number of training steps, that of run.json where it is at hand."""
     found = [next(filter(None, groups)) for groups in STEPS.findall(card.text)]
     told = {int(re.sub(r"\D", "", number)) for number in found}
@@ -343,13 +343,13 @@ def steps(card: Card) -> list[str]:
     )
 
 
-def parts(card: Card) -> list[str]:
+def parts(card: ModelCard) -> list[str]:
     """Files that a card of ours promises."""
     promised = set(re.findall(r"`([\w.-]+\.safetensors)`", card.text))
     return [f"The text names {name}, which is not here." for name in sorted(promised)
             if not (card.folder / name).exists()]  # fmt: skip
 
 
-RULES: tuple[Callable[[Card], list[str]], ...] = (
+RULES: tuple[Callable[[ModelCard], list[str]], ...] = (
     kinds, bases, datasets, widgets, index_of_results, carbon, licence, pictures, text, steps, parts,
 )  # fmt: skip

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from impressionism import names
-from impressionism.hub import PainterError, digest_of
-from impressionism.records import Comparison, Exhibit, Pair, Run, Scores, parsed, parsed_lines
+from impressionism.errors import UserError
+from impressionism.hub import digest_of
+from impressionism.records import Exhibit, Pair, Run, Scores, StudyResult, parsed, parsed_lines
 
 NEEDED = {  # record → the command that writes it
     "recipe.yaml": "training fit RECIPE.yaml",
@@ -24,7 +25,7 @@ NEEDED = {  # record → the command that writes it
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class RunRecords:
     """The records of a trained and evaluated run."""
 
     folder: Path
@@ -35,7 +36,7 @@ class Evidence:
     exhibits: list[Exhibit]
     pairs: list[Pair]
     scores: Scores
-    votes: Comparison | None
+    votes: StudyResult | None
     """None: no people were asked."""
     emissions: dict[str, str] | None
     """The last row of emissions.csv, where codecarbon measured the training."""
@@ -53,10 +54,10 @@ class Evidence:
         return self.folder / "gallery" / exhibit.file
 
 
-def read(folder: Path) -> Evidence:
-    """The run's records; raises one PainterError with everything that is missing, damaged or of another adapter."""
+def read(folder: Path) -> RunRecords:
+    """The run's records; raises one UserError with everything that is missing, damaged or of another adapter."""
     if not folder.is_dir():
-        raise PainterError(f"There is no folder {folder}; name a run's, as `training fit` leaves it: runs/NAME.")
+        raise UserError(f"There is no folder {folder}; name a run's, as `training fit` leaves it: runs/NAME.")
     missing = [
         f"{record} (written by `python -m {command.replace('RUN', str(folder))}`)"
         for record, command in NEEDED.items()
@@ -65,10 +66,10 @@ def read(folder: Path) -> Evidence:
     if not any((folder / "adapter").glob("*_comfy.safetensors")):
         missing.append("adapter/*_comfy.safetensors (written by `python -m training fit RECIPE.yaml`)")
     if missing:
-        raise PainterError(f"{folder} lacks {', '.join(missing)}: a card says only what records show.")
+        raise UserError(f"{folder} lacks {', '.join(missing)}: a card says only what records show.")
     emissions = folder / "emissions.csv"
     measured = list(csv.DictReader(emissions.read_text().splitlines())) if emissions.exists() else []
-    evidence = Evidence(
+    evidence = RunRecords(
         folder=folder,
         run=parsed(folder / "run.json", Run.from_json),
         recipe=parsed(folder / "recipe.yaml", yaml.safe_load),
@@ -76,15 +77,15 @@ def read(folder: Path) -> Evidence:
         exhibits=parsed_lines(folder / "gallery" / "gallery.jsonl", Exhibit.from_json),
         pairs=parsed_lines(folder / "gallery" / "showcase" / "showcase.jsonl", Pair.from_json),
         scores=parsed(folder / "scores.json", Scores.from_json),
-        votes=parsed(folder / "ab.json", Comparison.from_json) if (folder / "ab.json").exists() else None,
+        votes=parsed(folder / "ab.json", StudyResult.from_json) if (folder / "ab.json").exists() else None,
         emissions=measured[-1] if measured else None,
     )
     if problems := contradictions(evidence):
-        raise PainterError(f"{folder}: {'; '.join(problems)}.")
+        raise UserError(f"{folder}: {'; '.join(problems)}.")
     return evidence
 
 
-def contradictions(evidence: Evidence) -> list[str]:
+def contradictions(evidence: RunRecords) -> list[str]:
     """Records that speak of something else than this run's adapter, as it lies there now."""
     run, scores = evidence.run, evidence.scores
     weights = evidence.adapter / names.WEIGHTS_FILE

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from impressionism.records import Comparison, Exhibit
+from impressionism.records import Exhibit, StudyResult
 from model_card import pictures
-from model_card.evidence import Evidence
+from model_card.evidence import RunRecords
 from model_card.numbers import short
 from model_card.presets import Preset
 from model_card.words import ASKED, co2, label, trigger_of
 
 
-def front_matter(evidence: Evidence, preset: Preset, shown: list[Exhibit], repo: str | None) -> str:
+def front_matter(evidence: RunRecords, preset: Preset, shown: list[Exhibit], repo: str | None) -> str:
     """In the Hub's keys, as YAML."""
     from huggingface_hub import ModelCardData
 
@@ -42,7 +42,7 @@ def widget(exhibit: Exhibit) -> dict[str, Any]:
     }
 
 
-def model_index(evidence: Evidence, repo: str | None) -> list[Any]:
+def model_index(evidence: RunRecords, repo: str | None) -> list[Any]:
     """The scores as the Hub indexes them; one source for all, as the Hub keeps the first only."""
     from huggingface_hub import EvalResult
 
@@ -68,7 +68,7 @@ def model_index(evidence: Evidence, repo: str | None) -> list[Any]:
     ] + human_results(evidence.votes, source)
 
 
-def human_results(votes: Comparison | None, source: dict[str, Any]) -> list[Any]:
+def human_results(votes: StudyResult | None, source: dict[str, Any]) -> list[Any]:
     from huggingface_hub import EvalResult
 
     return [
@@ -89,7 +89,7 @@ def human_results(votes: Comparison | None, source: dict[str, Any]) -> list[Any]
     ]
 
 
-def spec(evidence: Evidence, preset: Preset) -> dict[str, str]:
+def spec(evidence: RunRecords, preset: Preset) -> dict[str, str]:
     """ModelSpec keys for the tools that show them; the file that was evaluated keeps its bytes, and has fit's own."""
     scores = evidence.scores
     return {

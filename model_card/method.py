@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from impressionism import names
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.pictorial import STATISTICS, SUPPORTING
 from impressionism.records import QUESTIONS, Metric, Run, Scores
 from model_card import figures
@@ -45,9 +45,9 @@ def method(run: Path | None = None, *, root: Path = ROOT) -> None:
 def keep(run: Path, folder: Path) -> None:
     """The run's records, where the repository has them."""
     if not run.is_dir():
-        raise PainterError(f"There is no folder {run}; name a run's, as `training fit` leaves it: runs/NAME.")
+        raise UserError(f"There is no folder {run}; name a run's, as `training fit` leaves it: runs/NAME.")
     if missing := [name for name in KEPT if not (run / name).exists()]:
-        raise PainterError(f"{run} lacks {', '.join(missing)}: train and score it first.")
+        raise UserError(f"{run} lacks {', '.join(missing)}: train and score it first.")
     folder.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         shutil.copyfile(run / name, folder / name)

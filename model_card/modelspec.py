@@ -9,14 +9,14 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 
 MUST = ("sai_model_spec", "architecture", "implementation", "title")
 LARGEST_HEADER = 100_000_000  # bytes, as the format says
 
 
 def read_header(file: Path) -> tuple[dict[str, Any], int]:
-    """The header, with its `__metadata__`, and where the tensors begin; PainterError for what is no such file."""
+    """The header, with its `__metadata__`, and where the tensors begin; UserError for what is no such file."""
     size, header = file.stat().st_size, None
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -27,10 +27,10 @@ def read_header(file: Path) -> tuple[dict[str, Any], int]:
             except ValueError:
                 header = None
     if not isinstance(header, dict):
-        raise PainterError(f"{file.name} is no safetensors file, whatever its name says.")
+        raise UserError(f"{file.name} is no safetensors file, whatever its name says.")
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     if not ends or 8 + length + max(ends) != size:
-        raise PainterError(f"{file.name} is cut off, or holds nothing: save it again.")
+        raise UserError(f"{file.name} is cut off, or holds nothing: save it again.")
     return header, 8 + length
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from impressionism.records import Exhibit, Pair
-from model_card.evidence import Evidence
+from model_card.evidence import RunRecords
 
 SIDE = 768  # px, at most
 QUALITY = 90  # brush strokes survive it
@@ -15,7 +15,7 @@ ROWS = 3  # of the sheet of strengths
 CAPTION = 22  # px above each of its pictures
 
 
-def siblings(evidence: Evidence, exhibit: Exhibit) -> list[Exhibit]:
+def siblings(evidence: RunRecords, exhibit: Exhibit) -> list[Exhibit]:
     """All that was painted for one prompt from one noise, this one too."""
     return [
         other
@@ -24,13 +24,13 @@ def siblings(evidence: Evidence, exhibit: Exhibit) -> list[Exhibit]:
     ]
 
 
-def named(evidence: Evidence, files: Iterable[str]) -> list[Exhibit]:
+def named(evidence: RunRecords, files: Iterable[str]) -> list[Exhibit]:
     """The gallery's pictures with these file names."""
     by_file = {exhibit.file: exhibit for exhibit in evidence.exhibits}
     return [by_file[file] for file in files]
 
 
-def sibling(evidence: Evidence, exhibit: Exhibit, arm: str) -> Exhibit | None:
+def sibling(evidence: RunRecords, exhibit: Exhibit, arm: str) -> Exhibit | None:
     """The same noise painted in another arm, with the adapter at the same strength."""
     return next(
         (
@@ -42,7 +42,7 @@ def sibling(evidence: Evidence, exhibit: Exhibit, arm: str) -> Exhibit | None:
     )
 
 
-def exhibit_of(evidence: Evidence, pair: Pair) -> Exhibit:
+def exhibit_of(evidence: RunRecords, pair: Pair) -> Exhibit:
     """The gallery's own picture that a pair of the showcase shows."""
     return next(exhibit for exhibit in evidence.exhibits if exhibit.recipe == pair.recipe)
 
@@ -53,7 +53,7 @@ def name_of(exhibit: Exhibit) -> str:
     return f"images/{exhibit.prompt}-{seed}-{exhibit.arm}-{exhibit.recipe.strength:g}.webp"
 
 
-def webp(evidence: Evidence, exhibit: Exhibit) -> Image.Image:
+def webp(evidence: RunRecords, exhibit: Exhibit) -> Image.Image:
     with Image.open(evidence.picture(exhibit)) as picture:
         small = picture.convert("RGB")
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -75,13 +75,13 @@ def said_of(exhibit: Exhibit) -> Image.Exif:
     return exif
 
 
-def files_of(evidence: Evidence, exhibits: Iterable[Exhibit]) -> dict[str, bytes]:
+def files_of(evidence: RunRecords, exhibits: Iterable[Exhibit]) -> dict[str, bytes]:
     """By the names under which the card shows them."""
     named = {name_of(exhibit): exhibit for exhibit in exhibits}
     return {name: encoded(webp(evidence, exhibit), exif=said_of(exhibit)) for name, exhibit in named.items()}
 
 
-def rows_of_strengths(evidence: Evidence, shown: Iterable[Exhibit]) -> list[list[Exhibit]]:
+def rows_of_strengths(evidence: RunRecords, shown: Iterable[Exhibit]) -> list[list[Exhibit]]:
     """Of the first prompts shown, the noise that was painted at most strengths; the base model's picture first."""
     rows: dict[str, list[Exhibit]] = {}
     for one in sorted(evidence.exhibits, key=lambda one: one.recipe.strength):
@@ -93,7 +93,7 @@ def rows_of_strengths(evidence: Evidence, shown: Iterable[Exhibit]) -> list[list
     return [row for row in longest.values() if len(row) == most][:ROWS] if most > 2 else []
 
 
-def sheet(evidence: Evidence, rows: list[list[Exhibit]]) -> Image.Image:
+def sheet(evidence: RunRecords, rows: list[list[Exhibit]]) -> Image.Image:
     """A row a prompt, a column a strength, all from the row's one noise."""
     pictures = [[webp(evidence, exhibit) for exhibit in row] for row in rows]
     side = 1600 // len(rows[0])

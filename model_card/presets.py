@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from impressionism import names
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 
 HERE = Path(__file__).parent
 QUOTED = re.compile(r"“(The FLUX\.1 \[dev\] Model is licensed by .+?THIS MODEL\.)”", re.DOTALL)
@@ -93,7 +93,7 @@ def preset_for(base: str) -> Preset:
         return MINIATURE
     if base.split("/")[-1] == names.BASE.split("/")[-1]:
         return FLUX
-    raise PainterError(
+    raise UserError(
         f"The run was trained on {base}, whose licence is not known here: say --base {names.BASE} if it is a copy of "
         "that, or --base miniature."
     )

@@ -8,10 +8,10 @@ The wording is in card.md and words.py; the numbers are in the records, and the 
 from pathlib import Path
 from typing import NamedTuple
 
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.records import Exhibit, Pair
 from model_card import figures, modelspec, pictures
-from model_card.evidence import Evidence, read
+from model_card.evidence import RunRecords, read
 from model_card.front_matter import front_matter, spec
 from model_card.numbers import environment
 from model_card.presets import Preset, preset_for
@@ -48,7 +48,7 @@ def render(run: Path, *, base: str | None = None, repo: str | None = None, space
     print(f"{evidence.adapter / 'README.md'}: {len(files)} files, {changed or 'none'} of them new or changed.")
 
 
-def compose(evidence: Evidence, preset: Preset, *, repo: str | None, space: str | None) -> dict[str, bytes]:
+def compose(evidence: RunRecords, preset: Preset, *, repo: str | None, space: str | None) -> dict[str, bytes]:
     """Every file of the card, by its path in the adapter's folder."""
     shown = to_show(evidence, preset)
     rows = [row_of(evidence, pair) for pair in evidence.pairs if pair.chosen != "worst"]
@@ -76,7 +76,7 @@ def compose(evidence: Evidence, preset: Preset, *, repo: str | None, space: str 
 # ---- Which pictures
 
 
-def to_show(evidence: Evidence, preset: Preset) -> list[Exhibit]:
+def to_show(evidence: RunRecords, preset: Preset) -> list[Exhibit]:
     """The middling picture of each genre, then the best-gaining ones, a prompt once and the genres in turn; painted
     with the trigger where there is one. The middling stand first, being what to expect."""
     between = [pictures.exhibit_of(evidence, pair) for pair in evidence.pairs if pair.chosen == "between"]
@@ -86,7 +86,7 @@ def to_show(evidence: Evidence, preset: Preset) -> list[Exhibit]:
         found = [pictures.sibling(evidence, exhibit, "adapter-styled") or exhibit for exhibit in found]
         found.sort(key=lambda exhibit: trigger not in exhibit.recipe.sampling.prompt)
     if not found or (trigger or "") not in found[0].recipe.sampling.prompt:
-        raise PainterError(
+        raise UserError(
             f"No picture to show was painted with the trigger {trigger!r}, so none stands first: let `styled` "
             "in a prompt set begin with it, then run `gallery` with it and `score` again (python -m evaluation)."
         )
@@ -102,9 +102,9 @@ def in_turn(exhibits: list[Exhibit]) -> list[Exhibit]:
     return [genre[place] for place in range(longest) for genre in genres.values() if place < len(genre)]
 
 
-def row_of(evidence: Evidence, pair: Pair) -> Row:
+def row_of(evidence: RunRecords, pair: Pair) -> Row:
     adapted = pictures.exhibit_of(evidence, pair)
     base = pictures.sibling(evidence, adapted, "base")
     if base is None:
-        raise PainterError(f"The gallery has no base picture beside {adapted.file}: run `evaluation gallery` again.")
+        raise UserError(f"The gallery has no base picture beside {adapted.file}: run `evaluation gallery` again.")
     return Row(base, pictures.sibling(evidence, adapted, "base-styled"), adapted, pair.gain)

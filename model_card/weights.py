@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from impressionism import names
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from model_card import modelspec
 from model_card.faults import when
 
@@ -34,7 +34,7 @@ def faults(folder: Path, base: Path | None) -> list[str]:
         told += told_of(file)
         try:
             updates[file.name] = read(file, linears)
-        except PainterError as error:
+        except UserError as error:
             told.append(str(error))
     readable = list(updates.items())
     return told + [fault for other in readable[1:] for fault in differ(readable[0], other)]
@@ -64,7 +64,7 @@ def told_of(file: Path) -> list[str]:
     """What the file says of itself: alpha, and the ModelSpec's keys."""
     try:
         header, _ = modelspec.read_header(file)
-    except PainterError:
+    except UserError:
         return []  # reading its tensors says why
     metadata = header.get("__metadata__", {})
     return [*alphas(file.name, header, metadata), *labels(file, metadata)]

@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 
 from impressionism import names
-from impressionism.records import FEATURES, FEW_PROMPTS, KINDS, QUESTIONS, Comparison, Exhibit, Metric, Scores
-from model_card.evidence import Evidence
+from impressionism.records import FEATURES, FEW_PROMPTS, KINDS, QUESTIONS, Exhibit, Metric, Scores, StudyResult
+from model_card.evidence import RunRecords
 from model_card.numbers import duration, interval, minus, percent, short
 from model_card.presets import Preset
 
@@ -20,7 +20,7 @@ RECIPE_SECTIONS = ("model", "data", "adapter", "flow", "optimizer")
 
 
 def words(
-    evidence: Evidence, preset: Preset, shown: list[Exhibit], repo: str | None, space: str | None
+    evidence: RunRecords, preset: Preset, shown: list[Exhibit], repo: str | None, space: str | None
 ) -> dict[str, Any]:
     """All that the template needs besides records."""
     run, scores = evidence.run, evidence.scores
@@ -59,7 +59,7 @@ def words(
     }  # fmt: skip
 
 
-def trigger_of(evidence: Evidence, preset: Preset) -> str | None:
+def trigger_of(evidence: RunRecords, preset: Preset) -> str | None:
     """What a prompt should begin with."""
     data = evidence.recipe["data"]
     return (data.get("instance_prompt") or data["trigger"]) if preset.uses_trigger else None
@@ -89,7 +89,7 @@ def gap_rows(scores: Scores) -> list[tuple[str, Metric]]:
     ]
 
 
-def headline(evidence: Evidence, preset: Preset) -> str:
+def headline(evidence: RunRecords, preset: Preset) -> str:
     """The index of base, adapter and real pictures, and of the base model asked for the style in words."""
     scores = evidence.scores
     found = next((metric for metric in scores.metrics if metric.name == "index"), None)
@@ -108,12 +108,12 @@ def headline(evidence: Evidence, preset: Preset) -> str:
     return f"{'; '.join(told)}. In brackets are 95 % intervals."
 
 
-def measured_at(evidence: Evidence) -> float:
+def measured_at(evidence: RunRecords) -> float:
     """The adapter's strength in the gallery's four arms, which the tables compare."""
     return next(pair.recipe.strength for pair in evidence.pairs)
 
 
-def limits(evidence: Evidence, preset: Preset) -> list[str]:
+def limits(evidence: RunRecords, preset: Preset) -> list[str]:
     """What the scores say against the adapter."""
     scores = evidence.scores
     told = [line for name, row in gap_rows(scores) if (line := short_of(name, row, preset.real))]
@@ -153,7 +153,7 @@ def worse(metric: Metric) -> str:
     return f"{label(metric)}: worse than the base model, {interval(metric.adapter)} against {interval(metric.base)}."
 
 
-def people(votes: Comparison | None, preset: Preset) -> str:
+def people(votes: StudyResult | None, preset: Preset) -> str:
     """What people preferred, over the base model with the style-worded prompt."""
     if votes is None:
         return "No people have been asked yet: nothing here says which picture anyone prefers."
@@ -167,7 +167,7 @@ def people(votes: Comparison | None, preset: Preset) -> str:
     )
 
 
-def facts(evidence: Evidence) -> list[tuple[str, str]]:
+def facts(evidence: RunRecords) -> list[tuple[str, str]]:
     """The training, from recipe.yaml and run.json."""
     run, recipe = evidence.run, evidence.recipe
     model, optimizer, flow, adapter = (recipe[section] for section in ("model", "optimizer", "flow", "adapter"))
@@ -198,7 +198,7 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def co2(evidence: Evidence) -> dict[str, Any] | None:
+def co2(evidence: RunRecords) -> dict[str, Any] | None:
     """As the Hub takes it, in grams; codecarbon tells kilograms."""
     if not (row := evidence.emissions):
         return None
@@ -211,14 +211,14 @@ def co2(evidence: Evidence) -> dict[str, Any] | None:
     }
 
 
-def emissions(evidence: Evidence) -> str:
+def emissions(evidence: RunRecords) -> str:
     told = co2(evidence)
     if not told:
         return "CO2: not measured."
     return f"CO2: {told['emissions']:g} g, by codecarbon, in {told['geographical_location']}."
 
 
-def portable_recipe(evidence: Evidence) -> str:
+def portable_recipe(evidence: RunRecords) -> str:
     """The sections that decide the numbers, without this machine's paths."""
     told = {section: dict(evidence.recipe[section]) for section in RECIPE_SECTIONS}
     for section in told.values():
@@ -230,7 +230,7 @@ def portable_recipe(evidence: Evidence) -> str:
     return yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=110).strip()
 
 
-def data(evidence: Evidence, preset: Preset) -> str:
+def data(evidence: RunRecords, preset: Preset) -> str:
     run = evidence.run
     if not preset.on_hub:
         return f"Trained on `{run.dataset}`, scenes that the project draws and paints itself ({run.dataset_revision})."
@@ -242,7 +242,7 @@ def data(evidence: Evidence, preset: Preset) -> str:
     )
 
 
-def notice(evidence: Evidence, preset: Preset) -> str:
+def notice(evidence: RunRecords, preset: Preset) -> str:
     """What the licence asks to be told alongside: the notice, the change, who grants the rights, and no more."""
     if not preset.on_hub:
         return f"{preset.attribution}\n\nIt is licensed under the MIT licence; see LICENSE.md.\n"

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 
 
 def main() -> None:
@@ -20,12 +20,14 @@ def main() -> None:
     from space.app import build, launch  # late: gradio and torch take seconds, and --help needs neither
     from space.compiling import compile_or_not
     from space.opening import open_painter
-    from space.stepwise import EASEL, LEAVING
+    from space.stepwise import INFERENCE_EXECUTOR, LEAVING
 
     asked = chosen.model, chosen.adapter, chosen.quantize
     try:
-        painter = open_painter(*asked) if names.on_zero_gpu() else EASEL.submit(open_painter, *asked).result()
-    except PainterError as problem:
+        painter = (
+            open_painter(*asked) if names.on_zero_gpu() else INFERENCE_EXECUTOR.submit(open_painter, *asked).result()
+        )
+    except UserError as problem:
         sys.exit(str(problem))
     if chosen.compile or names.from_environment("compile"):
         compile_or_not(painter)

@@ -24,22 +24,22 @@ from gradio_client.utils import is_file_obj_with_meta
 from PIL import Image
 
 from impressionism import paint
-from impressionism.pipeline import PainterError
-from impressionism.records import Sampling
+from impressionism.errors import UserError
+from impressionism.records import GenerationParams
 from space.errors import plain_words, sorry
 from space.studio import Picture, Studio, delete_old, open_photograph, paced, real, sampling_of, weakest_first
-from space.words import words_for
+from space.texts import words_for
 
 VERSION = "1"  # a change that would break a program makes it 2, with a snapshot of its own
 STRENGTHS = [0.0, 0.5, 1.0]
-GUIDANCE = Sampling.guidance
+GUIDANCE = GenerationParams.guidance
 SAVE = processing_utils.save_base64_to_cache
 SUITED: Any = object()  # in a signature: the default that suits the painter, from defaults_of
 
 One = tuple[gr.FileData, dict[str, Any]]
 Pair = tuple[gr.FileData, gr.FileData, dict[str, Any]]
 Row = tuple[list[gr.FileData], list[dict[str, Any]]]
-Asked = tuple[Sampling, list[float], Image.Image | None, float | None]
+Asked = tuple[GenerationParams, list[float], Image.Image | None, float | None]
 """What an endpoint asks of Studio.paint: what, at which strengths, over which photograph, and how far from it."""
 
 
@@ -64,7 +64,7 @@ def file_of(picture: Picture) -> Any:
 def uploaded(image: Any) -> str:
     """The path of an uploaded file; of these, and only these, Gradio has checked that they are uploads."""
     if not is_file_obj_with_meta(image):
-        raise PainterError("Upload the picture first, with gradio_client: handle_file('photograph.jpg').")
+        raise UserError("Upload the picture first, with gradio_client: handle_file('photograph.jpg').")
     return image["path"]
 
 
@@ -289,7 +289,7 @@ def repeated(studio: Studio, ask: Callable[[], Asked]) -> list[Picture]:
     """What was painted before; anything else, mistakes too, waits for its turn."""
     try:
         pictures = studio.remembered(*ask())
-    except (PainterError, gr.Error):
+    except (UserError, gr.Error):
         pictures = None
     if not pictures:
         raise caching.CacheMissError

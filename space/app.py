@@ -28,8 +28,8 @@ from space.tabs.gallery import add_gallery
 from space.tabs.paint import add_paint
 from space.tabs.repaint import add_repaint
 from space.tabs.strength import add_strength
+from space.texts import NOTICE, words_for
 from space.theme import STYLE, theme
-from space.words import NOTICE, words_for
 
 SESSIONS = 100  # whose state Gradio keeps, 0.2 MB each; each call of a program is one, and by default it keeps 10,000
 LOOK_FOR_WORK = (0.004, 0.02)  # seconds; the second while something is painted, as looking takes of the painter's cores
@@ -71,12 +71,12 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
         page.load(arrive, None, settings.restored, **AT_ONCE)
         add_endpoints(studio, PAINTING)
     page.queue(max_size=1000, default_concurrency_limit=1, api_open=False)  # closed: the doors that pass the queue by
-    page._queue.__class__ = Line
+    page._queue.__class__ = BoundedQueue
     page._queue.progress_update_sleep_when_free = 1  # second; for gr.Progress, which nobody uses here
     return page
 
 
-class Line(Queue):
+class BoundedQueue(Queue):
     """Gradio's queue, where so many paintings may wait, and which looks for work as often as is worth it."""
 
     async def push(self, *call: Any, **named: Any) -> Any:

@@ -30,7 +30,7 @@ def compile_when_first_run(painter: Painter) -> None:
     from impressionism.compiled import compile_blocks
 
     torch._dynamo.config.suppress_errors = True  # PyTorch logs them
-    compile_blocks(painter.flux, fullgraph=False)
+    compile_blocks(painter.pipe, fullgraph=False)
 
 
 def compile_ahead_or_not(painter: Painter, folder: Path) -> None:
@@ -39,11 +39,11 @@ def compile_ahead_or_not(painter: Painter, folder: Path) -> None:
     short = dataclasses.replace(defaults(painter, "a boat"), steps=1)  # which tells what a block is given
 
     def work() -> None:
-        compile_ahead(painter.flux, lambda: paint(painter, short), folder)
+        compile_ahead(painter.pipe, lambda: paint(painter, short), folder)
 
     try:
         on_gpu(work, SECONDS)()
     except Exception as error:
         logger.warning("The blocks cannot be compiled here, and paint as they are: %s", first_line(error))
     else:
-        use_packages(painter.flux, folder)
+        use_packages(painter.pipe, folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from impressionism import paint
-from impressionism.records import Recipe
+from impressionism.records import ImageMetadata
 from space.recipes import sheet_text
 
 PAPER, INK, FAINT = "#fbf8f1", "#2c2824", "#756b5d"
@@ -55,7 +55,7 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width
     return textwrap.wrap(text, letters, max_lines=3, placeholder=" …") or [""]
 
 
-def save_sheet(paths: Sequence[str], recipes: Sequence[Recipe], path: Path) -> Path:
+def save_sheet(paths: Sequence[str], recipes: Sequence[ImageMetadata], path: Path) -> Path:
     """The sheet of these pictures as a PNG that carries all their recipes."""
     sampling = recipes[0].sampling
     caption = (

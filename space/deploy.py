@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from impressionism import names
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("README.md", "LICENSE", "requirements.txt", "impressionism", "space")
@@ -62,13 +62,13 @@ def needed_files() -> list[str]:
 def plan(api: Any, repo: str, adapter: str, revision: str | None, private: bool, hardware: str) -> Plan:
     """What to do, with every revision pinned to a commit; refuses what the Hub would refuse later."""
     if len(repo.split("/")) != 2:
-        raise PainterError(f"{repo} names no Space; say USER/NAME.")
+        raise UserError(f"{repo} names no Space; say USER/NAME.")
     token = os.environ.get(TOKEN, "")
     if token and api.whoami(token=token)["auth"]["accessToken"].get("role") == "write":
-        raise PainterError(f"The token in {TOKEN} may write, and a Space should not; make one that may only read.")
+        raise UserError(f"The token in {TOKEN} may write, and a Space should not; make one that may only read.")
     there = api.repo_exists(repo, repo_type="space")
     if not (token or there):
-        raise PainterError(f"A new Space needs a token to read FLUX.1-dev with: set {TOKEN}.")
+        raise UserError(f"A new Space needs a token to read FLUX.1-dev with: set {TOKEN}.")
     commit = api.model_info(adapter, revision=revision).sha
     check_base(api, adapter, commit)
     before = {name: it.value for name, it in api.get_space_variables(repo).items()} if there else {}
@@ -120,7 +120,7 @@ def check_base(api: Any, adapter: str, commit: str) -> None:
         return
     bases = [str(base) for base in (said if isinstance(said, list) else [said])]
     if names.BASE.casefold() not in (base.casefold() for base in bases):
-        raise PainterError(
+        raise UserError(
             f"{adapter} is an adapter of {' and '.join(bases)}, and the Space loads {names.BASE}: name an adapter of "
             "that one with --adapter, or correct base_model in the card."
         )
@@ -159,10 +159,10 @@ def await_it(api: Any, repo: str, seconds: float, poll: float) -> None:
     try:
         runtime = api.wait_for_space(repo, timeout=seconds, poll_interval=poll)
     except TimeoutError:
-        raise PainterError(f"{repo} does not run after {seconds / 60:.0f} minutes; its logs say why, {logs}.") from None
+        raise UserError(f"{repo} does not run after {seconds / 60:.0f} minutes; its logs say why, {logs}.") from None
     if runtime.stage != "RUNNING":
         said = runtime.raw.get("errorMessage") or "no reason was given"
-        raise PainterError(f"{repo} stopped at {runtime.stage} ({said}); its logs say more, {logs}.")
+        raise UserError(f"{repo} stopped at {runtime.stage} ({said}); its logs say more, {logs}.")
 
 
 def ask_it(api: Any, plan: Plan) -> None:
@@ -171,7 +171,7 @@ def ask_it(api: Any, plan: Plan) -> None:
     print(status["about"])
     live = status["provenance"].get("adapter_revision")
     if live != plan.variables[names.ENVIRONMENT["adapter_revision"]]:
-        raise PainterError(f"{plan.repo} runs, but with the adapter's revision {live}; what it says is above.")
+        raise UserError(f"{plan.repo} runs, but with the adapter's revision {live}; what it says is above.")
 
 
 def main() -> None:
@@ -188,7 +188,7 @@ def main() -> None:
         carry_out(api, todo)
         await_it(api, chosen.repo, 60 * chosen.minutes, chosen.poll)
         ask_it(api, todo)
-    except PainterError as problem:
+    except UserError as problem:
         sys.exit(str(problem))
     except (errors.HfHubHTTPError, errors.LocalTokenNotFoundError) as problem:
         first = str(problem).strip().splitlines()[0]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import gradio as gr
 
-from impressionism.pipeline import PainterError
+from impressionism.errors import UserError
 
 logger = logging.getLogger(__name__)
 TITLE = "Not painted"
@@ -84,7 +84,7 @@ def plain_words() -> Iterator[None]:
         yield
     except gr.Error as problem:
         raise advice(problem) from None
-    except PainterError as problem:
+    except UserError as problem:
         raise sorry(str(problem)) from None
     except MemoryError:
         raise sorry("There is not enough memory for this: take a smaller picture.") from None

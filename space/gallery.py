@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from impressionism.records import Pair, Recipe
+from impressionism.records import ImageMetadata, Pair
 from space.pictures import Item, View, alt, hang, item, size_of
 from space.recipes import link
 
@@ -40,6 +40,6 @@ def on_easel(folder: Path, pair: Pair) -> View:
     return {"items": items, "link": link([adapted])}
 
 
-def sides(pair: Pair) -> tuple[Recipe, Recipe]:
+def sides(pair: Pair) -> tuple[ImageMetadata, ImageMetadata]:
     """The recipes of the base model's picture and of the adapted one."""
     return dataclasses.replace(pair.recipe, strength=0.0), pair.recipe

@@ -20,7 +20,8 @@ from typing import Any
 
 from PIL import Image
 
-from impressionism.hub import PainterError, folder_of, without_bars
+from impressionism.errors import UserError
+from impressionism.hub import folder_of, without_bars
 
 logger = logging.getLogger(__name__)
 CLASSIFIER = "Falconsai/nsfw_image_detection@04367978d3474804ab1a00a9bd6548b741764069"
@@ -78,12 +79,12 @@ class ImageFilter:
 
     @without_bars()
     def __init__(self, source: str = CLASSIFIER, threshold: float = THRESHOLD) -> None:
-        """source: owner/name@commit, or a folder. Raises PainterError if its files cannot be had or do not fit."""
+        """source: owner/name@commit, or a folder. Raises UserError if its files cannot be had or do not fit."""
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
         name, _, revision = source.partition("@")
         if not Path(name).is_dir() and not re.fullmatch(r"[0-9a-f]{40}", revision):
-            raise PainterError(f"The image filter {source} is not pinned; name it as owner/name@commit, 40 hex digits.")
+            raise UserError(f"The image filter {source} is not pinned; name it as owner/name@commit, 40 hex digits.")
         folder = folder_of(name, revision or None, FILES, "name another filter in IMPRESSIONISM_FILTER")
         try:
             self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
@@ -91,12 +92,12 @@ class ImageFilter:
                 folder, local_files_only=True, use_safetensors=True
             ).eval()
         except (OSError, ValueError, KeyError) as error:
-            raise PainterError(f"{name} is no image classifier that transformers can load.") from error
+            raise UserError(f"{name} is no image classifier that transformers can load.") from error
         self.name, self.threshold = name, threshold
         self.unsafe = [int(i) for i, label in self.model.config.id2label.items() if label.casefold() in UNSAFE]
         if not self.unsafe:
             labels = ", ".join(self.model.config.id2label.values())
-            raise PainterError(f"{name} does not say which pictures are unsafe; its labels are {labels}.")
+            raise UserError(f"{name} does not say which pictures are unsafe; its labels are {labels}.")
 
     def score(self, image: Image.Image) -> float:
         """How sure it is that the picture is unsafe, 0 to 1."""
@@ -111,21 +112,21 @@ class ImageFilter:
 
 
 class Guard:
-    """What may be asked for and what may be shown. Each check raises PainterError with a sentence for the visitor."""
+    """What may be asked for and what may be shown. Each check raises UserError with a sentence for the visitor."""
 
     def __init__(self, *, prompts: bool = False, images: ImageFilter | None = None, lacking: str = "") -> None:
         self.prompts, self.images, self.lacking = prompts, images, lacking
 
     def check_prompt(self, prompt: Any) -> None:
         if self.prompts and isinstance(prompt, str) and (why := objection(prompt)):
-            raise PainterError(
+            raise UserError(
                 f"This prompt reads as if it asked for {why}, which is not painted here. If that is a "
                 "misunderstanding, describe the picture in other words."
             )
 
     def check_picture(self, image: Image.Image, what: str = "The picture was painted, but it") -> None:
         if self.images and self.images.score(image) > self.images.threshold:
-            raise PainterError(
+            raise UserError(
                 f"{what} is withheld: the content filter takes it for explicit. It errs with nudes in paintings; "
                 "another seed or other words may help."
             )
@@ -146,7 +147,7 @@ def guard_for(is_miniature: bool) -> Guard:
         return Guard(lacking="the miniature knows only harmless scenes" if is_miniature else "it was switched off")
     try:
         return Guard(prompts=True, images=ImageFilter(source))
-    except PainterError as problem:
+    except UserError as problem:
         guard = Guard(prompts=True, lacking=f"its weights cannot be had: {problem}")
         logger.warning(guard.about())
         return guard
@@ -167,13 +168,13 @@ def main() -> None:
 
     try:
         images = ImageFilter(chosen.filter, chosen.threshold)
-    except PainterError as problem:
+    except UserError as problem:
         sys.exit(str(problem))
     scored = []
     for file in files:
         try:
             scored.append((images.score(open_image(file)), file))
-        except PainterError as problem:
+        except UserError as problem:
             print(problem, file=sys.stderr)
     withheld = sorted((score, file) for score, file in scored if score > images.threshold)
     for score, file in withheld:

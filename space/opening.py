@@ -10,7 +10,8 @@ import os
 import re
 
 from impressionism import names
-from impressionism.pipeline import Painter, PainterError, choose_adapter, choose_base, choose_device, load_pipeline
+from impressionism.errors import UserError
+from impressionism.pipeline import Painter, choose_adapter, choose_base, choose_device, load_pipeline
 
 
 def open_painter(model: str = "auto", adapter: str = "auto", quantize: str = "auto", device: str = "auto") -> Painter:
@@ -21,7 +22,7 @@ def open_painter(model: str = "auto", adapter: str = "auto", quantize: str = "au
     try:
         check_pin(wanted)
         return load_pipeline(model, adapter, quantize, device)
-    except PainterError as problem:
+    except UserError as problem:
         reason = str(problem)
     # Not in there: the exception holds the model that was loaded, and a second one beside it might not fit.
     source, _, revision = pinned(device).partition("@")
@@ -36,7 +37,7 @@ def check_pin(wanted: str) -> None:
     revision = names.from_environment("adapter_revision") or ""
     if os.environ.get("SPACE_ID") and "/" in wanted and not re.fullmatch(r"[0-9a-f]{40}", revision):
         variable = names.ENVIRONMENT["adapter_revision"]
-        raise PainterError(f"{wanted} is not pinned: set {variable} to the commit, 40 hex digits.")
+        raise UserError(f"{wanted} is not pinned: set {variable} to the commit, 40 hex digits.")
 
 
 def pinned(device: str) -> str:

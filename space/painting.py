@@ -14,7 +14,7 @@ from gradio.context import LocalContext
 from PIL import Image
 
 from impressionism import names, paint
-from impressionism.records import Sampling
+from impressionism.records import GenerationParams
 from space.errors import plain_words
 from space.pictures import Item, View, view_of
 from space.settings import AT_ONCE, LIGHT
@@ -41,7 +41,7 @@ SAVE = """(recipe) => {
 class Job(NamedTuple):
     """What a click asks for."""
 
-    sampling: Sampling
+    sampling: GenerationParams
     strengths: Sequence[float]
     source: Image.Image | None = None
     change: float | None = None
@@ -52,7 +52,7 @@ class Job(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Bench:
+class TabWidgets:
     """The parts of a tab that painting moves."""
 
     start: gr.Button
@@ -100,7 +100,7 @@ def quota(studio: Studio, job: Job) -> str:
 
 def on_click(
     studio: Studio,
-    bench: Bench,
+    bench: TabWidgets,
     inputs: Sequence[Component],
     job_of: Callable[..., Job],
     finished: Mapping[Any, Callable[[list[Picture]], Any]] = MappingProxyType({}),

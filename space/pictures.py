@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from impressionism.records import Recipe
+from impressionism.records import ImageMetadata
 from space.recipes import link
 from space.studio import Picture, Step
 
@@ -52,7 +52,7 @@ def view_of(
 ) -> View:
     """The pictures that are finished, after what hangs beside them, and how far the next one is. The link leads to
     the last picture, or to the whole row."""
-    recipes = [Recipe.from_dict(picture.recipe) for picture in pictures]
+    recipes = [ImageMetadata.from_dict(picture.recipe) for picture in pictures]
     painted = [hang(picture.path, recipe) for picture, recipe in zip(pictures, recipes, strict=True)]
     now = progress(step, strengths[step.picture - 1]) if step else {}
     return {"items": [*beside, *painted], "link": link(recipes if row else recipes[-1:]), **now}
@@ -63,7 +63,7 @@ def progress(step: Step, strength: float) -> View:
     return {"words": words, "done": step.done, "steps": step.steps, "preview": inline(step.preview)}
 
 
-def hang(path: str, recipe: Recipe) -> Item:
+def hang(path: str, recipe: ImageMetadata) -> Item:
     return item(who(recipe.strength), size_of(recipe), (path, alt(recipe)))
 
 
@@ -74,7 +74,7 @@ def item(caption: str, size: tuple[int, int], *images: tuple[str, str]) -> Item:
     return {"caption": caption, "images": files}
 
 
-def size_of(recipe: Recipe) -> tuple[int, int]:
+def size_of(recipe: ImageMetadata) -> tuple[int, int]:
     return recipe.sampling.width, recipe.sampling.height
 
 
@@ -82,7 +82,7 @@ def who(strength: float) -> str:
     return f"Impressionist, strength {strength:g}" if strength else "Base model"
 
 
-def alt(recipe: Recipe) -> str:
+def alt(recipe: ImageMetadata) -> str:
     """What a person who does not see the picture should know of it."""
     hand = f"with the Impressionist adapter at strength {recipe.strength:g}" if recipe.strength else "by the base model"
     over = ", over a photograph" if recipe.source else ""

@@ -21,8 +21,8 @@ LONGEST = 256  # pixels, a sixteenth of a finished picture's area: it goes throu
 class Previews:
     """Of the pictures of one size, from their packed latents after each step."""
 
-    def __init__(self, flux: FluxPipeline, width: int, height: int) -> None:
-        self.flux, self.width, self.height = flux, width, height
+    def __init__(self, pipe: FluxPipeline, width: int, height: int) -> None:
+        self.pipe, self.width, self.height = pipe, width, height
         self.before: tuple[float, torch.Tensor] | None = None  # noise level and latents of the step before
         self.shown: Image.Image | None = None
         self.due = 0.0
@@ -30,7 +30,7 @@ class Previews:
     def look(self, latents: torch.Tensor) -> Image.Image | None:
         """The picture so far, from latents (1, tokens, channels · 4), or what it was a moment ago; none at a picture's
         first step."""
-        scheduler = self.flux.scheduler
+        scheduler = self.pipe.scheduler
         sigma = float(scheduler.sigmas[scheduler.step_index])
         before, self.before = self.before, (sigma, latents)
         if before is None or before[0] <= sigma:  # within a picture the noise only falls
@@ -42,9 +42,9 @@ class Previews:
         return self.shown
 
     def picture(self, latents: torch.Tensor) -> Image.Image:
-        scale = self.flux.vae_scale_factor
-        image = self.flux._unpack_latents(latents, self.height, self.width, scale)[0]  # (channels, h / 8, w / 8)
-        colours = colours_of(image.permute(1, 2, 0).cpu(), projection(self.flux.vae))
+        scale = self.pipe.vae_scale_factor
+        image = self.pipe._unpack_latents(latents, self.height, self.width, scale)[0]  # (channels, h / 8, w / 8)
+        colours = colours_of(image.permute(1, 2, 0).cpu(), projection(self.pipe.vae))
         small = Image.fromarray((colours.clamp(0, 1) * 255).round().byte().numpy())
         zoom = LONGEST / max(small.size)
         return small.resize((round(small.width * zoom), round(small.height * zoom)), Image.Resampling.BICUBIC)

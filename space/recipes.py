@@ -15,8 +15,8 @@ from urllib.parse import urlencode
 from PIL import Image, PngImagePlugin
 
 from impressionism import paint
-from impressionism.hub import PainterError
-from impressionism.records import Recipe
+from impressionism.errors import UserError
+from impressionism.records import ImageMetadata
 
 SHEET = "impressionism-sheet"  # the PNG text of a contact sheet: a list of recipes
 NUMBERS: dict[str, type[int] | type[float]] = {
@@ -30,14 +30,14 @@ NUMBERS: dict[str, type[int] | type[float]] = {
 }
 
 
-def settings_of(recipes: Sequence[Recipe]) -> dict[str, Any]:
+def settings_of(recipes: Sequence[ImageMetadata]) -> dict[str, Any]:
     """Everything that the page can set, of pictures that differ in nothing but their strength."""
     last = recipes[-1]
     settings = dataclasses.asdict(last.sampling) | {"strengths": [recipe.strength for recipe in recipes]}
     return settings | ({"change": last.change} if last.change is not None else {})
 
 
-def link(recipes: Sequence[Recipe]) -> str:
+def link(recipes: Sequence[ImageMetadata]) -> str:
     """The query that settings_from reads; several strengths are named one by one."""
     if not recipes:
         return ""
@@ -63,25 +63,25 @@ def number(name: str, text: str) -> float:
     try:
         return NUMBERS[name](text)
     except ValueError:
-        raise PainterError(f"This link’s {name} is not a number; ask for the link again.") from None
+        raise UserError(f"This link’s {name} is not a number; ask for the link again.") from None
 
 
-def recipes_in(path: str | Path) -> list[Recipe]:
+def recipes_in(path: str | Path) -> list[ImageMetadata]:
     """Of a picture its recipe, of a contact sheet all; only the text is read, no pixel is decoded."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             if SHEET not in image.info:
                 return [paint.read_recipe(image)]
-            if recipes := [Recipe.from_dict(each) for each in json.loads(image.info[SHEET])]:
+            if recipes := [ImageMetadata.from_dict(each) for each in json.loads(image.info[SHEET])]:
                 return recipes
             raise ValueError("a sheet of no picture")
-    except PainterError:
+    except UserError:
         raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError, SyntaxError, Image.DecompressionBombError):
-        raise PainterError("This file carries no recipe; only an untouched PNG from this painter does.") from None
+        raise UserError("This file carries no recipe; only an untouched PNG from this painter does.") from None
 
 
-def sheet_text(recipes: Sequence[Recipe]) -> PngImagePlugin.PngInfo:
+def sheet_text(recipes: Sequence[ImageMetadata]) -> PngImagePlugin.PngInfo:
     """What the PNG of a contact sheet says of its pictures."""
     text = PngImagePlugin.PngInfo()
     text.add_itxt(SHEET, json.dumps([dataclasses.asdict(recipe) for recipe in recipes], ensure_ascii=False))

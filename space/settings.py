@@ -11,11 +11,11 @@ import gradio as gr
 from gradio.components import Component
 
 from impressionism import paint
-from impressionism.records import Recipe, Sampling
+from impressionism.records import GenerationParams, ImageMetadata
 from space.errors import plain_words
 from space.recipes import recipes_in, settings_from, settings_of
 from space.studio import Studio
-from space.words import Size, Words
+from space.texts import PageTexts, Size
 
 LIGHT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Of events that answer at once, past the queue, and cannot fail: what they raise is not shown."""
@@ -52,7 +52,7 @@ class Settings:
         return [*self.sampling, self.strength, self.strengths, self.change, self.repaint_strength, self.tabs]
 
 
-def make_settings(studio: Studio, words: Words, recipe: Recipe | None) -> Settings:
+def make_settings(studio: Studio, words: PageTexts, recipe: ImageMetadata | None) -> Settings:
     """The controls, set to this recipe; not yet on the page: each is rendered where it belongs. What they hold goes to
     the studio's own check, whose sentences name the field; Gradio's would not."""
     limits = studio.limits()
@@ -129,13 +129,13 @@ def ends(limits: Sequence[float]) -> dict[str, Any]:
     return {"minimum": limits[0], "maximum": limits[1]}
 
 
-def sampling_for(studio: Studio, words: Words, prompt: str, shape: str, seed: int) -> Sampling:
+def sampling_for(studio: Studio, words: PageTexts, prompt: str, shape: str, seed: int) -> GenerationParams:
     width, height = words.sizes[shape]
     default = paint.defaults(studio.painter, prompt)
     return dataclasses.replace(default, seed=seed, width=width, height=height)
 
 
-def shape_of(words: Words, wide: int | None, high: int | None) -> str | None:
+def shape_of(words: PageTexts, wide: int | None, high: int | None) -> str | None:
     return next((name for name, size in words.sizes.items() if size == (wide, high)), None)
 
 
@@ -146,7 +146,7 @@ def ratio(size: Size) -> str:
     return name if size[0] >= size[1] else ":".join(reversed(name.split(":")))
 
 
-def add_settings(studio: Studio, words: Words, settings: Settings) -> None:
+def add_settings(studio: Studio, words: PageTexts, settings: Settings) -> None:
     """The column beside the easel."""
     settings.prompt.render()
     settings.shape.render()
@@ -203,7 +203,7 @@ def restore_from_link(studio: Studio, settings: Settings, request: gr.Request) -
 
 def restored(studio: Studio, settings: Settings, asked: dict[str, Any]) -> dict[Any, Any]:
     """What each control becomes; everything is checked before it reaches one."""
-    names = {field.name for field in dataclasses.fields(Sampling)}
+    names = {field.name for field in dataclasses.fields(GenerationParams)}
     sampling = {name: value for name, value in asked.items() if name in names}
     strengths = asked.get("strengths", [1.0])
     studio.check(dataclasses.replace(paint.defaults(studio.painter, "any"), **sampling), strengths, asked.get("change"))
@@ -219,7 +219,7 @@ def restored(studio: Studio, settings: Settings, asked: dict[str, Any]) -> dict[
     return updates
 
 
-def warn_of_other_weights(studio: Studio, recipe: Recipe) -> None:
+def warn_of_other_weights(studio: Studio, recipe: ImageMetadata) -> None:
     was, now = recipe.provenance, studio.painter.provenance
     if (was.base, was.base_revision) != (now.base, now.base_revision):
         gr.Warning("This picture was painted by another base model than the one on this page; it will look different.")

@@ -11,7 +11,7 @@ from typing import Any
 
 Report = Callable[[Any], None]
 
-EASEL = ThreadPoolExecutor(1, "easel")
+INFERENCE_EXECUTOR = ThreadPoolExecutor(1, "easel")
 """The thread in which the painter is loaded and paints, one call after the other. OpenMP keeps a team for each thread
 that computes; while all teams together have more threads than there are cores, they sleep between two operations."""
 
@@ -46,7 +46,7 @@ def stepwise(call: Callable[[Report], None], *, forked: bool = False) -> Generat
         else:
             reports.put(("end", None))
 
-    painting = (ThreadPoolExecutor(1) if forked else EASEL).submit(run)
+    painting = (ThreadPoolExecutor(1) if forked else INFERENCE_EXECUTOR).submit(run)
     try:
         while (news := reports.get())[0] == "report":
             yield news[1]

@@ -22,8 +22,9 @@ from gradio.utils import get_upload_folder
 from PIL import Image, ImageOps
 
 from impressionism import names, paint
-from impressionism.pipeline import Painter, PainterError
-from impressionism.records import Recipe, Sampling
+from impressionism.errors import UserError
+from impressionism.pipeline import Painter
+from impressionism.records import GenerationParams, ImageMetadata
 from space.errors import plain_words
 from space.guard import Guard, guard_for
 from space.preview import PAUSE, Previews
@@ -81,13 +82,13 @@ class Studio:
         self.memory = Memory(MOST_REMEMBERED)
         self.pace = zerogpu.Pace()
         self.paint_on_gpu = zerogpu.on_gpu(self._paint, self._seconds)
-        self.door = zerogpu.Door()
+        self.door = zerogpu.CancelGuard()
 
     # ---- What may be asked
 
     def paint(
         self,
-        sampling: Sampling,
+        sampling: GenerationParams,
         strengths: Sequence[float],
         source: Image.Image | None = None,
         change: float | None = None,
@@ -105,7 +106,7 @@ class Studio:
                     while (picture := found[recipe.strength]) is None:
                         event = next(news, None)
                         if event is None:
-                            raise PainterError("The painting ended before the picture was done. Try again.")
+                            raise UserError("The painting ended before the picture was done. Try again.")
                         if isinstance(event, Image.Image):
                             found[recipe.strength] = self.keep(event, recipe)
                             continue
@@ -119,7 +120,7 @@ class Studio:
 
     def remembered(
         self,
-        sampling: Sampling,
+        sampling: GenerationParams,
         strengths: Sequence[float],
         source: Image.Image | None = None,
         change: float | None = None,
@@ -132,7 +133,7 @@ class Studio:
 
     def seconds(
         self,
-        sampling: Sampling,
+        sampling: GenerationParams,
         strengths: Sequence[float],
         source: Image.Image | None = None,
         change: float | None = None,
@@ -143,7 +144,7 @@ class Studio:
             return None
         try:
             recipes = self.recipes(sampling, strengths, source, change)
-        except PainterError:
+        except UserError:
             return None
         missing = [recipe.strength for recipe in recipes if not self.memory.get(recipe)]
         return zerogpu.reserved(self._seconds(sampling, missing, source, change)) if missing else 0
@@ -156,25 +157,25 @@ class Studio:
 
     # ---- Before the GPU
 
-    def check(self, sampling: Sampling, strengths: Any, change: float | None = None) -> list[float]:
-        """The strengths, if all of this may be painted; else a PainterError."""
+    def check(self, sampling: GenerationParams, strengths: Any, change: float | None = None) -> list[float]:
+        """The strengths, if all of this may be painted; else a UserError."""
         if not isinstance(strengths, list | tuple) or not 1 <= len(strengths) <= MOST_STRENGTHS:
-            raise PainterError(f"Choose one to {MOST_STRENGTHS} strengths, such as 0, 0.5 and 1.")
+            raise UserError(f"Choose one to {MOST_STRENGTHS} strengths, such as 0, 0.5 and 1.")
         for strength in strengths:
             paint.check(sampling, strength, change, largest=paint.largest(self.painter))
         self.guard.check_prompt(sampling.prompt)
         return [float(strength) for strength in strengths]
 
     def recipes(
-        self, sampling: Sampling, strengths: Any, source: Image.Image | None, change: float | None
-    ) -> list[Recipe]:
+        self, sampling: GenerationParams, strengths: Any, source: Image.Image | None, change: float | None
+    ) -> list[ImageMetadata]:
         """What is asked for, checked; whoever asks for the same gets the same picture."""
         strengths = self.check(sampling, strengths, change)
         one = paint.recipe_of(self.painter, sampling, strengths[0], source, change)
         return [dataclasses.replace(one, strength=strength) for strength in strengths]
 
     def _seconds(
-        self, sampling: Sampling, strengths: Sequence[float], source: Image.Image | None, change: float | None
+        self, sampling: GenerationParams, strengths: Sequence[float], source: Image.Image | None, change: float | None
     ) -> int:
         """Seconds of GPU to ask for."""
         steps = sampling.steps if change is None else max(1, int(sampling.steps * change))
@@ -183,7 +184,7 @@ class Studio:
     # ---- On the GPU: with ZeroGPU another process, from which only what is yielded comes back
 
     def _paint(
-        self, sampling: Sampling, strengths: Sequence[float], source: Image.Image | None, change: float | None
+        self, sampling: GenerationParams, strengths: Sequence[float], source: Image.Image | None, change: float | None
     ) -> Generator[tuple[int, int, Image.Image | None] | Image.Image, None, None]:
         """Steps, as (done, all, preview), and pictures."""
         with plain_words():
@@ -192,13 +193,13 @@ class Studio:
 
     def _paint_all(
         self,
-        sampling: Sampling,
+        sampling: GenerationParams,
         strengths: Sequence[float],
         source: Image.Image | None,
         change: float | None,
         report: Report,
     ) -> None:
-        previews = Previews(self.painter.flux, sampling.width, sampling.height)
+        previews = Previews(self.painter.pipe, sampling.width, sampling.height)
 
         def on_step(step: int, steps: int, latents: Any, before: int = 0, pictures: int = 1) -> None:
             report((before * steps + step, pictures * steps, previews.look(latents)))
@@ -213,7 +214,7 @@ class Studio:
 
     # ---- After it
 
-    def keep(self, image: Image.Image, recipe: Recipe) -> Picture:
+    def keep(self, image: Image.Image, recipe: ImageMetadata) -> Picture:
         """The picture as a PNG where Gradio serves it, and deletes it after an hour."""
         self.guard.check_picture(image)
         who = "impressionist" if recipe.strength else "base"
@@ -234,7 +235,7 @@ class Memory:
         self.pictures: OrderedDict[str, Picture] = OrderedDict()
         self.lock = threading.Lock()
 
-    def get(self, recipe: Recipe) -> Picture | None:
+    def get(self, recipe: ImageMetadata) -> Picture | None:
         key = key_of(recipe)
         with self.lock:
             picture = self.pictures.get(key)
@@ -247,7 +248,7 @@ class Memory:
             self.pictures.move_to_end(key)
             return picture
 
-    def put(self, recipe: Recipe, picture: Picture) -> None:
+    def put(self, recipe: ImageMetadata, picture: Picture) -> None:
         with self.lock:
             self.pictures[key_of(recipe)] = picture
             while len(self.pictures) > self.most:
@@ -271,7 +272,7 @@ def delete_old(page: Any, age: float | None) -> None:
                     path.parent.rmdir()
 
 
-def key_of(recipe: Recipe) -> str:
+def key_of(recipe: ImageMetadata) -> str:
     """All that decides the pixels; of the base model's picture, the adapter does not."""
     if recipe.strength == 0:
         base = dataclasses.replace(recipe.provenance, adapter=None, adapter_revision=None)
@@ -299,9 +300,9 @@ def weakest_first(strengths: Any) -> Any:
 # ---- From a page or a program to records
 
 
-def sampling_of(prompt: Any, seed: Any, steps: Any, guidance: Any, width: Any, height: Any) -> Sampling:
+def sampling_of(prompt: Any, seed: Any, steps: Any, guidance: Any, width: Any, height: Any) -> GenerationParams:
     """As it came from the page or a program; paint.check refuses what cannot be painted."""
-    return Sampling(
+    return GenerationParams(
         prompt=prompt,
         seed=whole(seed),
         steps=whole(steps),
@@ -321,20 +322,20 @@ def real(value: Any) -> Any:
     return float(value) if type(value) is int and abs(value) < 2**53 else value
 
 
-def open_photograph(path: str | None, sampling: Sampling) -> Image.Image:
+def open_photograph(path: str | None, sampling: GenerationParams) -> Image.Image:
     """An upload, decoded and cropped to the sampling's size, once for all that follows."""
     paint.check(sampling)
     if not path:
-        raise PainterError("Choose a photograph to repaint.")
+        raise UserError("Choose a photograph to repaint.")
     try:
         photograph = Image.open(path, formats=PHOTOGRAPHS)
         fits = photograph.width * photograph.height <= MOST_PIXELS
         if fits:
             photograph = ImageOps.exif_transpose(photograph)  # which loads it
     except FileNotFoundError:
-        raise PainterError("The photograph was deleted after an hour; choose it again.") from None
+        raise UserError("The photograph was deleted after an hour; choose it again.") from None
     except Exception:  # on broken files, Pillow's decoders raise almost anything
-        raise PainterError("This file cannot be read as a picture; send a JPEG, PNG or WebP.") from None
+        raise UserError("This file cannot be read as a picture; send a JPEG, PNG or WebP.") from None
     if not fits:
-        raise PainterError(f"The picture is too large: at most {MOST_PIXELS // 10**6} megapixels.")
+        raise UserError(f"The picture is too large: at most {MOST_PIXELS // 10**6} megapixels.")
     return paint.fit(photograph, sampling.width, sampling.height)

@@ -43,13 +43,13 @@ def factor() -> float:
     return get_config()["duration_factor"]
 
 
-def placed(flux: Any) -> int:
+def placed(pipe: Any) -> int:
     """Bytes of a pipeline's weights, which lie on the GPU as long as it is lent."""
-    modules = [part for part in flux.components.values() if hasattr(part, "parameters")]
+    modules = [part for part in pipe.components.values() if hasattr(part, "parameters")]
     return sum(t.nbytes for module in modules for t in [*module.parameters(), *module.buffers()])
 
 
-class Door:
+class CancelGuard:
     """Closes paintings. One that is cancelled ends at its worker's next step, and Gradio closes it in the thread that
     serves all pages: on ZeroGPU another thread waits for that, and so does the next painting, for the same worker."""
 

@@ -10,7 +10,17 @@ from PIL import Image
 from impressionism import names
 from impressionism.paint import recipe_of, save, sweep
 from impressionism.pipeline import Painter, load_pipeline
-from impressionism.records import Arm, AtStrength, Estimate, Exhibit, Metric, Pair, Recipe, Sampling, Scores
+from impressionism.records import (
+    Arm,
+    AtStrength,
+    Estimate,
+    Exhibit,
+    GenerationParams,
+    ImageMetadata,
+    Metric,
+    Pair,
+    Scores,
+)
 from training import __main__ as training
 
 PROMPTS = {"lilies": ("landscape", "water lilies | on a pond"), "bridge": ("urban", "a <stone> bridge")}
@@ -56,7 +66,7 @@ def paint_gallery(folder: Path, painter: Painter) -> list[Exhibit]:
             ("", text, (0.0, *STRENGTHS)),
             ("-styled", f"{names.TRIGGER} {text}", (0.0, 1.0)),
         ):
-            sampling = Sampling(prompt=words, seed=seed, steps=STEPS, width=64, height=64)
+            sampling = GenerationParams(prompt=words, seed=seed, steps=STEPS, width=64, height=64)
             for strength, picture in sweep(painter, sampling, strengths):
                 arm: Arm = ("adapter" if strength else "base") + kind  # type: ignore[assignment]
                 recipe = recipe_of(painter, sampling, strength)
@@ -77,7 +87,7 @@ def write_showcase(gallery: Path, exhibits: list[Exhibit]) -> None:
     (gallery / "showcase" / "showcase.jsonl").write_text("".join(pair.to_json() + "\n" for pair in pairs))
 
 
-def pair_of(recipe: Recipe, genre: str, seed: int) -> Pair:
+def pair_of(recipe: ImageMetadata, genre: str, seed: int) -> Pair:
     chosen, gain = ("best", 0.31) if seed == SEEDS[0] else ("worst", -0.07)
     return Pair(base="base.webp", adapted="adapted.webp", genre=genre, chosen=chosen, gain=gain, recipe=recipe)
 

@@ -9,14 +9,14 @@ import yaml
 from PIL import Image
 
 from evaluation.exhibits import write_lines
-from impressionism.records import Exhibit, Provenance, Recipe, Sampling
+from impressionism.records import Exhibit, GenerationParams, ImageMetadata, Provenance
 
 SIDE = 96
 SEEDS = (1, 2)
 GENRES = ("landscape", "urban")
 STRENGTHS = (0.5, 1.0)
 
-Adapted = Callable[[np.ndarray, float, int, int], np.ndarray]
+LoraLinear = Callable[[np.ndarray, float, int, int], np.ndarray]
 """The base's picture, strength, prompt and seed to the adapter's picture."""
 
 
@@ -46,7 +46,7 @@ def strokes(picture: np.ndarray, strength: float, prompt: int, seed: int) -> np.
     return result
 
 
-def make_gallery(run: Path, adapted: Adapted = strokes, *, prompts: int = 8, base: Adapted | None = None,
+def make_gallery(run: Path, adapted: LoraLinear = strokes, *, prompts: int = 8, base: LoraLinear | None = None,
                  adapter: str = "a", quantize: str = "none") -> Path:  # fmt: skip
     """RUN/gallery as `evaluation gallery` leaves it; `base` paints over the base's pictures too."""
     folder, exhibits = run / "gallery", []
@@ -74,13 +74,13 @@ def exhibit(arm: str, strength: float, prompt: int, seed: int, adapter: str, qua
     words = f"painted: scene {prompt}" if "styled" in arm else f"scene {prompt}"
     provenance = Provenance(base="drawn", base_revision="b" * 16, adapter="strokes", adapter_revision=adapter * 16,
                             quantize=quantize, versions={"torch": "2"})  # fmt: skip
-    sampling = Sampling(prompt=words, seed=seed, width=SIDE, height=SIDE)
+    sampling = GenerationParams(prompt=words, seed=seed, width=SIDE, height=SIDE)
     return Exhibit(
         file=f"p{prompt}/{seed}-{arm}-{strength:g}.png",
         prompt=f"p{prompt}",
         genre=GENRES[prompt % 2],
         arm=arm,  # type: ignore[arg-type]
-        recipe=Recipe(sampling=sampling, strength=strength, provenance=provenance),
+        recipe=ImageMetadata(sampling=sampling, strength=strength, provenance=provenance),
     )
 
 

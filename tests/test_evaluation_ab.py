@@ -16,8 +16,8 @@ from evaluation import ab, votes
 from evaluation.exhibits import write_lines
 from evaluation.study import PRIMARY, Study
 from impressionism import paint
-from impressionism.hub import PainterError
-from impressionism.records import Arm, Comparison, Exhibit, Provenance, Recipe, Sampling
+from impressionism.errors import UserError
+from impressionism.records import Arm, Exhibit, GenerationParams, ImageMetadata, Provenance, StudyResult
 
 WAIT = 30_000  # milliseconds; one core may be busy
 ARMS: tuple[tuple[Arm, float], ...] = (
@@ -43,7 +43,9 @@ def make_run(run: Path, prompts: int = 3) -> Path:
                 f"a boat <{prompt}> on a wide river, with poplars, sails and a bridge, in the evening light"
                 + ", Impressionist" * arm.endswith("styled")
             )
-            recipe = Recipe(sampling=Sampling(prompt=text, seed=7), strength=strength, provenance=Provenance(base="b"))
+            recipe = ImageMetadata(
+                sampling=GenerationParams(prompt=text, seed=7), strength=strength, provenance=Provenance(base="b")
+            )
             file = f"{prompt}/7-{arm}-{strength:g}.png"
             paint.save(canvas(10 * prompt + place), recipe, run / "gallery" / file)
             exhibits.append(Exhibit(file=file, prompt=str(prompt), genre="landscape", arm=arm, recipe=recipe))
@@ -65,7 +67,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     run = make_run(tmp_path_factory.mktemp("served") / "run")
     folders = {name: run.parent / name for name in ("paintings", "photographs")}
     study = ab.settled(run, run / "votes", strength=None, votes=200, **folders)
-    page = ab.build(ab.Room(run, run / "votes", study, **folders, synthetic=True))
+    page = ab.build(ab.VotingSession(run, run / "votes", study, **folders, synthetic=True))
     yield ab.launch(page, prevent_thread_lock=True, quiet=True), run
     page.close(verbose=False)
 
@@ -122,7 +124,7 @@ def test_a_whole_session_by_the_keyboard_alone_becomes_votes_and_a_report(chromi
 
     assert_blind(shown, requests)
     ab.write_report(run, run / "votes")
-    comparison = Comparison.from_json((run / "ab.json").read_text())
+    comparison = StudyResult.from_json((run / "ab.json").read_text())
     assert comparison.synthetic
     assert comparison.excluded or comparison.sessions == 1
 
@@ -242,51 +244,51 @@ def test_the_study_is_fixed_by_the_first_opening(run: Path):
 )  # fmt: skip
 def test_what_a_fixed_study_has_otherwise_is_refused(run: Path, changed: dict, said: str):
     fixed(run)
-    with pytest.raises(PainterError, match=said):
+    with pytest.raises(UserError, match=said):
         fixed(run, **changed)
 
 
 def test_a_strength_that_the_gallery_lacks_is_refused(run: Path):
-    with pytest.raises(PainterError, match=r"no adapter at strength 0\.7"):
+    with pytest.raises(UserError, match=r"no adapter at strength 0\.7"):
         fixed(run, strength=0.7)
 
 
 def test_a_picture_that_changed_after_the_study_was_fixed_is_refused(run: Path):
     study = fixed(run)
     canvas(999).save(run / "gallery" / study.duels[0].sides[0].file)
-    with pytest.raises(PainterError, match="not as it was"):
-        ab.Room(run, run / "votes", study, None, None, synthetic=True)
+    with pytest.raises(UserError, match="not as it was"):
+        ab.VotingSession(run, run / "votes", study, None, None, synthetic=True)
 
 
 def test_a_rehearsal_and_real_votes_are_kept_apart_from_the_start(run: Path):
     study = fixed(run)
-    room = ab.Room(run, run / "votes", study, None, None, synthetic=True)
+    room = ab.VotingSession(run, run / "votes", study, None, None, synthetic=True)
     session = room.begin("visitor", set())
     assert session
     room.take(session, "left", 900, 360, 3.0)
-    with pytest.raises(PainterError, match="has synthetic votes"):
-        ab.Room(run, run / "votes", study, None, None, synthetic=False)
+    with pytest.raises(UserError, match="has synthetic votes"):
+        ab.VotingSession(run, run / "votes", study, None, None, synthetic=False)
 
 
 def test_the_study_closes_with_the_votes_that_were_planned(run: Path):
     study = fixed(run, votes=3)
-    room = ab.Room(run, run / "votes", study, None, None, synthetic=True)
+    room = ab.VotingSession(run, run / "votes", study, None, None, synthetic=True)
     session = room.begin("visitor", set())
     assert session
     while not session.done:
         room.take(session, "left", 900, 360, 3.0)
     assert room.begin("another", set()) is None
-    again = ab.Room(run, run / "votes", study, None, None, synthetic=True)  # also after a restart
+    again = ab.VotingSession(run, run / "votes", study, None, None, synthetic=True)  # also after a restart
     assert again.begin("another", set()) is None
 
 
 def test_the_report_before_a_study_says_what_to_do(run: Path):
-    with pytest.raises(PainterError, match="There is no study"):
+    with pytest.raises(UserError, match="There is no study"):
         ab.ab(run, report=True)
 
 
 def test_catch_trials_need_both_folders(run: Path):
-    with pytest.raises(PainterError, match="both folders"):
+    with pytest.raises(UserError, match="both folders"):
         ab.ab(run, paintings=run)
 
 
@@ -296,7 +298,7 @@ def test_catch_trials_need_both_folders(run: Path):
 def test_votes_go_to_a_private_dataset_and_come_back_after_a_restart(run: Path, hub: Hub, tmp_path: Path):
     study, folder = fixed(run), run / "votes"
     scheduler = ab.publish("monet/votes", folder, minutes=1000)
-    room = ab.Room(run, folder, study, None, None, synthetic=True)
+    room = ab.VotingSession(run, folder, study, None, None, synthetic=True)
     room.lock = scheduler.lock
     session = room.begin("visitor", set())
     assert session

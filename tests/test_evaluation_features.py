@@ -14,10 +14,10 @@ from tiny import clip_tokenizer
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2Model
 
 from evaluation import features, learned
-from evaluation.evidence import Evidence, collect
+from evaluation.evidence import ScoreInputs, collect
 from evaluation.learned import EXTRACTORS, learned_rows
 from evaluation.metrics import correlations
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.pictorial import to_lab
 from impressionism.records import Metric
 
@@ -65,14 +65,14 @@ def test_a_pictures_vectors_do_not_depend_on_its_size(tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+def evidence(tmp_path_factory: pytest.TempPathFactory) -> ScoreInputs:
     folder = tmp_path_factory.mktemp("learned")
     run = make_gallery(folder / "run", prompts=3)
     return collect(run, make_paintings(folder / "real", 5), make_paintings(folder / "training", 4, first=300))
 
 
 @pytest.fixture(scope="module")
-def real(evidence: Evidence) -> Path:
+def real(evidence: ScoreInputs) -> Path:
     return evidence.run.parent / "real"
 
 
@@ -138,7 +138,9 @@ def by_name(rows: list[Metric]) -> dict[str, Metric]:
     return {row.name: row for row in rows}
 
 
-def test_every_extractor_runs_from_the_hub_and_fills_its_rows(hub: Hub, weights: Path, evidence: Evidence, real: Path):
+def test_every_extractor_runs_from_the_hub_and_fills_its_rows(
+    hub: Hub, weights: Path, evidence: ScoreInputs, real: Path
+):
     publish(hub, weights, *EXTRACTORS)
     rows = by_name(learned_rows(evidence, real, None, "cpu"))
     assert set(rows) == {"clip-score", "clip-kid", "clip-probe", "dinov2-kid", "dinov2-probe", "dinov2-vendi",
@@ -158,7 +160,7 @@ def test_every_extractor_runs_from_the_hub_and_fills_its_rows(hub: Hub, weights:
     assert similarity.real and -1 <= similarity.real.value <= 1
 
 
-def test_what_the_hub_does_not_have_is_a_row_that_says_so(hub: Hub, weights: Path, evidence: Evidence, real: Path):
+def test_what_the_hub_does_not_have_is_a_row_that_says_so(hub: Hub, weights: Path, evidence: ScoreInputs, real: Path):
     publish(hub, weights, "dinov2")
     rows = by_name(learned_rows(evidence, real, None, "cpu"))
     assert rows["dinov2-kid"].adapter
@@ -168,7 +170,7 @@ def test_what_the_hub_does_not_have_is_a_row_that_says_so(hub: Hub, weights: Pat
 
 
 def test_a_checkpoint_that_runs_code_is_not_opened(
-    hub: Hub, weights: Path, evidence: Evidence, real: Path, tmp_path: Path
+    hub: Hub, weights: Path, evidence: ScoreInputs, real: Path, tmp_path: Path
 ):
     (tmp_path / "csd").mkdir()
     harm = {"model_state_dict": {}, "harm": pytest.approx}
@@ -202,7 +204,7 @@ def test_clip_sees_and_reads_as_transformers_own_model_does(weights: Path):
 
 
 def test_a_picture_is_prepared_as_the_models_were_trained():
-    eye = learned.Eye(lambda x: x, 14, learned.CLIP_NORM)
+    eye = learned.FeatureExtractor(lambda x: x, 14, learned.CLIP_NORM)
     white = learned.prepared(Image.new("RGB", (60, 30), "white"), eye)
     assert white.shape == (3, 14, 14)
     assert white[:, 0, 0].tolist() == pytest.approx(
@@ -210,8 +212,8 @@ def test_a_picture_is_prepared_as_the_models_were_trained():
     )
 
 
-def test_a_feature_that_there_is_not_is_refused(evidence: Evidence, real: Path):
-    with pytest.raises(PainterError, match=r"There is no feature dino; there are clip, dinov2, csd\."):
+def test_a_feature_that_there_is_not_is_refused(evidence: ScoreInputs, real: Path):
+    with pytest.raises(UserError, match=r"There is no feature dino; there are clip, dinov2, csd\."):
         learned_rows(evidence, real, ["dino"], "cpu")
 
 

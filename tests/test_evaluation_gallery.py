@@ -17,7 +17,7 @@ from evaluation.exhibits import pairs, read_gallery
 from evaluation.gallery import plan
 from evaluation.prompt_set import PROMPTS, PromptSet
 from evaluation.showcase import choose, hang, shown
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.paint import paint, read_recipe
 from impressionism.records import Exhibit, Pair
 
@@ -148,7 +148,7 @@ def test_a_run_is_painted_with_its_own_adapter_and_base(tiny_flux: Path, tmp_pat
 def test_a_damaged_gallery_is_told_in_a_sentence(tmp_path: Path):
     (tmp_path / "gallery").mkdir()
     (tmp_path / "gallery" / "gallery.jsonl").write_text('{"file": "cut off')
-    with pytest.raises(PainterError, match=r"gallery\.jsonl cannot be read .* write it again"):
+    with pytest.raises(UserError, match=r"gallery\.jsonl cannot be read .* write it again"):
         read_gallery(tmp_path)
 
 
@@ -165,14 +165,14 @@ def test_a_damaged_gallery_is_told_in_a_sentence(tmp_path: Path):
 def test_a_prompt_set_that_cannot_be_painted_is_refused(change: dict, said: str, tmp_path: Path):
     file = tmp_path / "prompts.yaml"
     file.write_text(yaml.safe_dump(PROMPT_SET | change))
-    with pytest.raises(PainterError, match=said):
+    with pytest.raises(UserError, match=said):
         PromptSet.read(file)
 
 
 def test_the_published_prompt_sets_are_whole():
-    flux = PromptSet.read(PROMPTS / "flux.yaml")
-    genres = [prompt.genre for prompt in flux.prompts]
-    assert (len(genres), len(flux.seeds), len(set(genres))) == (60, 4, 6)
+    pipe = PromptSet.read(PROMPTS / "flux.yaml")
+    genres = [prompt.genre for prompt in pipe.prompts]
+    assert (len(genres), len(pipe.seeds), len(set(genres))) == (60, 4, 6)
     assert all(genres.count(genre) == 10 for genre in genres)
     assert PromptSet.read(PROMPTS / "miniature.yaml").name == "miniature"
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from evaluation import intervals
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 
 
 def covered(draw, truth: float, times: int = 300) -> float:
@@ -59,12 +59,12 @@ def test_the_same_seed_gives_the_same_interval_and_another_statistic_its_own():
 
 @pytest.mark.parametrize("values", [[1.0], {"boat": [1.0, 2.0]}, []])
 def test_one_prompt_has_no_interval(values):
-    with pytest.raises(PainterError, match="at least two prompts"):
+    with pytest.raises(UserError, match="at least two prompts"):
         intervals.bootstrap(values)
 
 
 def test_a_missing_number_is_not_averaged_away():
-    with pytest.raises(PainterError, match="missing"):
+    with pytest.raises(UserError, match="missing"):
         intervals.bootstrap([1.0, float("nan"), 2.0])
 
 
@@ -102,7 +102,7 @@ def test_base_and_adapter_are_paired_by_prompt_whatever_their_order():
     estimate = intervals.gap_closed(base, adapter, [100.0, 101.0, 102.0])
     assert estimate
     assert estimate.value == pytest.approx(1 / (101 - 14 / 3))
-    with pytest.raises(PainterError, match="lilies"):
+    with pytest.raises(UserError, match="lilies"):
         intervals.gap_closed({"boat": [0.0]}, {"lilies": [1.0]}, [1.0, 2.0])
 
 
@@ -136,7 +136,7 @@ def test_wilsons_interval_and_the_exact_test_as_in_the_textbook():
     estimate = intervals.proportion(8, 10)
     assert (estimate.low, estimate.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert intervals.binomial_p(8, 10) == pytest.approx(0.109375)
-    with pytest.raises(PainterError, match="nothing"):
+    with pytest.raises(UserError, match="nothing"):
         intervals.proportion(0, 0)
 
 
@@ -176,7 +176,7 @@ def test_the_votes_needed_reach_the_power_asked_for_and_keep_it():
         assert min(intervals.power(votes + more, rate) for more in range(60)) >= 0.8
         assert intervals.power(votes - 1, rate) < 0.8
     assert intervals.votes_needed(0.7) == 54
-    with pytest.raises(PainterError):
+    with pytest.raises(UserError):
         intervals.votes_needed(0.5)
 
 

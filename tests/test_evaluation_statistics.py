@@ -16,7 +16,7 @@ from evaluation.__main__ import main
 from evaluation.calibrate import aucs, calibrate, cross_validated, dealt, fit, score
 from evaluation.haeberli import haeberli
 from evaluation.statistics import statistics
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.pictorial import EVERY, index, measure
 from tools.miniature.world import draw, random_scene
 
@@ -96,16 +96,16 @@ def test_what_was_measured_is_not_measured_again_unless_the_picture_changed(tmp_
 def test_bad_input_is_a_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.png").write_text("no picture")
-    with pytest.raises(PainterError, match=r"There is no .*absent"):
+    with pytest.raises(UserError, match=r"There is no .*absent"):
         statistics([tmp_path / "absent"], tmp_path / "t.csv")
-    with pytest.raises(PainterError, match=r"No pictures in .*empty"):
+    with pytest.raises(UserError, match=r"No pictures in .*empty"):
         statistics([tmp_path / "empty"], tmp_path / "t.csv")
-    with pytest.raises(PainterError, match=r"broken\.png cannot be read as a picture"):
+    with pytest.raises(UserError, match=r"broken\.png cannot be read as a picture"):
         statistics([tmp_path / "broken.png"], tmp_path / "t.csv")
-    with pytest.raises(PainterError, match=r"manifest\.csv"):
+    with pytest.raises(UserError, match=r"manifest\.csv"):
         calibrate(tmp_path, tmp_path, tmp_path, tmp_path / "c.json")
     save(tmp_path / "bare", [], [])
-    with pytest.raises(PainterError, match="a row for each picture"):
+    with pytest.raises(UserError, match="a row for each picture"):
         calibrate(tmp_path / "bare", tmp_path / "bare", tmp_path / "bare", tmp_path / "c.json")
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from evaluation import tally, votes
-from evaluation.study import PRIMARY, QUESTIONS, Duel, Rules, Side, Study, pseudonym, schedule
+from evaluation.study import PRIMARY, QUESTIONS, Comparison, Rules, Side, Study, pseudonym, schedule
 from evaluation.votes import Vote
-from impressionism.hub import PainterError
-from impressionism.records import Comparison
+from impressionism.errors import UserError
+from impressionism.records import StudyResult
 
 SECRET = b"of the server"
 
@@ -24,12 +24,12 @@ def study_of(prompts: int = 24, planned: int = 10, catch: int = 10) -> Study:
         return Side(arm=arm, file=f"{arm}.png", sha256="")
 
     pairs = [
-        Duel(id=f"{prompt}-{seed}-{against}", against=against, prompt=str(prompt), text="a boat",
+        Comparison(id=f"{prompt}-{seed}-{against}", against=against, prompt=str(prompt), text="a boat",
              genre=("landscape", "urban")[prompt % 2], sides=[side("adapter"), side(against)])
         for against in (PRIMARY, "base") for prompt in range(prompts) for seed in (1, 2)
     ]  # fmt: skip
     pairs += [
-        Duel(id=f"catch-{place}", against=None, prompt="", genre="", text="",
+        Comparison(id=f"catch-{place}", against=None, prompt="", genre="", text="",
              sides=[side("painting"), side("photograph")])
         for place in range(catch)
     ]  # fmt: skip
@@ -98,13 +98,13 @@ def test_the_chain_breaks_where_a_vote_was_meddled_with(tmp_path: Path, harm: st
     else:
         lines.insert(2, vote_of(study, id="forged").to_json() + "\n")
     file.write_text("".join(lines))
-    with pytest.raises(PainterError, match=r"votes\.jsonl was changed at line [34]"):
+    with pytest.raises(UserError, match=r"votes\.jsonl was changed at line [34]"):
         votes.read(tmp_path, study.sha256)
 
 
 def test_votes_of_another_study_are_refused(tmp_path: Path):
     votes.append(tmp_path / "votes.jsonl", vote_of(study_of()))
-    with pytest.raises(PainterError, match="another study"):
+    with pytest.raises(UserError, match="another study"):
         votes.read(tmp_path, study_of(prompts=3).sha256)
 
 
@@ -200,7 +200,7 @@ def test_win_rates_are_what_was_voted():
     assert comparison.consistency
     assert comparison.consistency.value == 1
     assert comparison.synthetic
-    assert Comparison.from_json(comparison.to_json()) == comparison
+    assert StudyResult.from_json(comparison.to_json()) == comparison
 
 
 def test_ties_are_halves_and_swapping_adapter_and_base_mirrors_the_rate():
@@ -279,7 +279,7 @@ def test_synthetic_votes_never_mix_with_real_ones():
     study = study_of()
     made_up = visit(study, 1, always_right)
     real = [dataclasses.replace(vote, synthetic=False) for vote in visit(study, 2, always_right)]
-    with pytest.raises(PainterError, match="65 synthetic votes lie among 65 real ones"):
+    with pytest.raises(UserError, match="65 synthetic votes lie among 65 real ones"):
         tally.tally(study, made_up + real)
     assert not tally.tally(study, real).synthetic
     assert "SYNTHETIC" in tally.table(tally.tally(study, made_up))
@@ -303,7 +303,7 @@ def test_raters_who_answer_by_chance_do_not_agree():
 
 
 def test_the_report_without_votes_says_how_to_get_them():
-    with pytest.raises(PainterError, match="no votes yet"):
+    with pytest.raises(UserError, match="no votes yet"):
         tally.tally(study_of(), [])
 
 

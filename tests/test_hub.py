@@ -8,22 +8,22 @@ from hub import STRANGER, Hub
 from huggingface_hub import HfApi, constants, errors, hf_hub_download, snapshot_download
 
 from impressionism import names
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.paint import paint
 from impressionism.pipeline import Painter, load_pipeline
-from impressionism.records import Sampling
+from impressionism.records import GenerationParams
 
-BOAT = Sampling(prompt="a boat", steps=2, width=64, height=64)
+BOAT = GenerationParams(prompt="a boat", steps=2, width=64, height=64)
 
 
 def test_flux_under_its_own_name_paints_as_from_its_folder(
     hub: Hub, tiny_flux: Path, tiny_adapter: Path, tiny_painter: Painter
 ) -> None:
-    flux = hub.add_repo(names.BASE, tiny_flux, gated=True)
-    flux.accepted.add("monet")
+    pipe = hub.add_repo(names.BASE, tiny_flux, gated=True)
+    pipe.accepted.add("monet")
     adapter = hub.add_repo("monet/haystacks", tiny_adapter, private=True)
     painter = load_pipeline(names.BASE, "monet/haystacks", device="cpu")
-    assert painter.provenance.base_revision == flux.find("main")
+    assert painter.provenance.base_revision == pipe.find("main")
     assert painter.provenance.adapter_revision == adapter.find("main")
     assert paint(painter, BOAT).tobytes() == paint(tiny_painter, BOAT).tobytes()
     asked = len(hub.calls)
@@ -44,7 +44,7 @@ def test_a_gated_repository_asks_for_a_token_and_for_its_terms(
 ) -> None:
     hub.add_repo(names.BASE, tiny_flux, gated=True)
     hub.lead_here(monkeypatch, tmp_path / "stranger", token)
-    with pytest.raises(PainterError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         load_pipeline(names.BASE, "none", device="cpu")
 
 

@@ -21,12 +21,12 @@ from torch import nn
 
 from impressionism import names
 from impressionism.adapters import Linears, find_adapter, read_adapter
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.paint import paint, set_strength
 from impressionism.pipeline import Painter, load_adapter, load_pipeline, lora_layers
-from impressionism.records import Sampling
+from impressionism.records import GenerationParams
 
-BOAT = Sampling(prompt="a boat", steps=2, width=64, height=64)
+BOAT = GenerationParams(prompt="a boat", steps=2, width=64, height=64)
 LAYER = "transformer.transformer_blocks.0.attn.to_q"
 
 Tensors = dict[str, torch.Tensor]
@@ -60,7 +60,7 @@ def bare(tiny_flux: Path) -> Painter:
 def fresh(bare: Painter) -> Iterator[Painter]:
     """The same, for adapters that fit; they are taken off afterwards."""
     yield bare
-    bare.flux.unload_lora_weights()
+    bare.pipe.unload_lora_weights()
 
 
 @pytest.fixture(scope="module")
@@ -197,10 +197,10 @@ def test_every_layout_paints_the_same_picture_at_the_same_strength(
     file = write(tmp_path / "theirs.safetensors", LAYOUTS[layout](layers))
     assert_same(deltas_of(file, linears), deltas(layers), 1e-3 if layout == "ai-toolkit" else 1e-6)
     base = paint(fresh, BOAT, 0.7)
-    load_adapter(fresh.flux, file)
+    load_adapter(fresh.pipe, file)
     theirs = paint(fresh, BOAT, 0.7)
-    fresh.flux.unload_lora_weights()
-    load_adapter(fresh.flux, write(tmp_path / "ours.safetensors", LAYOUTS["diffusers, metadata"](layers)))
+    fresh.pipe.unload_lora_weights()
+    load_adapter(fresh.pipe, write(tmp_path / "ours.safetensors", LAYOUTS["diffusers, metadata"](layers)))
     ours = paint(fresh, BOAT, 0.7)
     assert difference(theirs, ours) < 0.5 < 5 < difference(base, ours)
 
@@ -253,7 +253,7 @@ def test_pefts_own_files_are_read_with_their_configuration_and_refused_without(
     assert file.name == "adapter_model.safetensors"
     assert_same(deltas_of(file, linears), expected)
     (tmp_path / "adapter_config.json").unlink()
-    with pytest.raises(PainterError, match=r"needs PEFT's adapter_config\.json beside it, which says its alpha"):
+    with pytest.raises(UserError, match=r"needs PEFT's adapter_config\.json beside it, which says its alpha"):
         read_adapter(file, linears)
 
 
@@ -280,10 +280,10 @@ def test_what_diffusers_saves_with_its_metadata_keeps_every_scale(
 
 def test_the_painters_strength_multiplies_what_the_file_says(fresh: Painter, linears: Linears, tmp_path: Path) -> None:
     layers = an_adapter(linears)
-    load_adapter(fresh.flux, write(tmp_path / "it.safetensors", LAYOUTS["diffusers, metadata"](layers)))
+    load_adapter(fresh.pipe, write(tmp_path / "it.safetensors", LAYOUTS["diffusers, metadata"](layers)))
     for strength in (1.0, 0.5, -0.5, 1.5):
-        set_strength(fresh.flux, strength)
-        for layer in lora_layers(fresh.flux):
+        set_strength(fresh.pipe, strength)
+        for layer in lora_layers(fresh.pipe):
             assert layer.scaling["impressionism"] == strength * 8 / layer.r["impressionism"]
 
 
@@ -389,10 +389,10 @@ CLIP = "text_model.encoder.layers.0.mlp.fc1"
 )  # fmt: skip
 def test_an_adapter_that_does_not_fit_is_refused(bare: Painter, tmp_path: Path, change, sentence: str) -> None:
     file = spoiled(tmp_path, change)
-    with pytest.raises(PainterError, match=sentence) as caught:
-        load_adapter(bare.flux, file)
+    with pytest.raises(UserError, match=sentence) as caught:
+        load_adapter(bare.pipe, file)
     assert str(caught.value).startswith(file.name) and "\n" not in str(caught.value)
-    assert not lora_layers(bare.flux)
+    assert not lora_layers(bare.pipe)
 
 
 def test_an_adapter_of_another_model_is_called_by_that_models_name(linears: Linears, tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ def test_an_adapter_of_another_model_is_called_by_that_models_name(linears: Line
     ):
         tensors = {f"{key}.lora_{'down' if '_' in key else 'A'}.weight": torch.ones(4, 640),
                    f"{key}.lora_{'up' if '_' in key else 'B'}.weight": torch.ones(640, 4)}  # fmt: skip
-        with pytest.raises(PainterError, match=said):
+        with pytest.raises(UserError, match=said):
             read_adapter(write(tmp_path / "sdxl.safetensors", (tensors, metadata)), linears)
 
 
@@ -432,7 +432,7 @@ def test_what_is_all_zero_does_no_harm_wherever_it_belongs(linears: Linears, tmp
 )
 def test_other_kinds_of_updates_are_refused_by_name(linears: Linears, tmp_path: Path, config, kind: str) -> None:
     get_peft_model(FluxTransformer2DModel(**TRANSFORMER), config).save_pretrained(str(tmp_path))  # type: ignore[arg-type]
-    with pytest.raises(PainterError, match=rf"adapter_model\.safetensors is a {kind}, .*; train a plain LoRA"):
+    with pytest.raises(UserError, match=rf"adapter_model\.safetensors is a {kind}, .*; train a plain LoRA"):
         read_adapter(find_adapter(str(tmp_path), None), linears)
 
 
@@ -455,10 +455,10 @@ def test_pickles_are_never_opened(linears: Linears, tmp_path: Path) -> None:
     ]:
         for dump in (lambda it, file: file.write_bytes(pickle.dumps(it)), torch.save):
             dump(Trap(trap), tmp_path / name)
-            with pytest.raises(PainterError, match=sentence):
+            with pytest.raises(UserError, match=sentence):
                 read_adapter(find_adapter(str(tmp_path / name), None), linears)
     (tmp_path / "adapter.safetensors").unlink()
-    with pytest.raises(PainterError, match=r"holds no \.safetensors adapter; it has adapter\.bin, adapter\.pt"):
+    with pytest.raises(UserError, match=r"holds no \.safetensors adapter; it has adapter\.bin, adapter\.pt"):
         find_adapter(str(tmp_path), None)
     assert not trap.exists()
 
@@ -476,14 +476,14 @@ def test_pickles_are_never_opened(linears: Linears, tmp_path: Path) -> None:
 )
 def test_what_is_no_whole_file_is_told_from_its_bytes(linears: Linears, tmp_path: Path, content, sentence) -> None:
     (tmp_path / "it.safetensors").write_bytes(content(save({"a": torch.ones(9)})))
-    with pytest.raises(PainterError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         read_adapter(tmp_path / "it.safetensors", linears)
 
 
 def test_a_configuration_that_cannot_be_read_is_refused(linears: Linears, tmp_path: Path) -> None:
     for text in ("{", "[4]"):
         file = spoiled(tmp_path, lambda weights: None, lora_adapter_metadata=text)
-        with pytest.raises(PainterError, match="the configuration that says its alpha cannot be read"):
+        with pytest.raises(UserError, match="the configuration that says its alpha cannot be read"):
             read_adapter(file, linears)
 
 
@@ -496,7 +496,7 @@ def test_the_usual_names_are_found_and_several_others_are_not_guessed(tiny_adapt
     (tmp_path / "mine.safetensors").write_bytes(weights.read_bytes())
     assert find_adapter(str(tmp_path), None).name == "mine.safetensors"  # the only one
     (tmp_path / "yours.safetensors").write_bytes(weights.read_bytes())
-    with pytest.raises(PainterError, match=r"has several adapters: mine\.safetensors, yours\.safetensors"):
+    with pytest.raises(UserError, match=r"has several adapters: mine\.safetensors, yours\.safetensors"):
         find_adapter(str(tmp_path), None)
     for usual in ("adapter_model.safetensors", names.ADAPTER_FILE, names.WEIGHTS_FILE):
         (tmp_path / usual).write_bytes(weights.read_bytes())

@@ -13,9 +13,9 @@ from torch._dynamo.utils import counters
 from impressionism.compiled import blocks_of, compile_ahead, compile_blocks, exported, use_packages
 from impressionism.paint import encode, paint, render, set_strength
 from impressionism.pipeline import Painter, load_pipeline
-from impressionism.records import Sampling
+from impressionism.records import GenerationParams
 
-SAMPLING = Sampling(prompt="a boat", steps=2, width=64, height=64)
+SAMPLING = GenerationParams(prompt="a boat", steps=2, width=64, height=64)
 QUICKLY: dict = {"aot_inductor.compile_wrapper_opt_level": "O0"}  # of the compiler, not of what it makes
 STRENGTHS = (1.0, 0.5, 0.0, 1.3, -0.5)
 
@@ -30,8 +30,8 @@ def compiled(plain: Painter) -> Painter:
     """Traced as for any compiler, and then run as it is: what inductor makes of it is PyTorch's matter."""
     torch._dynamo.reset()
     counters.clear()
-    painter = dataclasses.replace(plain, flux=copy.deepcopy(plain.flux))
-    compile_blocks(painter.flux, backend="eager")
+    painter = dataclasses.replace(plain, pipe=copy.deepcopy(plain.pipe))
+    compile_blocks(painter.pipe, backend="eager")
     return painter
 
 
@@ -60,23 +60,23 @@ def fresh(tiny_flux: Path, tiny_adapter: Path) -> Painter:
 def test_an_exported_block_is_the_block_at_every_strength_and_size(tiny_flux: Path, tiny_adapter: Path):
     """What is compiled ahead; that the compiler keeps to it is PyTorch's matter."""
     painter = fresh(tiny_flux, tiny_adapter)
-    programs = exported(painter.flux, lambda: paint(painter, SAMPLING))
+    programs = exported(painter.pipe, lambda: paint(painter, SAMPLING))
     for kind, program in programs.items():
         run = program.module()
         for strength in STRENGTHS:
             for size in (64, 96):
-                set_strength(painter.flux, strength)
-                given = taken(painter, blocks_of(painter.flux)[kind][0], dataclasses.replace(SAMPLING, height=size))
+                set_strength(painter.pipe, strength)
+                given = taken(painter, blocks_of(painter.pipe)[kind][0], dataclasses.replace(SAMPLING, height=size))
                 with torch.no_grad():
-                    ours, theirs = (block(**given) for block in (run, blocks_of(painter.flux)[kind][0]))
+                    ours, theirs = (block(**given) for block in (run, blocks_of(painter.pipe)[kind][0]))
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
-def taken(painter: Painter, block: torch.nn.Module, sampling: Sampling) -> dict:
+def taken(painter: Painter, block: torch.nn.Module, sampling: GenerationParams) -> dict:
     """What the block is given while the sampling is painted at the strength that is set."""
     given: dict = {}
     watch = block.register_forward_pre_hook(lambda _, __, kwargs: given.update(kwargs), with_kwargs=True)
-    render(painter.flux, sampling, encode(painter, sampling.prompt))
+    render(painter.pipe, sampling, encode(painter, sampling.prompt))
     watch.remove()
     return {name: value for name, value in given.items() if torch.is_tensor(value) or value}
 
@@ -84,9 +84,9 @@ def taken(painter: Painter, block: torch.nn.Module, sampling: Sampling) -> dict:
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 def test_packages_paint_the_same_pictures_at_every_strength_and_size(tiny_flux: Path, tiny_adapter: Path, tmp_path):
     painter, plain = fresh(tiny_flux, tiny_adapter), fresh(tiny_flux, tiny_adapter)
-    painter.flux.transformer._repeated_blocks = ["FluxSingleTransformerBlock"]  # one kind's compiling takes long enough
-    compile_ahead(painter.flux, lambda: paint(painter, SAMPLING), tmp_path, **QUICKLY)
-    use_packages(painter.flux, tmp_path)
+    painter.pipe.transformer._repeated_blocks = ["FluxSingleTransformerBlock"]  # one kind's compiling takes long enough
+    compile_ahead(painter.pipe, lambda: paint(painter, SAMPLING), tmp_path, **QUICKLY)
+    use_packages(painter.pipe, tmp_path)
     for strength in STRENGTHS:
         for sampling in (SAMPLING, dataclasses.replace(SAMPLING, width=96)):
             ours, theirs = (np.asarray(paint(one, sampling, strength)).astype(int) for one in (painter, plain))
@@ -98,6 +98,6 @@ def test_a_package_that_cannot_be_loaded_leaves_the_blocks_as_they_are(
 ):
     painter, plain = fresh(tiny_flux, tiny_adapter), fresh(tiny_flux, tiny_adapter)
     (tmp_path / "FluxTransformerBlock.pt2").write_bytes(b"torn")
-    use_packages(painter.flux, tmp_path)
+    use_packages(painter.pipe, tmp_path)
     assert np.array_equal(np.asarray(paint(painter, SAMPLING, 0.5)), np.asarray(paint(plain, SAMPLING, 0.5)))
     assert "FluxTransformerBlock.pt2 does not run here" in caplog.text

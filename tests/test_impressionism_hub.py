@@ -14,12 +14,13 @@ from tiny import make_tiny_adapter
 
 from impressionism import names
 from impressionism.adapters import find_adapter
-from impressionism.hub import PainterError, readable_errors
+from impressionism.errors import UserError
+from impressionism.hub import readable_errors
 from impressionism.paint import common, encode, noise, paint
 from impressionism.pipeline import Painter, load_pipeline
-from impressionism.records import Sampling
+from impressionism.records import GenerationParams
 
-BOAT = Sampling(prompt="a boat", steps=2, width=64, height=64)
+BOAT = GenerationParams(prompt="a boat", steps=2, width=64, height=64)
 ADAPTER = "monet/haystacks"
 LFS = "GET /lfs/"
 
@@ -46,11 +47,11 @@ def same(painter: Painter, expected: Painter) -> bool:
 
 
 def test_the_lines_of_a_model_card_paint_what_the_painter_paints(stocked: Hub, tiny_painter: Painter) -> None:
-    flux = FluxPipeline.from_pretrained(names.BASE, dtype=torch.float32)
-    flux.load_lora_weights(ADAPTER)
-    flux.set_progress_bar_config(disable=True)
+    pipe = FluxPipeline.from_pretrained(names.BASE, dtype=torch.float32)
+    pipe.load_lora_weights(ADAPTER)
+    pipe.set_progress_bar_config(disable=True)
     words = encode(tiny_painter, BOAT.prompt)
-    picture = flux(**common(flux, BOAT, words), latents=noise(flux, BOAT)).images[0]
+    picture = pipe(**common(pipe, BOAT, words), latents=noise(pipe, BOAT)).images[0]
     assert picture.tobytes() == paint(tiny_painter, BOAT).tobytes()
 
 
@@ -80,7 +81,7 @@ def test_after_a_cut_for_good_the_same_command_fetches_only_what_is_missing(
 ) -> None:
     vae = sha256((tiny_flux / "vae" / "diffusion_pytorch_model.safetensors").read_bytes())
     stocked.cut(f"{LFS}{vae}", after=100, times=99)
-    with pytest.raises(PainterError, match="the Hub cannot be reached") as caught:
+    with pytest.raises(UserError, match="the Hub cannot be reached") as caught:
         load()
     assert "\n" not in str(caught.value)
     stocked.faults.clear()
@@ -99,7 +100,7 @@ def test_a_pinned_revision_stays_while_main_moves_on(stocked: Hub, tiny_painter:
     assert same(load(**pinned), tiny_painter)
     tagged = load(**(pinned | {"adapter_revision": "haystacks-step-8"}))
     assert same(tagged, tiny_painter) and tagged.provenance.adapter_revision == pinned["adapter_revision"]
-    with pytest.raises(PainterError, match="is cut off: download it again"):
+    with pytest.raises(UserError, match="is cut off: download it again"):
         load(model_revision=pinned["model_revision"])
 
 
@@ -202,7 +203,7 @@ def test_each_failure_is_one_sentence_with_a_remedy(
     stocked: Hub, monkeypatch: pytest.MonkeyPatch, spoil: Spoil, sentence: str
 ) -> None:
     spoil(stocked, monkeypatch)
-    with pytest.raises(PainterError, match=sentence) as caught:
+    with pytest.raises(UserError, match=sentence) as caught:
         load()
     said = str(caught.value)
     assert "\n" not in said and said.endswith(".")
@@ -210,15 +211,15 @@ def test_each_failure_is_one_sentence_with_a_remedy(
 
 def test_what_would_also_do_is_for_the_one_who_asks_to_say(stocked: Hub) -> None:
     stocked.repos.pop(ADAPTER)
-    with pytest.raises(PainterError, match=r"; or paint without it: --adapter none\.$"):
+    with pytest.raises(UserError, match=r"; or paint without it: --adapter none\.$"):
         load()
-    with pytest.raises(PainterError, match=r"log in with a token that may read it\.$"), readable_errors(ADAPTER, None):
+    with pytest.raises(UserError, match=r"log in with a token that may read it\.$"), readable_errors(ADAPTER, None):
         HfApi().model_info(ADAPTER)
 
 
 def test_a_revision_that_is_not_there_is_told_with_where_to_look(stocked: Hub) -> None:
     for revisions in ({"model_revision": "v9"}, {"adapter_revision": "v9"}):
-        with pytest.raises(PainterError, match=r"has no revision v9; its revisions are at https://huggingface\.co/.*"):
+        with pytest.raises(UserError, match=r"has no revision v9; its revisions are at https://huggingface\.co/.*"):
             load(**revisions)
 
 
@@ -232,5 +233,5 @@ def test_without_network_the_cache_is_enough_and_its_commit_is_recorded(
     assert same(painter, tiny_painter) and painter.provenance == online and len(stocked.calls) == asked
     assert online.base_revision == stocked.repos[names.BASE].find("main")
     assert (online.base, online.adapter) == (names.BASE, ADAPTER)
-    with pytest.raises(PainterError, match=r"me/unknown is not completely on this machine"):
+    with pytest.raises(UserError, match=r"me/unknown is not completely on this machine"):
         load("me/unknown")

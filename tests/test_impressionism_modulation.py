@@ -7,7 +7,7 @@ from impressionism.modulation import MODULATION_LAYERS, Bank, modulation_ahead
 from impressionism.paint import paint
 from impressionism.pipeline import load_pipeline
 from impressionism.quantize import load_transformer
-from impressionism.records import Sampling
+from impressionism.records import GenerationParams
 
 SIGMA, GUIDANCE, POOLED = (INPUTS[name] for name in ("timestep", "guidance", "pooled_projections"))
 
@@ -54,12 +54,12 @@ def test_the_weights_are_not_in_memory(whole, banked):
 
 @torch.no_grad()
 def test_an_adapter_on_the_modulation_stays_in_force(tiny_flux, tiny_adapter):
-    sampling = Sampling(prompt="a boat", steps=3, width=64, height=64)
+    sampling = GenerationParams(prompt="a boat", steps=3, width=64, height=64)
     painter = load_pipeline(str(tiny_flux), str(tiny_adapter), device="cpu")
     whole = [np.asarray(paint(painter, sampling, strength)) for strength in (1.0, 0.0)]
-    bank = Bank(painter.flux.transformer, tiny_flux, torch.device("cpu"), torch.float32)
+    bank = Bank(painter.pipe.transformer, tiny_flux, torch.device("cpu"), torch.float32)
     assert all(layer.adapted for layer in bank.layers)
-    with modulation_ahead(bank, painter.flux):
+    with modulation_ahead(bank, painter.pipe):
         with pytest.raises(KeyboardInterrupt):
             paint(painter, sampling, on_step=interrupt)
         ahead = [np.asarray(paint(painter, sampling, strength)) for strength in (1.0, 0.0)]

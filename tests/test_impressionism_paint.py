@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from impressionism import __main__ as terminal
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.names import WEIGHTS_FILE
 from impressionism.paint import (
     REMEMBERED,
@@ -27,9 +27,9 @@ from impressionism.paint import (
     sweep,
 )
 from impressionism.pipeline import Painter, load_adapter, load_pipeline
-from impressionism.records import Sampling
+from impressionism.records import GenerationParams
 
-BOAT = Sampling(prompt="a sailing boat on the sea at dawn", seed=7, steps=4, width=64, height=64)
+BOAT = GenerationParams(prompt="a sailing boat on the sea at dawn", seed=7, steps=4, width=64, height=64)
 
 
 def same(one: Image.Image, other: Image.Image) -> bool:
@@ -53,7 +53,7 @@ def photograph() -> Image.Image:
 def test_strength_zero_is_the_base_model_bit_for_bit(tiny_flux: Path, tiny_adapter: Path, quantize: str) -> None:
     painter = load_pipeline(tiny_flux, "none", quantize, "cpu")
     bare = paint(painter, BOAT)
-    load_adapter(painter.flux, tiny_adapter / WEIGHTS_FILE)
+    load_adapter(painter.pipe, tiny_adapter / WEIGHTS_FILE)
     assert same(bare, paint(painter, BOAT, 0.0))
     assert not same(bare, paint(painter, BOAT, 1.0))
 
@@ -82,7 +82,7 @@ def test_no_call_leaves_a_trace_not_even_a_cancelled_one(tiny_painter: Painter, 
     with pytest.raises(Cancelled):
         repaint(tiny_painter, BOAT, 1.2, photograph, 1.0, on_step=cancel)
     assert same(paint(tiny_painter, BOAT, 0.3), expected)
-    tiny_painter.flux._interrupt = True
+    tiny_painter.pipe._interrupt = True
     next(sweep(tiny_painter, dataclasses.replace(BOAT, prompt="a haystack", steps=9), [0.0, 1.2]))
     assert same(paint(tiny_painter, BOAT, 0.3), expected)
 
@@ -99,7 +99,7 @@ def test_every_input_changes_the_picture(tiny_painter: Painter) -> None:
 
 def test_a_prompt_is_encoded_once_while_it_is_remembered(tiny_painter: Painter) -> None:
     asked = []
-    hook = tiny_painter.flux.text_encoder_2.register_forward_hook(lambda *_: asked.append(True))
+    hook = tiny_painter.pipe.text_encoder_2.register_forward_hook(lambda *_: asked.append(True))
     first = encode(tiny_painter, "a first boat")
     for number in range(REMEMBERED - 1):
         encode(tiny_painter, f"boat {number}")
@@ -126,7 +126,7 @@ def test_a_sweep_gives_each_picture_as_it_is_done(tiny_painter: Painter) -> None
     assert strength == 0 and len(seen) == BOAT.steps
     rest = dict(pictures)
     assert list(rest) == [0.5, 1] and same(rest[1], paint(tiny_painter, BOAT, 1.0)) and not same(first, rest[1])
-    with pytest.raises(PainterError, match="at least one"):
+    with pytest.raises(UserError, match="at least one"):
         sweep(tiny_painter, BOAT, [])
 
 
@@ -141,7 +141,7 @@ def test_a_repaint_has_the_size_asked_for_and_changes_as_much_as_asked(
     assert seen == [(1, 2), (2, 2)]  # 0.15 × 8 steps, begun at a whole one
     assert same(little, repaint(tiny_painter, wide, 1.0, photograph, 0.15))
     assert not same(much, repaint(tiny_painter, wide, 0.0, photograph, 1.0))
-    assert tiny_painter.flux.transformer.dtype == tiny_painter.flux.vae.dtype
+    assert tiny_painter.pipe.transformer.dtype == tiny_painter.pipe.vae.dtype
 
 
 def test_a_source_is_upright_opaque_and_filled_whatever_its_kind() -> None:
@@ -167,8 +167,8 @@ def test_a_source_is_upright_opaque_and_filled_whatever_its_kind() -> None:
 
 
 def test_everything_wrong_is_said_at_once() -> None:
-    wrong = Sampling(prompt=" ", seed=-1, steps=0, guidance=float("nan"), width=100, height=4096)
-    with pytest.raises(PainterError) as caught:
+    wrong = GenerationParams(prompt=" ", seed=-1, steps=0, guidance=float("nan"), width=100, height=4096)
+    with pytest.raises(UserError) as caught:
         check(wrong, float("inf"), change=0.0)
     for word in ("prompt", "seed", "steps", "guidance", "width", "height", "strength", "change"):
         assert word in str(caught.value).lower(), word
@@ -184,7 +184,7 @@ def test_everything_wrong_is_said_at_once() -> None:
 )  # fmt: skip
 def test_each_limit_is_kept(change: dict) -> None:
     check(BOAT)
-    with pytest.raises(PainterError):
+    with pytest.raises(UserError):
         check(dataclasses.replace(BOAT, **change))
 
 
@@ -194,18 +194,18 @@ def test_strength_and_change_have_limits_and_the_miniature_a_smaller_side(
     for strength in (-1, 2, 0.5):
         check(BOAT, strength)
     for strength in (-1.1, 2.1, float("nan"), True, "1", None):
-        with pytest.raises(PainterError, match=r"[Ss]trength"):
+        with pytest.raises(UserError, match=r"[Ss]trength"):
             check(BOAT, strength)
     for change in (0, -0.1, 1.1, float("nan"), True, 0.2):  # 0.2 × 4 steps is no step
-        with pytest.raises(PainterError, match=r"[Cc]hange"):
+        with pytest.raises(UserError, match=r"[Cc]hange"):
             repaint(tiny_painter, BOAT, 1.0, photograph, change)
     check(dataclasses.replace(BOAT, width=2048))
-    with pytest.raises(PainterError, match="from 64 to 512"):
+    with pytest.raises(UserError, match="from 64 to 512"):
         paint(tiny_painter, dataclasses.replace(BOAT, width=2048))
 
 
 def test_the_defaults_suit_the_model(tiny_painter: Painter) -> None:
-    assert defaults(tiny_painter, "a haystack") == Sampling(prompt="a haystack", steps=20, width=64, height=64)
+    assert defaults(tiny_painter, "a haystack") == GenerationParams(prompt="a haystack", steps=20, width=64, height=64)
 
 
 # ---- The recipe
@@ -227,18 +227,18 @@ def test_a_png_carries_its_recipe(tiny_painter: Painter, tmp_path: Path) -> None
 def test_a_picture_without_a_good_recipe_says_so(tmp_path: Path, tiny_painter: Painter) -> None:
     plain = Image.new("RGB", (64, 64))
     plain.save(tmp_path / "plain.png")
-    with pytest.raises(PainterError, match="carries no recipe"):
+    with pytest.raises(UserError, match="carries no recipe"):
         read_recipe(tmp_path / "plain.png")
     for damaged in ("{", "[]", "{}", '{"sampling": 1, "provenance": {}}'):
         plain.info = {"impressionism": damaged}
-        with pytest.raises(PainterError, match="is damaged"):
+        with pytest.raises(UserError, match="is damaged"):
             read_recipe(plain)
-    with pytest.raises(PainterError, match="There is no file"):
+    with pytest.raises(UserError, match="There is no file"):
         read_recipe(tmp_path / "none.png")
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(PainterError, match="cannot be read as a picture"):
+    with pytest.raises(UserError, match="cannot be read as a picture"):
         read_recipe(tmp_path / "text.png")
-    with pytest.raises(PainterError, match="cannot carry a recipe"):
+    with pytest.raises(UserError, match="cannot carry a recipe"):
         save(plain, recipe_of(tiny_painter, BOAT, 1.0), tmp_path / "boat.jpg")
 
 

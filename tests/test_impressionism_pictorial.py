@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from evaluation.haeberli import haeberli
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.pictorial import EVERY, STATISTICS, heat, index, measure
 from impressionism.pictorial.known import MEASURED, Statistic
 from tools.miniature.world import draw, random_scene
@@ -175,7 +175,7 @@ def test_pixels_and_a_picture_of_pil_in_any_mode_are_the_same(scenes):
 
 @pytest.mark.parametrize("wrong", [np.zeros((8, 8)), np.zeros((8, 8, 3)), np.zeros((8, 8, 4), np.uint8)])
 def test_what_is_no_picture_is_refused_in_a_sentence(wrong):
-    with pytest.raises(PainterError, match=r"uint8 RGB, \(height, width, 3\)"):
+    with pytest.raises(UserError, match=r"uint8 RGB, \(height, width, 3\)"):
         measure(wrong)
 
 

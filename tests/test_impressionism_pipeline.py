@@ -11,7 +11,7 @@ import torch
 from tiny import make_tiny_adapter
 
 from impressionism import names
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.pipeline import (
     Painter,
     choose_adapter,
@@ -20,9 +20,9 @@ from impressionism.pipeline import (
     load_pipeline,
     lora_layers,
 )
-from impressionism.records import Sampling
+from impressionism.records import GenerationParams
 
-BOAT = Sampling(prompt="a boat", steps=2, width=64, height=64)
+BOAT = GenerationParams(prompt="a boat", steps=2, width=64, height=64)
 
 
 # ---- What auto means
@@ -34,7 +34,7 @@ def test_auto_takes_flux_on_a_gpu_and_the_miniature_elsewhere(tmp_path: Path, mo
     assert choose_adapter("auto", None, base) == (names.ADAPTER, None)
 
     monkeypatch.setattr(names, "MINIATURE", tmp_path / "miniature")
-    with pytest.raises(PainterError, match=r"python -m training\.miniature"):
+    with pytest.raises(UserError, match=r"python -m training\.miniature"):
         choose_base("auto", None, "cpu")
     own = tmp_path / "miniature" / "adapter"
     own.mkdir(parents=True)
@@ -98,12 +98,12 @@ def test_provenance_names_the_weights_by_their_content(
 
 
 def test_wrong_devices_and_precisions_are_refused(tiny_flux: Path) -> None:
-    with pytest.raises(PainterError, match="There is no device gpu"):
+    with pytest.raises(UserError, match="There is no device gpu"):
         load_pipeline(tiny_flux, device="gpu")
-    with pytest.raises(PainterError, match="There is no quantization int3"):
+    with pytest.raises(UserError, match="There is no quantization int3"):
         load_pipeline(tiny_flux, quantize="int3", device="cpu")
     if not torch.cuda.is_available():
-        with pytest.raises(PainterError, match="no CUDA device"):
+        with pytest.raises(UserError, match="no CUDA device"):
             load_pipeline(tiny_flux, device="cuda")
 
 
@@ -112,13 +112,13 @@ def test_wrong_devices_and_precisions_are_refused(tiny_flux: Path) -> None:
 
 def test_names_that_are_neither_folder_nor_repository_are_refused(tiny_flux: Path) -> None:
     for name in ("nowhere", "../nowhere/at/all", "https://huggingface.co/a/b"):
-        with pytest.raises(PainterError, match="There is no folder"):
+        with pytest.raises(UserError, match="There is no folder"):
             load_pipeline(name, "none", device="cpu")
-        with pytest.raises(PainterError, match="There is no folder"):
+        with pytest.raises(UserError, match="There is no folder"):
             load_pipeline(tiny_flux, name, device="cpu")
-    with pytest.raises(PainterError, match="has no revision v1"):
+    with pytest.raises(UserError, match="has no revision v1"):
         load_pipeline(tiny_flux, "none", device="cpu", model_revision="v1")
-    with pytest.raises(PainterError, match="holds no FluxPipeline"):
+    with pytest.raises(UserError, match="holds no FluxPipeline"):
         load_pipeline(Path(__file__).parent, "none", device="cpu")
 
 
@@ -158,7 +158,7 @@ def test_only_the_bundled_folder_is_called_the_miniature(tmp_path: Path) -> None
 @torch.no_grad()
 def test_an_update_is_added_in_place_and_is_peft_s(tiny_flux: Path, tiny_adapter: Path, quantize: str) -> None:
     painter = load_pipeline(str(tiny_flux), str(tiny_adapter), quantize, "cpu")
-    for layer in lora_layers(painter.flux):
+    for layer in lora_layers(painter.pipe):
         x = torch.randn(2, 3, layer.in_features)
         ours = layer(x)
         del layer.forward  # what is left is PEFT's

@@ -12,7 +12,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.quantize import (
     BLOCKS,
     MODES,
@@ -182,39 +182,37 @@ def test_a_transformer_is_quantized_once_and_found_by_what_it_was_made_of(tiny_f
 
 def test_a_torn_or_foreign_kept_transformer_is_refused_in_a_sentence(tiny_flux: Path, tmp_path: Path) -> None:
     kept = save_quantized(load(tiny_flux, "nf4"), tmp_path / "kept", "nf4")
-    with pytest.raises(PainterError, match=r"keeps a transformer as bitsandbytes-nf4, not quanto-int4"):
+    with pytest.raises(UserError, match=r"keeps a transformer as bitsandbytes-nf4, not quanto-int4"):
         load(kept, "int4")
-    with pytest.raises(PainterError, match=r"as bitsandbytes-nf4, not none; take the original weights"):
+    with pytest.raises(UserError, match=r"as bitsandbytes-nf4, not none; take the original weights"):
         load(kept, "none")
     file = kept / "transformer" / "diffusion_pytorch_model.safetensors"
     whole, metadata = file.read_bytes(), {"quantize": "bitsandbytes-nf4"}
     weights = {name: part.clone() for name, part in load_file(file).items()}  # not the mapped file, which is torn next
 
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(PainterError, match=r"only a part of one"):
+    with pytest.raises(UserError, match=r"only a part of one"):
         load(kept, "nf4")
     layer = "transformer_blocks.0.attn.to_q.weight"
     save_file({name: part for name, part in weights.items() if name != f"{layer}.absmax"}, file, metadata)
-    with pytest.raises(PainterError, match=r"damaged at transformer_blocks.0.attn.to_q .*delete it"):
+    with pytest.raises(UserError, match=r"damaged at transformer_blocks.0.attn.to_q .*delete it"):
         load(kept, "nf4")
     save_file({name: part for name, part in weights.items() if not name.startswith(layer)}, file, metadata)
-    with pytest.raises(PainterError, match=r"lacks 1 tensors, the first is " + layer):
+    with pytest.raises(UserError, match=r"lacks 1 tensors, the first is " + layer):
         load(kept, "nf4")
     leaves = ("", ".absmax", ".quant_state.bitsandbytes__nf4")
     other = {f"{layer}{leaf}": weights[f"transformer_blocks.0.ff.net.2.weight{leaf}"].clone() for leaf in leaves}
     save_file({**weights, **other}, file, metadata)
-    with pytest.raises(
-        PainterError, match=r"damaged at transformer_blocks.0.attn.to_q .*configuration says \(64, 64\)"
-    ):
+    with pytest.raises(UserError, match=r"damaged at transformer_blocks.0.attn.to_q .*configuration says \(64, 64\)"):
         load(kept, "nf4")
     save_file({**weights, "transformer_blocks.9.attn.to_q.weight": weights[layer].clone()}, file, metadata)
-    with pytest.raises(PainterError, match=r"transformer_blocks.9.attn.to_q has no place"):
+    with pytest.raises(UserError, match=r"transformer_blocks.9.attn.to_q has no place"):
         load(kept, "nf4")
 
 
 def test_what_cannot_be_kept_leaves_nothing_behind(tiny_flux: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(PainterError, match=r"cannot be written to"):
+    with pytest.raises(UserError, match=r"cannot be written to"):
         save_quantized(load(tiny_flux, "nf4"), tmp_path / "file" / "kept", "nf4")
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
@@ -239,9 +237,9 @@ def test_nf4_takes_a_quarter_of_bfloat16(tiny_flux: Path) -> None:
 
 
 def test_what_cannot_be_loaded_says_why(tiny_flux: Path, tmp_path: Path) -> None:
-    with pytest.raises(PainterError, match=r"no quantization int3; there are none, fp8, int8, nf4"):
+    with pytest.raises(UserError, match=r"no quantization int3; there are none, fp8, int8, nf4"):
         load(tiny_flux, "int3")
-    with pytest.raises(PainterError, match=r"no folder nowhere"):
+    with pytest.raises(UserError, match=r"no folder nowhere"):
         load(Path("nowhere"), "none")
 
     model = FluxTransformer2DModel.from_pretrained(tiny_flux / "transformer")
@@ -249,17 +247,17 @@ def test_what_cannot_be_loaded_says_why(tiny_flux: Path, tmp_path: Path) -> None
     file = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
     weights = load_file(file)
     save_file({name: weight for name, weight in weights.items() if name != "proj_out.bias"}, file)
-    with pytest.raises(PainterError, match=r"lacks 1 tensors, the first is proj_out\.bias"):
+    with pytest.raises(UserError, match=r"lacks 1 tensors, the first is proj_out\.bias"):
         load(tmp_path, "none")
     save_file({**weights, "proj_out.bias": torch.zeros(3)}, file)
-    with pytest.raises(PainterError, match=r"proj_out\.bias is \(3,\) where the configuration says \(64,\)"):
+    with pytest.raises(UserError, match=r"proj_out\.bias is \(3,\) where the configuration says \(64,\)"):
         load(tmp_path, "none")
     save_file({**weights, "another.weight": torch.zeros(3)}, file)
-    with pytest.raises(PainterError, match=r"another\.weight has no place"):
+    with pytest.raises(UserError, match=r"another\.weight has no place"):
         load(tmp_path, "none")
     file.write_bytes(b"\x80\x04pickle")
-    with pytest.raises(PainterError, match=r"is not a safetensors file"):
+    with pytest.raises(UserError, match=r"is not a safetensors file"):
         load(tmp_path, "none")
     file.unlink()
-    with pytest.raises(PainterError, match=r"no \.safetensors files"):
+    with pytest.raises(UserError, match=r"no \.safetensors files"):
         load(tmp_path, "none")

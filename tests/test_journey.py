@@ -78,8 +78,8 @@ def test_from_scenes_to_a_picture_by_a_space_that_fetched_the_pushed_adapter(
 ) -> None:
     """Every command of the README in a folder of one's own, each finding only the files of those before it."""
     monkeypatch.chdir(tmp_path)
-    flux = hub.add_repo(names.BASE, tiny_flux, gated=True)
-    flux.accepted.add("monet")
+    pipe = hub.add_repo(names.BASE, tiny_flux, gated=True)
+    pipe.accepted.add("monet")
     Path("scenes.yaml").write_text(yaml.safe_dump(RECIPE))
     Path("prompts.yaml").write_text(yaml.safe_dump(PROMPTS))
     draw_scenes("painted", seed=100)
@@ -116,4 +116,4 @@ def test_from_scenes_to_a_picture_by_a_space_that_fetched_the_pushed_adapter(
     base = next(one for one in hung if one.arm == "base-styled" and one.recipe.sampling == asked)
     assert not np.array_equal(here, np.asarray(Image.open(Path("runs/scenes/gallery") / base.file)))
     assert recipe["provenance"]["adapter"] == "monet/scenes"
-    assert paint.read_recipe(picture).provenance.base_revision == flux.find("main")
+    assert paint.read_recipe(picture).provenance.base_revision == pipe.find("main")

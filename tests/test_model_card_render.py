@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from impressionism import names
 from impressionism.pictorial import STATISTICS
-from impressionism.records import Comparison, Estimate, Preference, Scores
+from impressionism.records import Estimate, Preference, Scores, StudyResult
 from model_card import __main__ as model_card
 from model_card import check, evidence, method, modelspec, render, snippet
 from model_card.presets import FLUX, MINIATURE
@@ -196,11 +196,11 @@ def test_what_people_chose_is_told_with_its_interval(run: Path) -> None:
     assert {"human-win-rate-style"} == {one["type"] for one in results[-1]["metrics"]}
 
 
-def comparison(*, synthetic: bool = False) -> Comparison:
+def comparison(*, synthetic: bool = False) -> StudyResult:
     rate = Estimate(value=0.62, low=0.55, high=0.69, n=12)
     style = Preference(against="base-styled", question="style", adapter=120, base=70, tie=15, neither=5, win_rate=rate,
                        decisive=rate, p=0.004)  # fmt: skip
-    return Comparison(
+    return StudyResult(
         run="lilies", study_sha256="ab" * 32, strength=1.0, synthetic=synthetic, planned=210, votes=210, prompts=12,
         raters=6, sessions=7, excluded={}, preferences=[style], left=None, left_p=0.7, consistency=None, catch=None,
         milliseconds=2100.0, power=[],

@@ -33,12 +33,13 @@ from PIL import Image
 from space_served import pictures_of, served, visitor
 
 from impressionism import paint
-from impressionism.pipeline import Painter, PainterError, load_pipeline
-from impressionism.records import Sampling
+from impressionism.errors import UserError
+from impressionism.pipeline import Painter, load_pipeline
+from impressionism.records import GenerationParams
 from space import api, app, preview, studio
 from space.guard import Guard
 from space.studio import MOST_STRENGTHS, Step, Studio
-from space.words import FLUX, MINIATURE
+from space.texts import FLUX, MINIATURE
 
 SMALL = {"steps": 2, "width": 64, "height": 64}
 LONG = {"steps": 100, "width": 512, "height": 512}  # about ten seconds of the tiny FLUX
@@ -75,7 +76,7 @@ def test_generate_paints_what_the_painter_paints_bit_for_bit_and_carries_its_rec
     picture, recipe = client.predict(
         prompt="a windmill", strength=0.7, seed=3, guidance=3, **SMALL, api_name="/generate"
     )
-    sampling = Sampling(prompt="a windmill", seed=3, guidance=3.0, **SMALL)
+    sampling = GenerationParams(prompt="a windmill", seed=3, guidance=3.0, **SMALL)
     assert Path(picture).suffix == ".png"
     assert np.array_equal(pixels(picture), pixels(paint.paint(tiny_painter, sampling, 0.7)))
     assert paint.read_recipe(picture) == paint.recipe_of(tiny_painter, sampling, 0.7)
@@ -94,7 +95,7 @@ def test_generate_needs_only_a_prompt(client: Client):
 
 def test_compare_returns_the_base_and_the_adapted_picture(client: Client, tiny_painter: Painter):
     base, adapted, recipe = client.predict(prompt="poppies", seed=5, **SMALL, api_name="/compare")
-    sampling = Sampling(prompt="poppies", seed=5, **SMALL)
+    sampling = GenerationParams(prompt="poppies", seed=5, **SMALL)
     for picture, expected in zip((base, adapted), paint.compare(tiny_painter, sampling), strict=True):
         assert np.array_equal(pixels(picture), pixels(expected))
     assert (paint.read_recipe(base).strength, paint.read_recipe(adapted).strength) == (0, 1)
@@ -113,7 +114,7 @@ def test_repaint_paints_over_a_photograph(client: Client, tiny_painter: Painter,
         image=handle_file(photograph), prompt="a meadow", change=0.8, **SMALL, api_name="/repaint"
     )
     source = Image.open(photograph)
-    expected = paint.repaint(tiny_painter, Sampling(prompt="a meadow", **SMALL), 1.0, source, 0.8)
+    expected = paint.repaint(tiny_painter, GenerationParams(prompt="a meadow", **SMALL), 1.0, source, 0.8)
     assert np.array_equal(pixels(picture), pixels(expected))
     assert (recipe["change"], len(recipe["source"])) == (0.8, 64)
 
@@ -185,7 +186,7 @@ def test_after_a_refusal_the_next_good_call_works(client: Client):
 
 
 def test_the_limits_that_status_tells_are_those_of_the_check(tiny_painter: Painter):
-    studio, good = Studio(tiny_painter), Sampling(prompt="a train", **SMALL)
+    studio, good = Studio(tiny_painter), GenerationParams(prompt="a train", **SMALL)
     for name, (least, most) in studio.limits().items():
         if name in ("prompt", "strengths"):
             continue
@@ -193,19 +194,19 @@ def test_the_limits_that_status_tells_are_those_of_the_check(tiny_painter: Paint
             if name in ("strength", "change"):
                 asked, refused = {name: value or 0.5}, {name: beyond}
                 studio.check(good, [asked.get("strength", 1.0)], asked.get("change"))
-                with pytest.raises(PainterError):
+                with pytest.raises(UserError):
                     studio.check(good, [refused.get("strength", 1.0)], refused.get("change"))
             else:
-                studio.check(Sampling.from_dict({**vars(good), name: value}), [1.0])
-                with pytest.raises(PainterError):
-                    studio.check(Sampling.from_dict({**vars(good), name: beyond}), [1.0])
+                studio.check(GenerationParams.from_dict({**vars(good), name: value}), [1.0])
+                with pytest.raises(UserError):
+                    studio.check(GenerationParams.from_dict({**vars(good), name: beyond}), [1.0])
 
 
 def test_examples_and_sizes_can_be_painted():
     for words, largest in ((MINIATURE, paint.LARGEST_MINIATURE), (FLUX, paint.LARGEST)):
         for prompt, shape, seed in words.examples:
             width, height = words.sizes[shape]
-            paint.check(Sampling(prompt=prompt, seed=seed, width=width, height=height), largest=largest)
+            paint.check(GenerationParams(prompt=prompt, seed=seed, width=width, height=height), largest=largest)
 
 
 def test_nothing_on_the_page_is_evaluated_from_what_was_written(client: Client):
@@ -379,7 +380,8 @@ def test_a_cancelled_painting_makes_room_within_a_step(here: tuple, client: Clie
     client.predict(prompt="a short one", seed=1, **SMALL, api_name="/generate")
     assert time.monotonic() - start < 4
     assert (
-        here[2].memory.get(here[2].recipes(Sampling(prompt="a longer afternoon", **LONG), [1.0], None, None)[0]) is None
+        here[2].memory.get(here[2].recipes(GenerationParams(prompt="a longer afternoon", **LONG), [1.0], None, None)[0])
+        is None
     )
 
 
@@ -389,14 +391,14 @@ def test_a_program_that_hangs_up_makes_room(here: tuple, client: Client):
     with httpx.stream("GET", event, timeout=60) as answer:
         assert "event: generating" in answer.iter_lines()
     client.predict(prompt="another call", **SMALL, api_name="/generate")
-    [unfinished] = here[2].recipes(Sampling(prompt="a call cut off", **LONG), [1.0], None, None)
+    [unfinished] = here[2].recipes(GenerationParams(prompt="a call cut off", **LONG), [1.0], None, None)
     assert here[2].memory.get(unfinished) is None
 
 
 def test_a_closed_painting_ends_and_leaves_the_painter_as_it_was(tiny_painter: Painter):
-    studio, sampling = Studio(tiny_painter), Sampling(prompt="a gate", **SMALL)
+    studio, sampling = Studio(tiny_painter), GenerationParams(prompt="a gate", **SMALL)
     before = threading.active_count()
-    with closing(studio.paint(Sampling(prompt="a gate", **LONG), [0.0, 1.0])) as progress:
+    with closing(studio.paint(GenerationParams(prompt="a gate", **LONG), [0.0, 1.0])) as progress:
         next(progress)
         next(progress)
     [picture] = pictures_of(studio.paint(sampling, [0.5]))
@@ -405,7 +407,7 @@ def test_a_closed_painting_ends_and_leaves_the_painter_as_it_was(tiny_painter: P
 
 
 def test_a_moved_slider_paints_only_the_adapted_picture(tiny_painter: Painter):
-    studio, sampling = Studio(tiny_painter), Sampling(prompt="a slider", **SMALL)
+    studio, sampling = Studio(tiny_painter), GenerationParams(prompt="a slider", **SMALL)
     first = [event for event in studio.paint(sampling, [0.0, 1.0]) if isinstance(event, Step)]
     moved = [event for event in studio.paint(sampling, [0.0, 0.5]) if isinstance(event, Step)]
     assert (len(first), len(moved)) == (4, 2)
@@ -415,7 +417,7 @@ def test_a_moved_slider_paints_only_the_adapted_picture(tiny_painter: Painter):
 
 
 def test_a_picture_whose_file_is_gone_is_painted_again(tiny_painter: Painter):
-    studio, sampling = Studio(tiny_painter), Sampling(prompt="a lost one", **SMALL)
+    studio, sampling = Studio(tiny_painter), GenerationParams(prompt="a lost one", **SMALL)
     [picture] = pictures_of(studio.paint(sampling, [1.0]))
     Path(picture.path).unlink()
     assert studio.remembered(sampling, [1.0]) is None
@@ -424,7 +426,7 @@ def test_a_picture_whose_file_is_gone_is_painted_again(tiny_painter: Painter):
 
 
 def test_whatever_decides_the_pixels_is_painted_anew(tiny_painter: Painter):
-    known = paint.recipe_of(tiny_painter, Sampling(prompt="a key", **SMALL), 1.0)
+    known = paint.recipe_of(tiny_painter, GenerationParams(prompt="a key", **SMALL), 1.0)
     changed = {"prompt": "a lock", "seed": 1, "steps": 3, "guidance": 1.0, "width": 80, "height": 80}
     others = [replace(known, sampling=replace(known.sampling, **{name: value})) for name, value in changed.items()]
     others += [replace(known, strength=0.5), replace(known, source="x"), replace(known, change=0.5)]
@@ -436,7 +438,7 @@ def test_whatever_decides_the_pixels_is_painted_anew(tiny_painter: Painter):
 def test_only_the_last_pictures_are_remembered(tiny_painter: Painter):
     memory = studio.Memory(2)
     pictures = {seed: studio.Picture(__file__, {"seed": seed}) for seed in range(3)}
-    recipes = {s: paint.recipe_of(tiny_painter, Sampling(prompt="x", seed=s), 1.0) for s in pictures}
+    recipes = {s: paint.recipe_of(tiny_painter, GenerationParams(prompt="x", seed=s), 1.0) for s in pictures}
     memory.put(recipes[0], pictures[0])
     memory.put(recipes[1], pictures[1])
     assert memory.get(recipes[0]) == pictures[0]
@@ -448,7 +450,9 @@ def test_the_previews_approach_the_picture(monkeypatch: pytest.MonkeyPatch):
     """On the miniature, whose pictures show something: its autoencoder was trained, the tiny one's is random."""
     monkeypatch.setattr(preview, "PAUSE", 0)
     studio = Studio(load_pipeline("miniature", device="cpu"))
-    *steps, picture = studio.paint(Sampling(prompt="a haystack at sunset", steps=6, width=128, height=192), [1.0])
+    *steps, picture = studio.paint(
+        GenerationParams(prompt="a haystack at sunset", steps=6, width=128, height=192), [1.0]
+    )
     assert steps[0].preview is None
     assert all(step.preview.size == (171, 256) for step in steps[1:])
 
@@ -462,7 +466,7 @@ def test_the_previews_approach_the_picture(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_preview_calls_no_model_whose_turn_it_is_not(tiny_painter: Painter):
-    vae = tiny_painter.flux.vae
+    vae = tiny_painter.pipe.vae
     vae._hf_hook = SimpleNamespace(pre_forward=lambda *_: pytest.fail("the transformer would have left the card"))
     try:
         preview.projection.cache_clear()
@@ -477,7 +481,7 @@ def test_a_preview_is_made_once_in_a_while_and_shown_until_the_next(
     made = []
     monkeypatch.setattr(preview, "PAUSE", 1000)
     monkeypatch.setattr(preview.Previews, "picture", lambda *_: made.append(1) or Image.new("RGB", (8, 8)))
-    sampling = Sampling(prompt="a long wait", steps=5, width=64, height=64)
+    sampling = GenerationParams(prompt="a long wait", steps=5, width=64, height=64)
     steps = [event for event in Studio(tiny_painter).paint(sampling, [0.5, 1.0]) if isinstance(event, Step)]
     assert [bool(step.preview) for step in steps] == 2 * [False, True, True, True, True]
     assert len(made) == 2  # one of each picture
@@ -496,7 +500,7 @@ class SecondIsWithheld(Guard):
     def check_picture(self, image: Image.Image, what: str = "") -> None:
         self.seen += 1
         if self.seen == 2:
-            raise PainterError("The second half is missing.")
+            raise UserError("The second half is missing.")
 
 
 def test_when_the_second_half_fails_the_first_has_arrived(tiny_painter: Painter):
@@ -512,7 +516,7 @@ def test_when_the_second_half_fails_the_first_has_arrived(tiny_painter: Painter)
 def test_a_failure_of_the_machine_says_what_to_do_and_hides_the_prompt(
     tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    sampling = Sampling(prompt="my secret garden", **SMALL)
+    sampling = GenerationParams(prompt="my secret garden", **SMALL)
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError(f"cannot paint {sampling.prompt}")
@@ -594,7 +598,7 @@ def test_a_turned_and_a_cmyk_photograph_are_painted_upright_and_in_their_colours
     exif[0x0112] = 6  # the camera was turned: show it turned clockwise by 90 degrees
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
     upright.convert("CMYK").save(tmp_path / "press.tiff")
-    sampling = Sampling(prompt="a train", **SMALL)
+    sampling = GenerationParams(prompt="a train", **SMALL)
     for name, seen in (("turned.png", upright), ("press.tiff", upright.convert("CMYK").convert("RGB"))):
         picture, _ = client.predict(image=handle_file(tmp_path / name), prompt="a train", **SMALL, api_name="/repaint")
         assert np.array_equal(pixels(picture), pixels(paint.repaint(tiny_painter, sampling, 1.0, seen, 0.6)))
@@ -604,7 +608,7 @@ def test_uploads_and_pictures_are_deleted_after_their_time(here: tuple, client: 
     address, page, studio = here
     [uploaded] = httpx.post(f"{address}/gradio_api/upload", files={"files": Path(photograph).read_bytes()}).json()
     client.predict(prompt="to be deleted", **SMALL, api_name="/generate")
-    [picture] = studio.remembered(Sampling(prompt="to be deleted", **SMALL), [1.0])
+    [picture] = studio.remembered(GenerationParams(prompt="to be deleted", **SMALL), [1.0])
     route_utils.delete_files_created_by_app(page, 3000)
     assert Path(uploaded).exists() and Path(picture.path).exists()
     studio.files.add(lost := str(Path(picture.path).with_name("lost.png")))
@@ -647,7 +651,7 @@ def test_two_thousand_bad_calls_are_each_refused_in_a_sentence_and_the_next_good
         sentence = str(refusal.value.message)
         assert sentence[0].isupper() and sentence.endswith("."), sentence
         assert len(sentence) < 1200 and "Traceback" not in sentence and "unexpectedly" not in sentence, sentence
-    assert len(pictures_of(desk.paint(Sampling(prompt="a train", **SMALL), [1.0]))) == 1
+    assert len(pictures_of(desk.paint(GenerationParams(prompt="a train", **SMALL), [1.0]))) == 1
 
 
 def test_bad_calls_over_http_are_refused_alike(here: tuple, client: Client):
@@ -707,7 +711,7 @@ def test_thirty_two_visitors_get_their_own_pictures_in_the_order_in_which_they_c
         wait_for(lambda job=job: job.status().code.name != "STARTING")
     answers = [job.result(timeout=120) for job in jobs]
     for number, (picture, recipe) in enumerate(answers):
-        sampling = Sampling(prompt=f"visitor {number}", seed=1000 + number, **SMALL)
+        sampling = GenerationParams(prompt=f"visitor {number}", seed=1000 + number, **SMALL)
         assert recipe["sampling"]["prompt"] == sampling.prompt
         assert np.array_equal(pixels(picture), pixels(paint.paint(tiny_painter, sampling, 1.0)))
     late = [abs(place - number) for place, number in enumerate(finished)]
@@ -719,7 +723,7 @@ def test_memory_stays_flat(tiny_painter: Painter):
 
     def paint_many(seeds: range) -> int:
         for seed in seeds:
-            pictures_of(desk.paint(Sampling(prompt="again", seed=seed, steps=1, width=64, height=64), [1.0]))
+            pictures_of(desk.paint(GenerationParams(prompt="again", seed=seed, steps=1, width=64, height=64), [1.0]))
         return process.memory_info().rss
 
     warm = paint_many(range(50))

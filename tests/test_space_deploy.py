@@ -14,7 +14,7 @@ from tiny import make_tiny_adapter
 
 from impressionism import names, paint
 from impressionism.pipeline import Painter
-from impressionism.records import Sampling
+from impressionism.records import GenerationParams
 from space import deploy
 from space.opening import open_painter
 from space.studio import Studio
@@ -222,7 +222,7 @@ def test_the_space_switches_to_another_adapter_by_its_variables(
     painters = [
         Live(monkeypatch, {**values, "IMPRESSIONISM_ADAPTER_REVISION": commit}).painter for commit in (first, second)
     ]
-    sampling = Sampling(prompt="a switch", **SMALL)
+    sampling = GenerationParams(prompt="a switch", **SMALL)
     assert [painter.provenance.adapter_revision for painter in painters] == [first, second]
     assert paint.paint(painters[0], sampling).tobytes() != paint.paint(painters[1], sampling).tobytes()
 

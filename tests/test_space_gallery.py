@@ -7,7 +7,7 @@ from PIL import Image
 
 from impressionism.paint import read_recipe
 from impressionism.pipeline import Painter
-from impressionism.records import Pair, Provenance, Recipe, Sampling
+from impressionism.records import GenerationParams, ImageMetadata, Pair, Provenance
 from space import app
 from space.gallery import SHOWCASE, by_genre, on_easel, on_wall, pairs_in, sides
 from space.recipes import link
@@ -15,7 +15,9 @@ from space.tabs.gallery import MISSING
 
 
 def pair(genre: str, gain: float, prompt: str = "a haystack") -> Pair:
-    recipe = Recipe(sampling=Sampling(prompt=prompt), strength=0.8, provenance=Provenance(base="miniature"))
+    recipe = ImageMetadata(
+        sampling=GenerationParams(prompt=prompt), strength=0.8, provenance=Provenance(base="miniature")
+    )
     return Pair(base="base.webp", adapted="adapted.webp", genre=genre, chosen="best", gain=gain, recipe=recipe)
 
 

@@ -10,9 +10,9 @@ from PIL import Image
 from space_served import pictures_of
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.pipeline import Painter
-from impressionism.records import Sampling
+from impressionism.records import GenerationParams
 from space import guard
 from space.guard import Guard, ImageFilter, guard_for
 from space.studio import Studio
@@ -48,7 +48,7 @@ SMALL = {"steps": 2, "width": 64, "height": 64}
     ],
 )
 def test_explicit_prompts_and_bare_children_are_refused(prompt: str):
-    with pytest.raises(PainterError, match="is not painted here"):
+    with pytest.raises(UserError, match="is not painted here"):
         Guard(prompts=True).check_prompt(prompt)
 
 
@@ -96,18 +96,18 @@ def test_a_picture_above_the_threshold_is_withheld(hub: Hub, tmp_path: Path, tin
     assert images.score(PICTURE) > 0.99
     studio = Studio(tiny_painter, Guard(prompts=True, images=images))
     with pytest.raises(Error, match="was painted, but it is withheld"):
-        pictures_of(studio.paint(Sampling(prompt="a gate", **SMALL), [1.0]))
+        pictures_of(studio.paint(GenerationParams(prompt="a gate", **SMALL), [1.0]))
     with pytest.raises(Error, match="photograph is withheld"):
-        pictures_of(studio.paint(Sampling(prompt="a gate", **SMALL), [1.0], PICTURE, 0.6))
+        pictures_of(studio.paint(GenerationParams(prompt="a gate", **SMALL), [1.0], PICTURE, 0.6))
     with pytest.raises(Error, match="is not painted here"):
-        pictures_of(studio.paint(Sampling(prompt="porn", **SMALL), [1.0]))
+        pictures_of(studio.paint(GenerationParams(prompt="porn", **SMALL), [1.0]))
 
 
 def test_a_picture_below_it_is_shown(hub: Hub, tmp_path: Path, tiny_painter: Painter):
     studio = Studio(
         tiny_painter, Guard(images=ImageFilter(pinned(hub, make_classifier(tmp_path / "filter", lean=-9.0))))
     )
-    assert len(pictures_of(studio.paint(Sampling(prompt="a gate", **SMALL), [1.0]))) == 1
+    assert len(pictures_of(studio.paint(GenerationParams(prompt="a gate", **SMALL), [1.0]))) == 1
     assert "falcon/filter looks at the pictures" in studio.guard.about()
 
 
@@ -129,7 +129,7 @@ def test_every_unsafe_label_counts(hub: Hub, tmp_path: Path):
 )
 def test_a_filter_that_cannot_do_it_is_refused(hub: Hub, tmp_path: Path, labels, spoil, says):
     source = pinned(hub, make_classifier(tmp_path / "filter", labels))
-    with pytest.raises(PainterError, match=says):
+    with pytest.raises(UserError, match=says):
         ImageFilter(spoil(source))
 
 

@@ -12,7 +12,7 @@ import torch._inductor.config
 
 from impressionism import paint
 from impressionism.pipeline import Painter, load_pipeline
-from impressionism.records import Sampling
+from impressionism.records import GenerationParams
 from space import stepwise
 from space.__main__ import main
 from space.app import build
@@ -22,7 +22,7 @@ from space.compiling import compile_ahead_or_not, compile_or_not
 def test_where_blocks_cannot_be_compiled_they_paint_as_they_are(tiny_flux: Path, tiny_adapter: Path):
     """That compiled blocks paint the same is held by test_impressionism_compiled.py."""
     painter = load_pipeline(str(tiny_flux), str(tiny_adapter), device="cpu")
-    sampling = Sampling(prompt="a mill", steps=1, width=64, height=64)
+    sampling = GenerationParams(prompt="a mill", steps=1, width=64, height=64)
     eager = [paint.paint(painter, sampling, strength).tobytes() for strength in (0.0, 1.0)]
     no_compiler = torch._inductor.config.patch({"cpp.cxx": ("/nonexistent/compiler",)})
     with no_compiler, torch._dynamo.config.patch(suppress_errors=False):  # which is then put back
@@ -34,7 +34,7 @@ def test_where_nothing_can_be_compiled_ahead_the_blocks_paint_as_they_are(
     tiny_flux: Path, tiny_adapter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     painter = load_pipeline(str(tiny_flux), str(tiny_adapter), device="cpu")
-    sampling = Sampling(prompt="a mill", steps=1, width=64, height=64)
+    sampling = GenerationParams(prompt="a mill", steps=1, width=64, height=64)
     eager = [paint.paint(painter, sampling, strength).tobytes() for strength in (0.0, 1.0)]
     (tmp_path / "full").touch()
     compile_ahead_or_not(painter, tmp_path / "full")

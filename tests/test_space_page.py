@@ -18,16 +18,16 @@ from space_served import visitor
 
 from impressionism import paint
 from impressionism.pipeline import Painter
-from impressionism.records import Pair, Sampling
+from impressionism.records import GenerationParams, Pair
 from space import app
 from space.gallery import SHOWCASE, by_genre, pairs_in
 from space.preview import Previews
 from space.recipes import recipes_in
-from space.words import MINIATURE
+from space.texts import MINIATURE
 
 WAIT = 30_000  # milliseconds; the machine may be busy
 TABS = ("Paint", "Strength", "Repaint", "Gallery", "About")
-SHOWN = Sampling(prompt="poplars by a river", seed=3, steps=2, width=64, height=96)  # the showcase's first pair
+SHOWN = GenerationParams(prompt="poplars by a river", seed=3, steps=2, width=64, height=96)  # the showcase's first pair
 HOSTILE = """<img src=x onerror="window.hacked=1">${window.hacked=2}{{7*7}}`${window.hacked=3}`"""
 
 
@@ -36,7 +36,7 @@ def showcase(tiny_painter: Painter, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("showcase")
     pairs = []
     for number, genre in enumerate(("landscape", "urban")):
-        sampling = Sampling.from_dict({**vars(SHOWN), "seed": SHOWN.seed + number})
+        sampling = GenerationParams.from_dict({**vars(SHOWN), "seed": SHOWN.seed + number})
         files = {"base": f"{number}-base.webp", "adapted": f"{number}-adapted.webp"}
         for file, picture in zip(files.values(), paint.compare(tiny_painter, sampling, 0.8), strict=True):
             picture.save(folder / file)
@@ -323,7 +323,7 @@ def test_on_a_phone_the_easel_comes_into_view_when_painting_begins(browser: Brow
 
 def test_when_the_second_picture_fails_the_first_stays_and_the_page_says_why(page: Page, tiny_painter: Painter):
     set_up(page, "a church", seed=16)
-    layer = next(module for module in tiny_painter.flux.transformer.modules() if hasattr(module, "set_scale"))
+    layer = next(module for module in tiny_painter.pipe.transformer.modules() if hasattr(module, "set_scale"))
 
     def fail(module, *_) -> None:
         if not module._disable_adapters:
@@ -526,7 +526,7 @@ def test_the_page_says_who_paints_and_what_it_knows(page: Page, tiny_painter: Pa
 
 
 def test_a_picture_dropped_on_the_page_brings_its_settings_back(page: Page, tiny_painter: Painter, tmp_path: Path):
-    sampling = Sampling(prompt="lilies", seed=31, steps=5, guidance=2.5, width=80, height=112)
+    sampling = GenerationParams(prompt="lilies", seed=31, steps=5, guidance=2.5, width=80, height=112)
     recipe = paint.recipe_of(tiny_painter, sampling, 0.65)
     drop(page, paint.save(Image.new("RGB", (80, 112)), recipe, tmp_path / "lilies.png"))
     expect_settings(page, sampling, 0.65)
@@ -539,7 +539,9 @@ def test_a_picture_without_a_recipe_is_refused_in_a_sentence(page: Page, tmp_pat
 
 
 def test_a_copied_link_opens_the_page_with_the_pictures_settings(page: Page, browser: BrowserContext):
-    sampling = Sampling(prompt="a boat & “gulls” at 100 %?", seed=32, steps=2, guidance=4.5, width=64, height=64)
+    sampling = GenerationParams(
+        prompt="a boat & “gulls” at 100 %?", seed=32, steps=2, guidance=4.5, width=64, height=64
+    )
     set_up(page, sampling.prompt, seed=32)
     page.get_by_label("number input for Guidance").fill("4.5")
     page.get_by_label("number input for Guidance").blur()
@@ -581,7 +583,7 @@ def test_a_link_that_asks_for_the_impossible_says_so_and_changes_nothing(
     page.close()
 
 
-def expect_settings(page: Page, sampling: Sampling, strength: float) -> None:
+def expect_settings(page: Page, sampling: GenerationParams, strength: float) -> None:
     expect(page.get_by_label("Prompt")).to_have_value(sampling.prompt, timeout=WAIT)
     expect(page.get_by_label("Seed", exact=True)).to_have_value(str(sampling.seed))
     expect(page.locator("#strength input[type=number]")).to_have_value(f"{strength:g}")

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from impressionism.records import Provenance, Recipe, Sampling
+from impressionism.records import GenerationParams, ImageMetadata, Provenance
 from space.pictures import FRONT, alt, inline, view_of
 from space.studio import Picture, Step
 
-RECIPE = Recipe(sampling=Sampling(prompt="a windmill", seed=4), strength=0.5, provenance=Provenance(base="miniature"))
+RECIPE = ImageMetadata(
+    sampling=GenerationParams(prompt="a windmill", seed=4), strength=0.5, provenance=Provenance(base="miniature")
+)
 
 
 def picture(strength: float) -> Picture:

@@ -10,18 +10,20 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from impressionism import paint
-from impressionism.hub import PainterError
-from impressionism.records import Provenance, Recipe, Sampling
+from impressionism.errors import UserError
+from impressionism.records import GenerationParams, ImageMetadata, Provenance
 from space.contact import save_sheet
 from space.recipes import SHEET, link, recipes_in, settings_from, settings_of
 
-SAMPLING = Sampling(prompt="a boat & “seagulls” at 100 % dawn?", seed=7, steps=12, guidance=2.5, width=192, height=144)
-RECIPE = Recipe(sampling=SAMPLING, strength=0.75, provenance=Provenance(base="miniature"))
+SAMPLING = GenerationParams(
+    prompt="a boat & “seagulls” at 100 % dawn?", seed=7, steps=12, guidance=2.5, width=192, height=144
+)
+RECIPE = ImageMetadata(sampling=SAMPLING, strength=0.75, provenance=Provenance(base="miniature"))
 ROW = [dataclasses.replace(RECIPE, strength=strength) for strength in (-0.5, 0.0, 1 / 3, 1.0)]
 
 
 @pytest.mark.parametrize("recipes", [[RECIPE], ROW, [dataclasses.replace(RECIPE, source="ab" * 32, change=0.4)]])
-def test_a_link_brings_back_every_setting(recipes: list[Recipe]):
+def test_a_link_brings_back_every_setting(recipes: list[ImageMetadata]):
     assert settings_from(parse_qsl(link(recipes)[1:])) == settings_of(recipes)
 
 
@@ -33,7 +35,7 @@ def test_a_link_sets_what_it_names_and_ignores_what_is_not_its_own():
 
 @pytest.mark.parametrize("wrong", [("seed", "seven"), ("seed", "1.5"), ("strength", ""), ("width", "<b>")])
 def test_a_link_with_no_number_where_one_belongs_is_refused_in_a_sentence(wrong: tuple[str, str]):
-    with pytest.raises(PainterError, match=rf"This link’s {wrong[0]} is not a number"):
+    with pytest.raises(UserError, match=rf"This link’s {wrong[0]} is not a number"):
         settings_from([wrong])
 
 
@@ -79,5 +81,5 @@ HAND_MADE = [
 @pytest.mark.parametrize("make", [broken, photograph, without, *HAND_MADE])
 def test_a_file_without_a_recipe_is_refused_in_a_sentence(make, tmp_path: Path):
     make(tmp_path / "picture.png")
-    with pytest.raises(PainterError, match="carries no recipe; only an untouched PNG from this painter does"):
+    with pytest.raises(UserError, match="carries no recipe; only an untouched PNG from this painter does"):
         recipes_in(tmp_path / "picture.png")

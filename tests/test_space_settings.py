@@ -4,13 +4,13 @@ import gradio as gr
 import pytest
 from space_served import pictures_of
 
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 from impressionism.pipeline import Painter
-from impressionism.records import Sampling
+from impressionism.records import GenerationParams
 from space.painting import Job, quota
 from space.settings import Settings, make_settings, ratio, restored
 from space.studio import Studio
-from space.words import FLUX, MINIATURE
+from space.texts import FLUX, MINIATURE
 
 SMALL = {"steps": 2, "width": 64, "height": 64}
 
@@ -56,13 +56,13 @@ def test_a_recipe_opens_the_tab_that_it_comes_from(studio: Studio, settings: Set
 
 @pytest.mark.parametrize("asked", [{"steps": 1000}, {"width": 65}, {"strengths": [float("nan")]}, {"prompt": " "}])
 def test_a_recipe_that_cannot_be_painted_reaches_no_control(studio: Studio, settings: Settings, asked: dict):
-    with pytest.raises(PainterError):
+    with pytest.raises(UserError):
         restored(studio, settings, asked)
 
 
 def test_the_quota_is_told_before_the_click(tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch):
     studio = Studio(tiny_painter)
-    job = Job(Sampling(prompt="a quay", seed=61, **SMALL), [0.0, 1.0])
+    job = Job(GenerationParams(prompt="a quay", seed=61, **SMALL), [0.0, 1.0])
     assert quota(studio, job) == ""  # nothing is reserved off ZeroGPU
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     assert quota(studio, job) == f"Reserves {studio.seconds(*job[:4])} s of your ZeroGPU quota."

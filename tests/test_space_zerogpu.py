@@ -23,7 +23,7 @@ from zerogpu_here import ANSWERS, Scheduler, space_on
 
 from impressionism import paint
 from impressionism.pipeline import Painter
-from impressionism.records import Sampling
+from impressionism.records import GenerationParams
 from space import errors, zerogpu
 from space.studio import Studio
 
@@ -55,7 +55,7 @@ def client(space: str) -> Client:
 
 
 def test_what_a_worker_paints_is_what_the_painter_paints(client: Client, tiny_painter: Painter, scheduler: Scheduler):
-    sampling = Sampling(prompt="a forked worker", seed=3, **SMALL)
+    sampling = GenerationParams(prompt="a forked worker", seed=3, **SMALL)
     for strength in (0.7, 0.0, 1.0):  # the worker is used again: nothing of the last visitor's may be left in it
         picture, _ = client.predict(prompt=sampling.prompt, strength=strength, seed=3, **SMALL, api_name="/generate")
         assert np.array_equal(
@@ -170,7 +170,7 @@ def test_who_cancels_waits_for_no_worker_and_the_next_painting_does(
     tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch
 ):
     """Gradio closes a cancelled painting in the thread that serves every page."""
-    studio, sampling, ended = Studio(tiny_painter), Sampling(prompt="a slow worker", **SMALL), []
+    studio, sampling, ended = Studio(tiny_painter), GenerationParams(prompt="a slow worker", **SMALL), []
     step = threading.Event()
 
     def worker(*_: object):
@@ -213,13 +213,13 @@ def test_seconds_follow_what_was_measured():
 
 
 def test_the_visitor_sees_what_will_be_reserved(tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch):
-    studio, sampling = Studio(tiny_painter), Sampling(prompt="how much", **SMALL)
+    studio, sampling = Studio(tiny_painter), GenerationParams(prompt="how much", **SMALL)
     assert studio.seconds(sampling, [0.0, 1.0]) is None
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     assert studio.seconds(sampling, [0.0, 1.0]) == zerogpu.reserved(studio._seconds(sampling, [0.0, 1.0], None, None))
     list(studio.paint(sampling, [0.0, 1.0]))
     assert studio.seconds(sampling, [0.0, 1.0]) == 0
-    assert studio.seconds(Sampling(prompt="", **SMALL), [1.0]) is None
+    assert studio.seconds(GenerationParams(prompt="", **SMALL), [1.0]) is None
 
 
 def test_the_rule_is_that_of_the_installed_spaces(monkeypatch: pytest.MonkeyPatch):

@@ -113,8 +113,8 @@ def test_all_stages_once_make_a_pipeline_with_an_adapter(tmp_path):
     command = [sys.executable, "-m", "tools.miniature", "--quick", "--out", tmp_path / "out", "--work", tmp_path]
     for options in ([], ["--further", "3"]):
         subprocess.run([str(part) for part in command + options], check=True, capture_output=True, timeout=400)
-    flux = FluxPipeline.from_pretrained(tmp_path / "out", torch_dtype=torch.float32)
-    flux.load_lora_weights(tmp_path / "out" / "adapter")
-    image = flux("a boat", num_inference_steps=1, width=192, height=192, max_sequence_length=32).images[0]
+    pipe = FluxPipeline.from_pretrained(tmp_path / "out", torch_dtype=torch.float32)
+    pipe.load_lora_weights(tmp_path / "out" / "adapter")
+    image = pipe("a boat", num_inference_steps=1, width=192, height=192, max_sequence_length=32).images[0]
     assert image.size == (192, 192)
     assert (tmp_path / "out" / "adapter" / "run.json").is_file()

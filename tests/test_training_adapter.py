@@ -38,12 +38,12 @@ PRESETS = ("attention", "all", "every", "style", "compact")
 def test_a_plain_pipeline_gives_the_live_models_outputs(tiny_flux, tmp_path, targets, alpha):
     transformer = live(tiny_flux, targets=targets, alpha=alpha)
     adapter.save(transformer, tmp_path, torch.float32)
-    flux = FluxPipeline.from_pretrained(tiny_flux, dtype=torch.float32)
+    pipe = FluxPipeline.from_pretrained(tiny_flux, dtype=torch.float32)
     with torch.no_grad():
-        base = flux.transformer(**INPUTS)[0]
-        flux.load_lora_weights(tmp_path)
-        torch.testing.assert_close(flux.transformer(**INPUTS)[0], transformer(**INPUTS)[0], atol=1e-4, rtol=1e-4)
-        assert (flux.transformer(**INPUTS)[0] - base).abs().max() > 0.1
+        base = pipe.transformer(**INPUTS)[0]
+        pipe.load_lora_weights(tmp_path)
+        torch.testing.assert_close(pipe.transformer(**INPUTS)[0], transformer(**INPUTS)[0], atol=1e-4, rtol=1e-4)
+        assert (pipe.transformer(**INPUTS)[0] - base).abs().max() > 0.1
 
 
 def test_alpha_is_folded_and_the_metadata_minimal(tiny_flux, tmp_path):
@@ -79,7 +79,7 @@ def test_layers_may_have_other_ranks_or_none_and_the_file_says_so(tiny_flux, tmp
     assert found["single_transformer_blocks.1.attn.to_q"] == 2 and found["single_transformer_blocks.0.attn.to_q"] == 4
     assert not any("ff_context" in name for name in found)
     adapter.save(transformer, tmp_path, torch.float32)
-    flux = FluxPipeline.from_pretrained(tiny_flux, dtype=torch.float32)
-    flux.load_lora_weights(tmp_path)
+    pipe = FluxPipeline.from_pretrained(tiny_flux, dtype=torch.float32)
+    pipe.load_lora_weights(tmp_path)
     with torch.no_grad():
-        torch.testing.assert_close(flux.transformer(**INPUTS)[0], transformer(**INPUTS)[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(pipe.transformer(**INPUTS)[0], transformer(**INPUTS)[0], atol=1e-4, rtol=1e-4)

@@ -6,8 +6,9 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
+from impressionism.errors import UserError
 from training import cache, examples
-from training.options import Data, Model, Recipe, RunOptions, TrainingError
+from training.options import Data, Model, RunOptions, TrainingConfig
 
 
 @pytest.fixture
@@ -22,8 +23,8 @@ def pictures(tmp_path):
     return folder
 
 
-def recipe(tiny_flux, pictures, **data) -> Recipe:
-    return Recipe(
+def recipe(tiny_flux, pictures, **data) -> TrainingConfig:
+    return TrainingConfig(
         model=Model(base=str(tiny_flux), device="cpu"),
         data=Data(source=str(pictures), resolution=("64x64", "96x64"), **data),
         run=RunOptions(cache=pictures.parent / "cache"),
@@ -38,13 +39,13 @@ def test_every_entry_belongs_to_its_sample_whatever_the_order(tiny_flux, picture
     cache.fill(wanted)
     monkeypatch.setattr(examples, "read", lambda data: random.Random(2).sample(read(data), 8))
     kept, usable = cache.fill(wanted)
-    flux = FluxPipeline.from_pretrained(tiny_flux, dtype=torch.float32)
+    pipe = FluxPipeline.from_pretrained(tiny_flux, dtype=torch.float32)
     for example in usable:
         picture = examples.decode(example)
-        pixels = flux.image_processor.preprocess(picture)
+        pixels = pipe.image_processor.preprocess(picture)
         with torch.no_grad():
-            expected = flux.vae.encode(pixels).latent_dist
-            text, pooled, _ = flux.encode_prompt(f"picture {example.name[0]}", None, max_sequence_length=32)
+            expected = pipe.vae.encode(pixels).latent_dist
+            text, pooled, _ = pipe.encode_prompt(f"picture {example.name[0]}", None, max_sequence_length=32)
         mean, logvar = kept.moments(example)
         torch.testing.assert_close(mean, expected.mean[0], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(logvar, expected.logvar[0], atol=1e-4, rtol=1e-4)
@@ -71,7 +72,7 @@ def test_another_encoder_is_another_cache(tiny_flux, pictures):
     model = recipe(tiny_flux, pictures).model
     other = model.model_copy(update={"max_sequence_length": 16})
     assert cache.fingerprint(model, tiny_flux) != cache.fingerprint(other, tiny_flux)
-    with pytest.raises(TrainingError, match="is no FLUX model: it lacks vae"):
+    with pytest.raises(UserError, match="is no FLUX model: it lacks vae"):
         cache.fingerprint(model, pictures)
 
 

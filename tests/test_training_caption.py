@@ -18,11 +18,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from impressionism.errors import UserError
 from training import caption as command
 from training import captioner, examples
 from training.caption import caption, parse, prompt_for, shorten
 from training.content import content_of, style_words
-from training.options import Recipe, TrainingError
+from training.options import TrainingConfig
 
 GOOD = {"full": "an impressionist painting of a boat at dawn, in loose brushstrokes", "content": "A boat at dawn."}
 
@@ -110,9 +111,11 @@ def paint(folder, count, *, caption=None, genre=None):
     (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def recipe(folder, **options) -> Recipe:
+def recipe(folder, **options) -> TrainingConfig:
     data = {"source": str(folder), "captions": str(folder.parent / "captions.jsonl"), "resolution": 32}
-    return Recipe.model_validate({"data": data, "caption": {"model": "m", **options}, "model": {"device": "cpu"}})
+    return TrainingConfig.model_validate(
+        {"data": data, "caption": {"model": "m", **options}, "model": {"device": "cpu"}}
+    )
 
 
 def lines_of(folder) -> list[dict]:
@@ -198,7 +201,7 @@ def test_bad_answers_end_nothing_and_are_asked_for_again_by_the_next_run(picture
 def test_a_server_where_nothing_works_is_not_asked_forever(pictures, serve):
     paint(pictures, 60)
     server = serve(lambda *_: said("broken", 500))
-    with pytest.raises(TrainingError, match=r"20 pictures in a row got no caption, .* HTTP 500"):
+    with pytest.raises(UserError, match=r"20 pictures in a row got no caption, .* HTTP 500"):
         caption(recipe(pictures, endpoint=server.url, retries=0))
     assert len(server.asked) < 35
 
@@ -235,7 +238,7 @@ def test_content_with_style_words_is_asked_for_again_and_then_stripped(pictures,
 def test_a_refusal_stops_at_once_with_the_remedy(pictures, serve, status, remedy):
     paint(pictures, 12)
     server = serve(lambda *_: said("no", status))
-    with pytest.raises(TrainingError, match=rf"refused \(HTTP {status}\): .*{remedy}"):
+    with pytest.raises(UserError, match=rf"refused \(HTTP {status}\): .*{remedy}"):
         caption(recipe(pictures, endpoint=server.url, concurrency=2))
     assert len(server.asked) <= 4
 
@@ -349,16 +352,16 @@ def test_without_a_model_the_sources_captions_are_taken_apart(pictures, capsys):
 
 def test_wrong_settings_are_a_sentence(pictures, monkeypatch):
     paint(pictures, 1)
-    with pytest.raises(TrainingError, match=r"set data\.captions"):
+    with pytest.raises(UserError, match=r"set data\.captions"):
         caption(
             recipe(pictures).model_copy(update={"data": recipe(pictures).data.model_copy(update={"captions": None})})
         )
-    with pytest.raises(TrainingError, match=r"does not load as a vision-language model .* set caption\.endpoint"):
+    with pytest.raises(UserError, match=r"does not load as a vision-language model .* set caption\.endpoint"):
         caption(recipe(pictures, model=str(pictures)))
     with pytest.raises(ValueError, match="should be hf, or begin with http"):
         recipe(pictures, endpoint="localhost:8000")
     monkeypatch.setattr(captioner, "get_token", lambda: None)
-    with pytest.raises(TrainingError, match="hf auth login"):
+    with pytest.raises(UserError, match="hf auth login"):
         caption(recipe(pictures, endpoint="hf"))
 
 

@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
+from impressionism.errors import UserError
 from training import checkpoint
-from training.options import TrainingError
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ FULL = """
 import resource, signal, sys, torch
 from pathlib import Path
 from training import checkpoint
-from training.options import TrainingError
+from impressionism.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 weights = {"a": torch.nn.Parameter(torch.ones(100_000))}
 optimizer = torch.optim.AdamW(weights.values())
@@ -79,7 +79,7 @@ checkpoint.save(Path(sys.argv[1]), weights, {}, optimizer, {"step": 1}, keep=3)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as on a full disk, a write fails half-way
 try:
     checkpoint.save(Path(sys.argv[1]), weights, {}, optimizer, {"step": 2}, keep=3)
-except TrainingError as error:
+except UserError as error:
     print(error)
 """
 
@@ -99,6 +99,6 @@ def test_a_checkpoint_of_another_optimizer_is_refused_and_changes_nothing(tmp_pa
     save(tmp_path, state, 1)
     weights, averages, _ = fresh(state)
     whole = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(7))])
-    with pytest.raises(TrainingError, match=r"written by another version .* begin again in another run.folder"):
+    with pytest.raises(UserError, match=r"written by another version .* begin again in another run.folder"):
         checkpoint.restore(tmp_path, weights, averages, whole)
     assert not any(weight.any() for weight in weights.values())

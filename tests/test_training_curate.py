@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from impressionism.errors import UserError
 from training import examples
 from training.curate import artist_cap, border, choose, curate, scan
-from training.options import Curate, Data, Recipe, TrainingError
-from training.report import Found, Reason
+from training.options import Curate, Data, TrainingConfig
+from training.report import ImageRecord, Reason
 from training.sources import open_source
 
 
@@ -35,19 +36,19 @@ def folder(path: Path, pictures: dict[str, Image.Image], lines: list[dict] | Non
     return path
 
 
-def recipe(tmp_path: Path, source: Path, **options) -> Recipe:
+def recipe(tmp_path: Path, source: Path, **options) -> TrainingConfig:
     options = {"min_side": 48, "held_out": 0.0} | options
-    return Recipe(data=Data(source=str(tmp_path / "out")), curate=Curate(source=str(source), **options))
+    return TrainingConfig(data=Data(source=str(tmp_path / "out")), curate=Curate(source=str(source), **options))
 
 
-def curated(tmp_path: Path, source: Path, **options) -> dict[str, Found]:
+def curated(tmp_path: Path, source: Path, **options) -> dict[str, ImageRecord]:
     """name → what became of it."""
     curate(recipe(tmp_path, source, **options))
     lines = (tmp_path / "out" / "pictures.jsonl").read_text().splitlines()
-    return {found.name: found for found in (Found(**json.loads(line)) for line in lines)}
+    return {found.name: found for found in (ImageRecord(**json.loads(line)) for line in lines)}
 
 
-def reasons(found: dict[str, Found]) -> dict[str, str | None]:
+def reasons(found: dict[str, ImageRecord]) -> dict[str, str | None]:
     return {name: picture.reason for name, picture in found.items()}
 
 
@@ -129,24 +130,24 @@ def test_a_sky_is_no_border():
     assert border(painting(2)) is None
 
 
-def made(*counts: tuple[str | None, str, int]) -> list[Found]:
+def made(*counts: tuple[str | None, str, int]) -> list[ImageRecord]:
     """So many findings by this artist in this genre, all unlike each other."""
     rng = random.Random(0)
     return [
-        Found(f"{artist} {genre} {number}", artist=artist, genre=genre, id=f"{rng.getrandbits(64):x}",
+        ImageRecord(f"{artist} {genre} {number}", artist=artist, genre=genre, id=f"{rng.getrandbits(64):x}",
               hash=f"{rng.getrandbits(64):016x}", width=600, height=600, chroma=20.0)
         for artist, genre, count in counts for number in range(count)
     ]  # fmt: skip
 
 
-def kept(chosen: list[Found]) -> list[Found]:
+def kept(chosen: list[ImageRecord]) -> list[ImageRecord]:
     return [picture for picture in chosen if picture.kept]
 
 
 def test_the_larger_of_near_duplicates_stays():
     one, other, third = made(("Monet", "landscape", 3))
     near = f"{int(one.hash, 16) ^ 0b111111:016x}"
-    larger = Found(**{**other.__dict__, "hash": near, "width": 601})
+    larger = ImageRecord(**{**other.__dict__, "hash": near, "width": 601})
     assert kept(choose([one, larger, third], Curate(held_out=0, duplicate_bits=6))) == [larger, third]
     assert len(kept(choose([one, larger, third], Curate(held_out=0, duplicate_bits=5)))) == 3
 
@@ -225,7 +226,7 @@ def test_a_stream_with_numbered_labels_is_read_in_words(tmp_path):
     assert set(zip(train["artist"], train["genre"], strict=True)) == {("claude-monet", "still_life")}
     assert train["source"][0] == "in: row 1"  # and no path of this machine
     assert "text" not in train.column_names
-    with pytest.raises(TrainingError, match=r"no genre sea: curate.genres can be landscape, still_life"):
+    with pytest.raises(UserError, match=r"no genre sea: curate.genres can be landscape, still_life"):
         curate(recipe(tmp_path / "b", tmp_path / "in", genres=["sea"]))
 
 
@@ -277,26 +278,26 @@ def test_what_is_done_is_skipped_and_nothing_else_is_overwritten(tmp_path, capsy
     capsys.readouterr()
     curate(recipe(tmp_path, source))
     assert "is curated already with these settings: of 3 pictures 3 to train on" in capsys.readouterr().err
-    with pytest.raises(TrainingError, match="other settings or from other pictures: remove it"):
+    with pytest.raises(UserError, match="other settings or from other pictures: remove it"):
         curate(recipe(tmp_path, source, min_side=50))
     painting(9).save(source / "new.png")
-    with pytest.raises(TrainingError, match="other settings or from other pictures: remove it"):
+    with pytest.raises(UserError, match="other settings or from other pictures: remove it"):
         curate(recipe(tmp_path, source))
     (tmp_path / "out" / "curate.json").unlink()
-    with pytest.raises(TrainingError, match=r"`curate` did not write it"):
+    with pytest.raises(UserError, match=r"`curate` did not write it"):
         curate(recipe(tmp_path, source))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
 def test_impossible_recipes_get_a_sentence(tmp_path):
     source = folder(tmp_path / "in", {"a.png": painting(1)})
-    with pytest.raises(TrainingError, match=r"set curate\.source to `huggan/wikiart`"):
-        curate(Recipe(data=Data(source="out")))
-    with pytest.raises(TrainingError, match="no folder of pictures here and no dataset that loads"):
+    with pytest.raises(UserError, match=r"set curate\.source to `huggan/wikiart`"):
+        curate(TrainingConfig(data=Data(source="out")))
+    with pytest.raises(UserError, match="no folder of pictures here and no dataset that loads"):
         curate(recipe(tmp_path, tmp_path / "nothing"))
-    with pytest.raises(TrainingError, match="lie in each other"):
-        curate(Recipe(data=Data(source=str(source / "out")), curate=Curate(source=str(source))))
-    with pytest.raises(TrainingError, match=r"No picture of in is left: .* \(1 too small\)"):
+    with pytest.raises(UserError, match="lie in each other"):
+        curate(TrainingConfig(data=Data(source=str(source / "out")), curate=Curate(source=str(source))))
+    with pytest.raises(UserError, match=r"No picture of in is left: .* \(1 too small\)"):
         curate(recipe(tmp_path, source, min_side=500))
     assert not (tmp_path / "out").exists()
 

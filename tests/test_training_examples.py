@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from impressionism.errors import UserError
 from training import examples
-from training.options import Data, TrainingError
+from training.options import Data
 
 SIZE = ("64x64", "96x64", "64x96")
 
@@ -29,7 +30,7 @@ def test_captions_come_from_metadata_then_sidecars_then_the_prompt(tmp_path):
         picture(seed=index).save(tmp_path / f"{name}.png")
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": "a boat"}) + "\n")
     (tmp_path / "b.txt").write_text("a haystack\n")
-    with pytest.raises(TrainingError, match=r"1 pictures .* have no caption, the first is c.png"):
+    with pytest.raises(UserError, match=r"1 pictures .* have no caption, the first is c.png"):
         examples.read(data(tmp_path))
     assert captions_of(tmp_path, instance_prompt="sks") == ["a boat", "a haystack", "sks"]
 
@@ -43,7 +44,7 @@ def test_a_dataset_gives_the_same_samples_as_a_folder(tmp_path):
     [from_set] = examples.read(data(tmp_path / "set", caption_column="caption"))
     [from_folder] = examples.read(data(tmp_path))
     assert (from_set.id, from_set.caption) == (from_folder.id, from_folder.caption)
-    with pytest.raises(TrainingError, match=r"No caption column 'text' in .*; it has image, caption"):
+    with pytest.raises(UserError, match=r"No caption column 'text' in .*; it has image, caption"):
         examples.read(data(tmp_path / "set"))
 
 
@@ -128,5 +129,5 @@ def test_an_epoch_shows_every_picture_in_batches_of_one_size(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_not_sought_on_the_hub(tmp_path):
-    with pytest.raises(TrainingError, match=r"there is no .*nowhere here"):
+    with pytest.raises(UserError, match=r"there is no .*nowhere here"):
         examples.read(data(tmp_path / "nowhere"))

@@ -10,9 +10,10 @@ from diffusers import FluxPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from impressionism.errors import UserError
 from impressionism.quantize import load_transformer
 from training import adapter, export
-from training.options import Adapter, TrainingError
+from training.options import Adapter
 
 RECIPES = {
     "every": Adapter(targets="every", rank=4, alpha=6, dtype="float32"),
@@ -132,7 +133,7 @@ def test_a_file_that_differs_is_refused_and_the_layer_named(tiny_flux: Path, tmp
 
     def refused(file: Path, changed: dict, metadata: dict | None, words: str) -> None:
         save_file(changed, file, metadata)
-        with pytest.raises(TrainingError, match=words):
+        with pytest.raises(UserError, match=words):
             export.check_parity(layers, file)
 
     differs = r"differs from what was trained at transformer_blocks\.0\.attn\.to_q by"
@@ -177,5 +178,5 @@ def test_both_files_say_what_they_are(tiny_flux: Path, tmp_path: Path) -> None:
 
 def test_layers_outside_the_blocks_are_refused() -> None:
     a = torch.ones(2, 64)
-    with pytest.raises(TrainingError, match="no name for x_embedder outside diffusers"):
+    with pytest.raises(UserError, match="no name for x_embedder outside diffusers"):
         export.comfy({"transformer.x_embedder.lora_A.weight": a, "transformer.x_embedder.lora_B.weight": a.T})

@@ -12,12 +12,13 @@ from PIL import Image, ImageDraw
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from impressionism.errors import UserError
 from impressionism.records import Run
 from training import __main__ as training
 from training import cache, fit
 from training import recipe as recipes
-from training.base import dress, prepare
-from training.options import Recipe, TrainingError
+from training.base import inject_adapter, prepare
+from training.options import TrainingConfig
 
 
 def draw(seed: int) -> Image.Image:
@@ -56,8 +57,8 @@ def weights_of(run_folder) -> dict[str, torch.Tensor]:
     return load_file(run_folder / "checkpoints" / "step-000008" / "adapter.safetensors")
 
 
-def paint(flux: FluxPipeline) -> np.ndarray:
-    return flux(
+def paint(pipe: FluxPipeline) -> np.ndarray:
+    return pipe(
         "a ball", num_inference_steps=2, width=64, height=64, max_sequence_length=32, output_type="np",
         generator=torch.Generator().manual_seed(0),
     ).images[0]  # fmt: skip
@@ -78,10 +79,10 @@ def test_the_straight_line_from_pictures_to_a_changed_picture(tiny_flux, recipe_
     assert record.steps == 8 and record.trained_parameters == sum(w.numel() for w in weights_of(run).values())
     assert record.validation_loss != record.base_validation_loss
 
-    flux = FluxPipeline.from_pretrained(tiny_flux, dtype=torch.float32)
-    before = paint(flux)
-    flux.load_lora_weights(run / "adapter")
-    assert np.abs(paint(flux) - before).max() > 0.01
+    pipe = FluxPipeline.from_pretrained(tiny_flux, dtype=torch.float32)
+    before = paint(pipe)
+    pipe.load_lora_weights(run / "adapter")
+    assert np.abs(paint(pipe) - before).max() > 0.01
 
     capsys.readouterr()
     assert training.main(["fit", str(recipe_file), "optimizer.rate=0.02"]) == 0
@@ -150,13 +151,13 @@ def test_one_picture_is_learnt(recipe_file, tmp_path):
 def test_a_gradient_that_is_no_number_ends_the_run_names_the_pictures_and_keeps_the_last_good_state(
     recipe_file, tmp_path
 ):
-    recipe: Recipe = recipes.read(recipe_file, [f"run.cache={tmp_path / 'cache'}"])
+    recipe: TrainingConfig = recipes.read(recipe_file, [f"run.cache={tmp_path / 'cache'}"])
     fit.fit(recipe, until=3)
     kept, usable = cache.fill(recipe)
     for example in usable:
         entry = load_file(kept.latents_file(example))
         save_file({name: tensor * torch.nan for name, tensor in entry.items()}, kept.latents_file(example))
-    with pytest.raises(TrainingError, match=r"step after .*step-000003 is not finite \(pictures: \d.png, \d.png\)"):
+    with pytest.raises(UserError, match=r"step after .*step-000003 is not finite \(pictures: \d.png, \d.png\)"):
         fit.fit(recipe)
     [last] = (tmp_path / "run" / "checkpoints").iterdir()
     assert last.name == "step-000003"
@@ -170,7 +171,7 @@ def test_a_run_whose_pictures_changed_meanwhile_does_not_go_on(recipe_file, pict
     fit.fit(recipe, until=3)
     draw(99).save(folder / "more.png")
     (folder / "more.txt").write_text("one more ball")
-    with pytest.raises(TrainingError, match="a change of pictures and captions; undo it"):
+    with pytest.raises(UserError, match="a change of pictures and captions; undo it"):
         fit.fit(recipe)
     (folder / "more.png").unlink()
     assert fit.fit(recipe)
@@ -224,7 +225,7 @@ def test_the_optimizer_of_all_weights_at_once_does_what_one_of_each_would(recipe
     recipe = recipes.read(recipe_file, [f"optimizer.name={name}", f"optimizer.rate={rate}", "optimizer.warmup=0",
                                        "optimizer.schedule=constant"])  # fmt: skip
     ready = prepare(recipe)
-    weights = dress(ready, recipe)
+    weights = inject_adapter(ready, recipe)
     start = {key: weight.detach().clone() for key, weight in weights.items()}
     each = {key: torch.nn.Parameter(weight.clone()) for key, weight in start.items()}
     settings = {"lr": rate, "weight_decay": recipe.optimizer.weight_decay}

@@ -4,7 +4,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from impressionism.quantize import MODES, pack, quantized, weight_of
-from training.lora import Adapted, Frozen
+from training.lora import FrozenLinear, LoraLinear
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -20,15 +20,15 @@ def linear(quantize: str = "none") -> nn.Module:
     return quantized(layer, pack(layer.weight.data, quantize, torch.float32), quantize, torch.float32)
 
 
-def live(base: nn.Module, scale: float = 1.0) -> Adapted:
-    layer = Adapted(base, 4, scale, torch.Generator().manual_seed(3))
+def live(base: nn.Module, scale: float = 1.0) -> LoraLinear:
+    layer = LoraLinear(base, 4, scale, torch.Generator().manual_seed(3))
     layer.lora_B.data = random(96, 4, seed=4)
     return layer
 
 
 def test_an_untrained_layer_is_its_base_exactly():
     x = random(2, 7, 64)
-    layer = Adapted(linear(), 4, 1.0, torch.Generator())
+    layer = LoraLinear(linear(), 4, 1.0, torch.Generator())
     assert torch.equal(layer(x), linear()(x))
 
 
@@ -65,10 +65,10 @@ def test_switched_off_it_is_the_base():
     layer = live(linear("nf4"))
     x = random(3, 64)
     layer.on = False
-    assert torch.equal(layer(x), Frozen(linear("nf4"))(x))
+    assert torch.equal(layer(x), FrozenLinear(linear("nf4"))(x))
 
 
-@pytest.mark.parametrize("layer, kept", [(Frozen(linear()), 0), (live(linear()), 7 * (64 + 4))])
+@pytest.mark.parametrize("layer, kept", [(FrozenLinear(linear()), 0), (live(linear()), 7 * (64 + 4))])
 def test_backward_keeps_the_input_and_its_small_product_and_nothing_else(layer, kept):
     saved = []
     weights = {id(parameter) for parameter in layer.parameters()}

@@ -7,10 +7,11 @@ import torch
 from test_training_fit import pictures, recipe_file  # noqa: F401 - fixtures
 from torch._dynamo.utils import counters
 
+from impressionism.errors import UserError
 from training import base, fit
 from training import recipe as recipes
 from training.measure import measure
-from training.options import Recipe, TrainingError
+from training.options import TrainingConfig
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict]:
@@ -51,7 +52,7 @@ def test_it_leaves_no_run_behind_and_says_its_figures_in_a_sentence(recipe_file,
     [("optimizer.bach=1", 3, "did you mean batch"), ("optimizer.batch=1", 1, "--steps should be 2")],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_loads(recipe_file, variant, steps, match):  # noqa: F811
-    with pytest.raises(TrainingError, match=match):
+    with pytest.raises(UserError, match=match):
         measure(recipes.read(recipe_file), variant=["optimizer.batch=1", variant], steps=steps)
 
 
@@ -66,7 +67,7 @@ def test_compiled_blocks_give_the_same_gradients(recipe_file, quantize, monkeypa
         options = [f"model.quantize={quantize}", "model.gradient_checkpointing=true", f"model.compile={compiled}"]
         recipe = recipes.read(recipe_file, options)
         ready = base.prepare(recipe)
-        weights = base.dress(ready, recipe)
+        weights = base.inject_adapter(ready, recipe)
         fit.step_gradient(ready, recipe, next(fit.upcoming(ready, recipe, 0)))
         gradients.append({name: weight.grad for name, weight in weights.items()})
         graphs.append(counters["stats"]["unique_graphs"])
@@ -85,10 +86,10 @@ def test_compiled_blocks_keep_no_expanded_weight_between_the_passes(recipe_file,
     assert compiled < 1.1 * plain
 
 
-def kept(recipe: Recipe) -> int:
+def kept(recipe: TrainingConfig) -> int:
     """Bytes of numbers between a step's forward and backward pass."""
     ready = base.prepare(recipe)
-    base.dress(ready, recipe)
+    base.inject_adapter(ready, recipe)
     seen = {}
     with torch.autograd.graph.saved_tensors_hooks(lambda one: seen.setdefault(one.data_ptr(), one), lambda one: one):
         fit.step_gradient(ready, recipe, next(fit.upcoming(ready, recipe, 0)))

@@ -12,9 +12,9 @@ from impressionism.quantize import MODES, load_transformer, pack
 from training import __main__ as training
 from training import adapter, base, cache, cards, encoding, flow, footprint, plan
 from training import recipe as recipes
-from training.cards import GIB, Card
+from training.cards import GIB, GpuSpec
 
-CPU = Card("a CPU", False, 64 * GIB, 1e11, "assumed")
+CPU = GpuSpec("a CPU", False, 64 * GIB, 1e11, "assumed")
 CARDS = {"8gb": 8, "12gb": 12, "16gb": 16, "impressionism": 24, "48gb": 48, "compact": 8, "dreambooth": 24}
 
 
@@ -107,14 +107,14 @@ def real_step(recipe, shape) -> int:
 def test_what_encoding_is_counted_to_take_is_what_it_takes():
     recipe = shipped("miniature", "data.resolution=[96x64]")
     predicted, count = plan.predict(recipe, CPU), cache.together((96, 64), "cpu")
-    flux = FluxPipeline.from_pretrained(MINIATURE, transformer=None, dtype=torch.float32)
+    pipe = FluxPipeline.from_pretrained(MINIATURE, transformer=None, dtype=torch.float32)
     pixels = torch.zeros(count, 3, 64, 96)
     with torch.no_grad(), footprint.Counter() as pictures:
-        flux.vae.encode(pixels)
+        pipe.vae.encode(pixels)
     with torch.no_grad(), footprint.Counter() as captions:
-        flux.encode_prompt(prompt=["a boat"] * cache.CAPTIONS, prompt_2=None, max_sequence_length=32)
-    assert predicted.encoding_pictures == pictures.peak + pixels.nbytes + weights_of(flux.vae)
-    expected = captions.peak + weights_of(flux.text_encoder) + weights_of(flux.text_encoder_2)
+        pipe.encode_prompt(prompt=["a boat"] * cache.CAPTIONS, prompt_2=None, max_sequence_length=32)
+    assert predicted.encoding_pictures == pictures.peak + pixels.nbytes + weights_of(pipe.vae)
+    expected = captions.peak + weights_of(pipe.text_encoder) + weights_of(pipe.text_encoder_2)
     assert predicted.encoding == pytest.approx(expected, rel=0.01)
 
 

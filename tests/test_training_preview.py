@@ -5,10 +5,10 @@ import pytest
 from safetensors.torch import load_file
 from test_training_fit import pictures, recipe_file  # noqa: F401 - fixtures
 
-from impressionism.modulation import Banked
+from impressionism.modulation import CachedModulation
 from training import fit, preview
 from training import recipe as recipes
-from training.base import dress, prepare
+from training.base import inject_adapter, prepare
 
 
 def test_previews_are_painted_from_the_same_noise_and_laid_out_step_by_prompt(recipe_file, tmp_path):  # noqa: F811
@@ -41,18 +41,18 @@ def test_a_prompt_may_join_on_the_way_and_a_preview_that_was_not_painted_is_pain
 def test_modulation_computed_ahead_paints_the_same_previews_bit_for_bit(recipe_file, monkeypatch, dtype):  # noqa: F811
     options = ["preview.prompts=[a ball, a red ball]", "preview.steps=3", "preview.size=64x64", "model.quantize=none",
                f"model.dtype={dtype}"]  # fmt: skip
-    compute, passes = Banked.compute, []
+    compute, passes = CachedModulation.compute, []
 
     def counted(self, inputs):
         passes.append(len(inputs))
         return compute(self, inputs)
 
-    monkeypatch.setattr(Banked, "compute", counted)
+    monkeypatch.setattr(CachedModulation, "compute", counted)
     painted = {}
     for banked in (True, False):
         recipe = recipes.read(recipe_file, [*options, f"model.modulation_bank={banked}"])
         base = prepare(recipe)
-        dress(base, recipe)
+        inject_adapter(base, recipe)
         painted[banked] = list(preview.painted(base, recipe.preview))
     assert passes == [3] * len(passes) and len(passes) == 2 * 4  # a read for each prompt and layer, not for each step
     for ahead, whole in zip(painted[True], painted[False], strict=True):

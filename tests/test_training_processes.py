@@ -21,10 +21,11 @@ from PIL import Image
 from test_training_fit import pictures, recipe_file, weights_of  # noqa: F401 - fixtures
 from torch.distributed.tensor import DTensor
 
+from impressionism.errors import UserError
 from training import fit
 from training import recipe as recipes
-from training.base import dress, prepare
-from training.options import Recipe, TrainingError
+from training.base import inject_adapter, prepare
+from training.options import TrainingConfig
 
 # A process that imports the libraries once, never trains itself (autograd's threads do not survive a fork), and forks.
 HARNESS = """
@@ -97,16 +98,16 @@ def joined(rank: int, count: int, port: int, work: Callable, *arguments: object)
         os._exit(1)  # the others would wait for this one; now the pool ends them
 
 
-def stopped_and_resumed(recipe: Recipe) -> float | None:
+def stopped_and_resumed(recipe: TrainingConfig) -> float | None:
     """The held-out loss."""
     assert fit.fit(recipe, until=3) is False
     return getattr(fit.fit(recipe), "validation_loss", None)
 
 
-def after_a_step(recipe: Recipe) -> dict[str, int]:
+def after_a_step(recipe: TrainingConfig) -> dict[str, int]:
     """The bytes of tensors here, those of all the blocks' weights, and how many blocks were whole at once."""
     base = prepare(recipe)
-    weights = dress(base, recipe)
+    weights = inject_adapter(base, recipe)
     blocks = [*base.transformer.transformer_blocks, *base.transformer.single_transformer_blocks]
     whole: list[int] = []
 
@@ -171,7 +172,7 @@ def test_a_second_run_in_the_folder_is_refused(recipe_file):  # noqa: F811
     try:
         while not (recipe.run.folder / "log.jsonl").exists() and process.poll() is None:
             time.sleep(0.05)
-        with pytest.raises(TrainingError, match="Another process trains in"):
+        with pytest.raises(UserError, match="Another process trains in"):
             fit.fit(recipe)
     finally:
         os.killpg(process.pid, signal.SIGKILL)

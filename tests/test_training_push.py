@@ -18,12 +18,13 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
 from tiny import make_tiny_adapter
 
+from impressionism.errors import UserError
 from impressionism.hub import digest_of
 from impressionism.names import WEIGHTS_FILE
 from impressionism.records import Candidate, Estimate, Provenance, Run, Scores
 from training import __main__ as training
 from training import examples, parcel, recipe
-from training.options import Data, TrainingError
+from training.options import Data
 
 CARD = """---
 license: mit
@@ -582,7 +583,7 @@ def test_what_is_damaged_or_tells_too_much_stays_here(hub: Hub, recipe_file: Pat
 def test_all_problems_are_told_at_once(recipe_file: Path) -> None:
     half_an_adapter(adapter_of(recipe_file))
     told_in_the_card(adapter_of(recipe_file))
-    with pytest.raises(TrainingError, match=r"is damaged .*; README\.md holds an access token"):
+    with pytest.raises(UserError, match=r"is damaged .*; README\.md holds an access token"):
         parcel.gather(adapter_of(recipe_file).parent)
 
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from impressionism.errors import UserError
 from training import __main__ as command
 from training import recipe as recipes
-from training.options import TrainingError
 
 SHIPPED = sorted(recipes.SHIPPED.glob("*.yaml"))
 
@@ -46,7 +46,7 @@ def test_all_problems_are_told_at_once_with_their_paths(tmp_path):
         previews: {every: 3}
         """,
     )
-    with pytest.raises(TrainingError) as error:
+    with pytest.raises(UserError) as error:
         recipes.read(path, ["run.seeed=3", "steps=4"])
     message = str(error.value)
     for part in (
@@ -60,9 +60,9 @@ def test_all_problems_are_told_at_once_with_their_paths(tmp_path):
 
 
 def test_a_recipe_that_is_missing_or_no_yaml_is_one_sentence(tmp_path):
-    with pytest.raises(TrainingError, match=r"cannot be read .*\b8gb\.yaml.*\bminiature\.yaml"):
+    with pytest.raises(UserError, match=r"cannot be read .*\b8gb\.yaml.*\bminiature\.yaml"):
         recipes.read(tmp_path / "none.yaml")
-    with pytest.raises(TrainingError, match="is no YAML"):
+    with pytest.raises(UserError, match="is no YAML"):
         recipes.read(write(tmp_path, "data: [1"))
 
 
@@ -75,7 +75,7 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
 
 @pytest.mark.parametrize("beside", ["quantize: nf4", "quantize: none, offload: 2"])
 def test_only_an_unquantized_base_on_the_card_is_sharded(tmp_path, beside):
-    with pytest.raises(TrainingError, match="model: shard works with quantize none and offload 0 only"):
+    with pytest.raises(UserError, match="model: shard works with quantize none and offload 0 only"):
         recipes.read(write(tmp_path, f"data: {{source: here}}\nmodel: {{shard: true, {beside}}}"))
 
 

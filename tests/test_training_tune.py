@@ -24,11 +24,12 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 from tiny import TRANSFORMER
 
+from impressionism.errors import UserError
 from training import __main__ as training
 from training import adapter, cache, fit, tune
 from training import recipe as recipes
-from training.base import dress, prepare
-from training.options import Adapter, TrainingError
+from training.base import inject_adapter, prepare
+from training.options import Adapter
 
 HERE = Path(__file__).parents[1]
 
@@ -168,17 +169,17 @@ def test_the_report_says_which_number_mattered_and_keeps_what_went_astray_at_the
 
 def test_the_base_is_loaded_once_and_a_finished_study_needs_none(recipe_file, tiny_flux, tmp_path, capsys):
     """Its weights are taken away after the first trial."""
-    flux = shutil.copytree(tiny_flux, tmp_path / "flux")
-    arguments = ["tune", str(recipe_file), f"model.base={flux}", "model.modulation_bank=false"]
+    pipe = shutil.copytree(tiny_flux, tmp_path / "flux")
+    arguments = ["tune", str(recipe_file), f"model.base={pipe}", "model.modulation_bank=false"]
 
     def take_away():
         until(has_trial(tmp_path / "run", 0, "COMPLETE"))
         assert not done(study_in(tmp_path / "run"))[5:]
-        shutil.rmtree(flux / "transformer")
+        shutil.rmtree(pipe / "transformer")
 
     with meanwhile(take_away):
         assert training.main(arguments) == 0
-    assert not (flux / "transformer").exists() and len(done(study_in(tmp_path / "run"))) == 6
+    assert not (pipe / "transformer").exists() and len(done(study_in(tmp_path / "run"))) == 6
     assert training.main(arguments) == 0
     assert "6 of 6 trials are done, 0 are left" in capsys.readouterr().err
     assert training.main([*arguments, "tune.trials=7"]) == 2  # there is one to do, and no base
@@ -276,7 +277,7 @@ def test_with_every_among_the_targets_no_trial_misses_the_modulation(recipe_file
     assert tune.Worker.start(recipes.read(recipe_file), []).base.bank is not None
     recipe = recipes.read(recipe_file, ["tune.targets=[attention, every]"])
     base = tune.Worker.start(recipe, []).base
-    weights = dress(base, tune.lay_over(recipe, {"adapter.targets": "every"}))
+    weights = inject_adapter(base, tune.lay_over(recipe, {"adapter.targets": "every"}))
     assert base.bank is None and any("norm1.linear" in name for name in weights)
 
 
@@ -285,10 +286,10 @@ def test_a_new_adapter_leaves_nothing_of_the_one_before(recipe_file):
     recipe = recipes.read(recipe_file, ["model.gradient_checkpointing=1", "model.offload=1"])
     other = tune.lay_over(recipe, {"adapter.targets": "all", "adapter.rank": 8})
     used, fresh = prepare(recipe), prepare(recipe)
-    old = dress(used, other)
+    old = inject_adapter(used, other)
     for weight in old.values():
         weight.data += 1
-    now, expected = dress(used, recipe), dress(fresh, recipe)
+    now, expected = inject_adapter(used, recipe), inject_adapter(fresh, recipe)
     assert now.keys() == expected.keys() and all(torch.equal(now[name], expected[name]) for name in now)
     assert not {id(weight) for weight in old.values()} & {id(weight) for weight in used.transformer.parameters()}
     assert [n for n, _ in used.transformer.named_parameters()] == [n for n, _ in fresh.transformer.named_parameters()]
@@ -330,14 +331,14 @@ def test_what_cannot_be_searched_is_refused_in_one_sentence(recipe_file, capsys,
 def test_a_study_of_another_recipe_is_refused_but_a_longer_one_goes_on(recipe_file):
     recipe = recipes.read(recipe_file)
     tune.open_study(recipe)
-    with pytest.raises(TrainingError, match=r"optimizer.batch is 2 there and 1 here; set run.folder"):
+    with pytest.raises(UserError, match=r"optimizer.batch is 2 there and 1 here; set run.folder"):
         tune.open_study(recipes.read(recipe_file, ["optimizer.batch=1"]))
-    with pytest.raises(TrainingError, match=r"adapter.ranks is {} there and {'to_q': 2} here"):
+    with pytest.raises(UserError, match=r"adapter.ranks is {} there and {'to_q': 2} here"):
         tune.open_study(recipes.read(recipe_file, ["adapter.ranks={to_q: 2}"]))
     tune.open_study(recipes.read(recipe_file, ["tune.trials=9", "optimizer.rate=0.5", "preview.every=3"]))
 
 
 def test_several_processes_are_told_to_be_workers(recipe_file, monkeypatch):
     monkeypatch.setattr(cache.processes(recipes.read(recipe_file).model), "num_processes", 2)
-    with pytest.raises(TrainingError, match="start `python -m training tune` once for each GPU"):
+    with pytest.raises(UserError, match="start `python -m training tune` once for each GPU"):
         tune.tune(recipes.read(recipe_file))

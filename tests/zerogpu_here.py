@@ -88,14 +88,14 @@ class Desk(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def space_on(scheduler: Scheduler, flux: Path, adapter: Path, home: Path) -> Iterator[str]:
+def space_on(scheduler: Scheduler, pipe: Path, adapter: Path, home: Path) -> Iterator[str]:
     """The Space in a process of its own; its address."""
     environment = os.environ | {
         "SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": scheduler.url, "HOME": str(home),
         "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(home / "gradio"),
         "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
     }  # fmt: skip
-    command = [sys.executable, __file__, str(flux), str(adapter)]
+    command = [sys.executable, __file__, str(pipe), str(adapter)]
     with (home / "log").open("w") as log:
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT, start_new_session=True
@@ -132,11 +132,11 @@ def main() -> None:
 
     render = paint.render
 
-    def rendered(flux: Any, sampling: Any, *more: Any) -> Any:
+    def rendered(pipe: Any, sampling: Any, *more: Any) -> Any:
         if "explode" in sampling.prompt:
             print("It will.")
             raise ValueError(sampling.prompt)
-        return render(flux, sampling, *more)
+        return render(pipe, sampling, *more)
 
     paint.render = rendered
     page = app.build(load_pipeline(sys.argv[1], sys.argv[2], device="cpu"))

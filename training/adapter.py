@@ -14,11 +14,12 @@ from diffusers import FluxTransformer2DModel
 from safetensors.torch import save_file
 from torch import nn
 
+from impressionism.errors import UserError
 from impressionism.modulation import MODULATION
 from impressionism.names import WEIGHTS_FILE
 from training import flow
-from training.lora import Adapted, Frozen
-from training.options import Adapter, TrainingError
+from training.lora import FrozenLinear, LoraLinear
+from training.options import Adapter
 
 # Patterns of whole names: a bare "proj_out" would also take the model's last layer.
 BLOCKS = r"(single_)?transformer_blocks\.\d+\."
@@ -49,7 +50,7 @@ def rank_of(name: str, wanted: Adapter, single_blocks: int) -> int:
 def linears(transformer: FluxTransformer2DModel) -> Iterator[tuple[str, nn.Module]]:
     """The blocks' linear layers, quantized ones too."""
     for name, module in list(transformer.named_modules()):
-        if re.match(BLOCKS, name) and hasattr(module, "in_features") and not isinstance(module, Frozen):
+        if re.match(BLOCKS, name) and hasattr(module, "in_features") and not isinstance(module, FrozenLinear):
             yield name.removesuffix(".base"), module
 
 
@@ -59,18 +60,18 @@ def add(transformer: FluxTransformer2DModel, wanted: Adapter, *, seed: int) -> N
     singles = len(transformer.single_transformer_blocks)
     ranks = {name: rank_of(name, wanted, singles) for name, _ in linears(transformer)}
     if not any(ranks.values()):
-        raise TrainingError("adapter.targets and adapter.ranks leave no layer to train; set other ranks.")
+        raise UserError("adapter.targets and adapter.ranks leave no layer to train; set other ranks.")
     device = transformer.x_embedder.weight.device  # an offloaded layer's weight is elsewhere, but not its work
     for name, base in linears(transformer):
         rank = ranks[name]
         scale = wanted.alpha / rank if wanted.alpha and rank else 1.0
         generator = flow.generator(seed, "lora", name)
-        layer = Adapted(base, rank, scale, generator, device) if rank else Frozen(base)
+        layer = LoraLinear(base, rank, scale, generator, device) if rank else FrozenLinear(base)
         transformer.set_submodule(name, layer)
 
 
-def adapted(transformer: FluxTransformer2DModel) -> dict[str, Adapted]:
-    return {name: module for name, module in transformer.named_modules() if isinstance(module, Adapted)}
+def adapted(transformer: FluxTransformer2DModel) -> dict[str, LoraLinear]:
+    return {name: module for name, module in transformer.named_modules() if isinstance(module, LoraLinear)}
 
 
 def trained(transformer: FluxTransformer2DModel) -> dict[str, nn.Parameter]:
@@ -98,7 +99,7 @@ def save(transformer: FluxTransformer2DModel, folder: Path, dtype: torch.dtype =
     return folder / WEIGHTS_FILE
 
 
-def _metadata(layers: dict[str, Adapted]) -> dict:
+def _metadata(layers: dict[str, LoraLinear]) -> dict:
     ranks = {name: layer.rank for name, layer in layers.items()}
     usual = max(set(ranks.values()), key=list(ranks.values()).count)
     facts: dict = {"r": usual, "lora_alpha": usual, "target_modules": list(ranks)}

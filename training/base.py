@@ -18,16 +18,16 @@ from torch.utils.checkpoint import checkpoint
 from impressionism.modulation import AHEAD, MODULATION_LAYERS, Bank, Rows
 from impressionism.quantize import BLOCKS, kept_transformer
 from training import adapter, cache, examples, flow
-from training.batches import Batch, Latents, Loader, Part
+from training.batches import Batch, Latents, Loader, MicroBatch
 from training.cache import Cache
 from training.examples import Example, say
-from training.options import Recipe
+from training.options import TrainingConfig
 
 COMPILER = "inductor"  # of torch.compile
 
 
 @dataclass(frozen=True)
-class Base:
+class TrainingContext:
     transformer: Any  # FluxTransformer2DModel; diffusers' types would hide its modules
     bank: Bank | None
     folder: Path
@@ -46,7 +46,7 @@ class Base:
     sharded: bool = False
     """Each holds a part of the weights only: a pass is then one of all processes together."""
 
-    def with_modulation(self, parts: list[Part], guidance: float) -> Iterator[tuple[Part, Rows | None]]:
+    def with_modulation(self, parts: list[MicroBatch], guidance: float) -> Iterator[tuple[MicroBatch, Rows | None]]:
         """Each part with its modulation's rows, computed for AHEAD parts at a time; none where there is no bank."""
         for start in range(0, len(parts), AHEAD):
             some = parts[start : start + AHEAD]
@@ -67,7 +67,7 @@ class Base:
         return bool(self.sum(torch.tensor(float(here))) > 0)
 
 
-def prepare(recipe: Recipe, *, bank: bool | None = None, on: Base | None = None) -> Base:
+def prepare(recipe: TrainingConfig, *, bank: bool | None = None, on: TrainingContext | None = None) -> TrainingContext:
     """Cache what is missing, then load the transformer, or take that of the base `on`, with its bank; VAE and text
     encoders have left memory by then."""
     kept, known = cache.fill(recipe)
@@ -85,7 +85,7 @@ def prepare(recipe: Recipe, *, bank: bool | None = None, on: Base | None = None)
         if sharded:
             shard(transformer, device, state.num_processes)
     latents = Latents.of(folder)
-    return Base(
+    return TrainingContext(
         transformer=transformer, bank=modulation,
         folder=folder, device=device, dtype=dtype, kept=kept, latents=latents,
         loader=Loader(kept, latents, device, recipe.run.seed),
@@ -94,7 +94,7 @@ def prepare(recipe: Recipe, *, bank: bool | None = None, on: Base | None = None)
     )  # fmt: skip
 
 
-def load(recipe: Recipe, folder: Path, onto: torch.device | str, bank: bool | None) -> tuple[Any, Bank | None]:
+def load(recipe: TrainingConfig, folder: Path, onto: torch.device | str, bank: bool | None) -> tuple[Any, Bank | None]:
     """The frozen transformer, and the bank that computes its modulation ahead, if any."""
     device, dtype = cache.place(recipe.model)
     keep = recipe.run.cache / "transformers" if recipe.model.keep_quantized else None
@@ -123,14 +123,14 @@ def shard(transformer: Any, device: torch.device, processes: int) -> None:
     fully_shard(transformer, mesh=mesh, ignored_params=ends)  # of its own it has none then, and leads the blocks
 
 
-def dress(base: Base, recipe: Recipe) -> dict[str, torch.nn.Parameter]:
+def inject_adapter(base: TrainingContext, recipe: TrainingConfig) -> dict[str, torch.nn.Parameter]:
     """Put a new adapter on the base, one that it had before goes; what is to be trained."""
     transformer, model = base.transformer, recipe.model
     adapter.add(transformer, recipe.adapter, seed=recipe.run.seed)
     blocks = blocks_of(transformer)
     for block in blocks[max(0, len(blocks) - model.offload) :]:
         for layer in block.modules():
-            if isinstance(layer, adapter.Frozen):
+            if isinstance(layer, adapter.FrozenLinear):
                 layer.offload()
     recompute(transformer, blocks, model.gradient_checkpointing)
     if model.compile:
@@ -168,7 +168,7 @@ def recompute(transformer: Any, blocks: list[torch.nn.Module], wanted: bool | in
 
 
 def losses(
-    base: Base, batch: Batch, rows: Rows | None, guidance: float, weighting: str = "none"
+    base: TrainingContext, batch: Batch, rows: Rows | None, guidance: float, weighting: str = "none"
 ) -> torch.Tensor:  # fmt: skip
     """(batch,) how far the predicted velocity is from the true one, at each sample's noise level."""
     if base.bank is not None:

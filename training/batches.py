@@ -12,7 +12,7 @@ from diffusers import FluxPipeline
 from training import flow
 from training.cache import Cache
 from training.examples import Example, Order, Size
-from training.options import Data, Recipe
+from training.options import Data, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Latents:
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """What goes through the model together, before anything of it is read."""
 
     examples: list[Example]
@@ -66,13 +66,15 @@ class Batch:
 class Schedule:
     """Which parts make up step 0, 1, 2 …, for process `rank` of `world`: each takes its share of every batch."""
 
-    def __init__(self, recipe: Recipe, examples: list[Example], latents: Latents, *, rank: int = 0, world: int = 1):
+    def __init__(
+        self, recipe: TrainingConfig, examples: list[Example], latents: Latents, *, rank: int = 0, world: int = 1
+    ):
         self.recipe, self.latents, self.rank = recipe, latents, rank
         self.batch = recipe.optimizer.batch
         self.together = self.batch * world
         self.order = Order(examples, batch=self.together, seed=recipe.run.seed)
 
-    def __getitem__(self, step: int) -> list[Part]:
+    def __getitem__(self, step: int) -> list[MicroBatch]:
         options, run = self.recipe.optimizer, self.recipe.run
         sigmas = flow.sample_sigmas(
             self.together * options.accumulate, flow.generator(run.seed, "sigmas", step),
@@ -81,14 +83,14 @@ class Schedule:
         mine = slice(self.rank * self.batch, (self.rank + 1) * self.batch)
         return [self._part(step * options.accumulate + place, sigma, mine) for place, sigma in enumerate(sigmas)]
 
-    def _part(self, index: int, sigma: torch.Tensor, mine: slice) -> Part:
+    def _part(self, index: int, sigma: torch.Tensor, mine: slice) -> MicroBatch:
         examples = self.order[index][mine]
         visits = [index * self.together + slot for slot in range(self.together)][mine]
         seed, data = self.recipe.run.seed, self.recipe.data
         captions = [caption_for(example, data, seed, visit) for example, visit in zip(examples, visits, strict=True)]
         width, height = examples[0].size
         shift = self.latents.sigma_shift(width * height // 256, self.recipe.flow.shift)
-        return Part(examples, visits, captions, flow.shift_sigmas(sigma[mine], shift))
+        return MicroBatch(examples, visits, captions, flow.shift_sigmas(sigma[mine], shift))
 
 
 def caption_for(example: Example, data: Data, seed: int, visit: int) -> str:
@@ -101,7 +103,7 @@ def caption_for(example: Example, data: Data, seed: int, visit: int) -> str:
     return example.caption
 
 
-def fixed_parts(examples: list[Example], sigmas: list[float], *, batch: int) -> list[Part]:
+def fixed_parts(examples: list[Example], sigmas: list[float], *, batch: int) -> list[MicroBatch]:
     """For validation: each picture at each noise level, one size to a part."""
     groups: dict[Size, list[Example]] = {}
     for example in examples:
@@ -110,7 +112,7 @@ def fixed_parts(examples: list[Example], sigmas: list[float], *, batch: int) -> 
         group[start : start + batch] for group in groups.values() for start in range(0, len(group), batch)
     ]
     return [
-        Part(group, [0] * len(group), [example.caption for example in group], torch.full((len(group),), sigma))
+        MicroBatch(group, [0] * len(group), [example.caption for example in group], torch.full((len(group),), sigma))
         for group in groups_of_a_batch
         for sigma in sigmas
     ]
@@ -122,16 +124,16 @@ class Loader:
     def __init__(self, kept: Cache, latents: Latents, device: torch.device, seed: int):
         self.kept, self.latents, self.device, self.seed = kept, latents, device, seed
 
-    def pooled(self, part: Part) -> torch.Tensor:
+    def pooled(self, part: MicroBatch) -> torch.Tensor:
         """(batch, channels) CLIP's summary of each caption."""
         return torch.stack([self.kept.text(caption)[1] for caption in part.captions])
 
-    def train(self, part: Part) -> Batch:
+    def train(self, part: MicroBatch) -> Batch:
         """Latents drawn anew from their moments, and new noise, at each visit."""
         pairs = [self._draw(example, visit) for example, visit in zip(part.examples, part.visits, strict=True)]
         return self._collate(part, *zip(*pairs, strict=True))
 
-    def fixed(self, part: Part) -> Batch:
+    def fixed(self, part: MicroBatch) -> Batch:
         """The mean latents, and always the same noise."""
         x = [self.kept.moments(example)[0] for example in part.examples]
         noise = [
@@ -146,7 +148,7 @@ class Loader:
         x = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=generator)
         return x, torch.randn(mean.shape, generator=generator)
 
-    def _collate(self, part: Part, x, noise) -> Batch:
+    def _collate(self, part: MicroBatch, x, noise) -> Batch:
         x = (torch.stack(list(x)) - self.latents.shift) * self.latents.scale
         count, channels, height, width = x.shape
         text = torch.stack([self.kept.text(caption)[0] for caption in part.captions])

@@ -29,11 +29,12 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from impressionism import names
+from impressionism.errors import UserError
 from impressionism.hub import PIPELINE_FILES, folder_of, sha256_of, without_bars
 from impressionism.quantize import give_back_memory
 from training import examples as intake
 from training.examples import Example, Size, say
-from training.options import Model, Recipe, TrainingError
+from training.options import Model, TrainingConfig
 
 PIXELS = {"cuda": 1024 * 1024, "cpu": 80 * 1024}  # through the VAE at once; more no longer fit a CPU's caches
 CAPTIONS = 16  # through the text encoders at once
@@ -66,12 +67,12 @@ class Cache:
         return entry["prompt_embeds"], entry["pooled_prompt_embeds"]
 
 
-def cache(recipe: Recipe) -> None:
+def cache(recipe: TrainingConfig) -> None:
     """The command."""
     fill(recipe)
 
 
-def fill(recipe: Recipe) -> tuple[Cache, list[Example]]:
+def fill(recipe: TrainingConfig) -> tuple[Cache, list[Example]]:
     """Encode what is missing, each process its share; the cache, and the examples that are in it."""
     state = processes(recipe.model)
     examples = intake.read(recipe.data)
@@ -89,7 +90,7 @@ def fill(recipe: Recipe) -> tuple[Cache, list[Example]]:
     state.wait_for_everyone()
     usable = [example for example in examples if cache.latents_file(example).exists()]
     if not usable:
-        raise TrainingError(f"No picture of {recipe.data.source} could be decoded; see the lines above.")
+        raise UserError(f"No picture of {recipe.data.source} could be decoded; see the lines above.")
     there = "encoded now" if latents or texts else "all there already"
     say(f"{cache.folder}: {len(usable)} pictures and {len(captions)} captions, {there}.")
     return cache, usable
@@ -110,7 +111,7 @@ def locate(model: Model) -> Path:
 def place(model: Model) -> tuple[torch.device, torch.dtype]:
     """Where to compute, and in which precision."""
     if model.device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("model.device is cuda, but no GPU is to be seen; set model.device=cpu or auto.")
+        raise UserError("model.device is cuda, but no GPU is to be seen; set model.device=cpu or auto.")
     device = torch.device("cuda" if model.device != "cpu" and torch.cuda.is_available() else "cpu")
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(model.dtype)
     return device, dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
@@ -130,7 +131,7 @@ def digest(folder: Path, *parts: str) -> str:
 def fingerprint(model: Model, folder: Path) -> str:
     """What the entries depend on besides the sample itself."""
     if missing := [part for part in ENCODERS if not (folder / part).is_dir()]:
-        raise TrainingError(f"{folder} is no FLUX model: it lacks {', '.join(missing)}.")
+        raise UserError(f"{folder} is no FLUX model: it lacks {', '.join(missing)}.")
     dtype = str(place(model)[1])
     what = [digest(folder, *ENCODERS), dtype, model.max_sequence_length, intake.TRANSFORM]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
@@ -157,16 +158,16 @@ def _encode_pictures(cache: Cache, examples: list[Example], folder: Path, model:
 @without_bars()
 def _encode_captions(cache: Cache, captions: list[str], folder: Path, model: Model) -> None:
     device, dtype = place(model)
-    flux = FluxPipeline.from_pretrained(folder, transformer=None, vae=None, dtype=dtype).to(device)
-    tokens = min(model.max_sequence_length, flux.tokenizer_2.model_max_length)
+    pipe = FluxPipeline.from_pretrained(folder, transformer=None, vae=None, dtype=dtype).to(device)
+    tokens = min(model.max_sequence_length, pipe.tokenizer_2.model_max_length)
     with tqdm(total=len(captions), desc="captions", unit="caption") as bar:
         for start in range(0, len(captions), CAPTIONS):
             batch = captions[start : start + CAPTIONS]
-            embeds, pooled, _ = flux.encode_prompt(prompt=batch, prompt_2=None, max_sequence_length=tokens)
+            embeds, pooled, _ = pipe.encode_prompt(prompt=batch, prompt_2=None, max_sequence_length=tokens)
             for caption, text, pool in zip(batch, embeds, pooled, strict=True):  # type: ignore[arg-type]
                 _write(cache.text_file(caption), {"prompt_embeds": text, "pooled_prompt_embeds": pool})
             bar.update(len(batch))
-    del flux
+    del pipe
     free()
 
 

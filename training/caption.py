@@ -20,11 +20,12 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from impressionism.errors import UserError
 from training import examples as intake
 from training.captioner import Captioner, Endpoint, Local, NoCaption
 from training.content import content_of, style_words
 from training.examples import Row, say
-from training.options import Recipe, TrainingError
+from training.options import TrainingConfig
 
 IN_A_ROW = 20  # failures after which it is not the pictures' fault
 NOT_AN_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
@@ -74,11 +75,11 @@ class Written:
     genre: str | None = None
 
 
-def caption(recipe: Recipe) -> None:
+def caption(recipe: TrainingConfig) -> None:
     """The command."""
     path = recipe.data.captions
     if path is None:
-        raise TrainingError("Say where the captions go: set data.captions, such as data.captions=captions.jsonl.")
+        raise UserError("Say where the captions go: set data.captions, such as data.captions=captions.jsonl.")
     done = _finished(path, recipe)
     failed: collections.Counter[str] = collections.Counter()
     with _appending(path) as file:
@@ -159,7 +160,7 @@ def _continuing(content: str) -> str:
 # Which pictures, how many at once, and where the lines go
 
 
-def _captions(recipe: Recipe, done: set[str], failed: collections.Counter[str]) -> Iterator[Written]:
+def _captions(recipe: TrainingConfig, done: set[str], failed: collections.Counter[str]) -> Iterator[Written]:
     """A line for each picture that is not done, in the order they are finished; failures are counted by reason."""
     rows = list(intake.rows(recipe.data))
     write, at_once = _writer(recipe)
@@ -171,7 +172,7 @@ def _captions(recipe: Recipe, done: set[str], failed: collections.Counter[str]) 
                 if line := future.result():
                     yield line
                 in_a_row = 0
-            except TrainingError:  # no picture's fault
+            except UserError:  # no picture's fault
                 raise
             except (NoCaption, RuntimeError, ValueError) as error:  # the latter are what transformers raises
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -179,7 +180,7 @@ def _captions(recipe: Recipe, done: set[str], failed: collections.Counter[str]) 
                 in_a_row += 1
                 say(f"No caption for {picture.row.name}: {reason}.")
             if in_a_row == IN_A_ROW:
-                raise TrainingError(
+                raise UserError(
                     f"{IN_A_ROW} pictures in a row got no caption, the last because of: {reason}. Look after "
                     "caption.model and caption.endpoint, and run `caption` again; what is done is kept."
                 )
@@ -218,7 +219,7 @@ def _at_once(write, pictures: Iterator[Picture], count: int) -> Iterator[tuple[P
         pool.shutdown(cancel_futures=True)
 
 
-def _writer(recipe: Recipe) -> tuple[Callable[[Picture], Written | None], int]:
+def _writer(recipe: TrainingConfig) -> tuple[Callable[[Picture], Written | None], int]:
     """What makes a picture's line, and how many may be made at once."""
     if recipe.caption.model == "none":
         return _from_source, 1
@@ -235,7 +236,7 @@ def _from_source(picture: Picture) -> Written:
     return Written(picture.id, row.name, row.caption, content_of(row.caption), "none", row.genre)
 
 
-def _from_model(picture: Picture, recipe: Recipe, ask: Captioner) -> Written | None:
+def _from_model(picture: Picture, recipe: TrainingConfig, ask: Captioner) -> Written | None:
     row, wanted = picture.row, recipe.caption
     try:
         shown = _shown(picture.content, wanted.side)
@@ -256,7 +257,7 @@ def _skip(row: Row, error: Exception) -> None:
     say(f"Skipped {row.name}: it cannot be decoded ({error}).")
 
 
-def _finished(path: Path, recipe: Recipe) -> set[str]:
+def _finished(path: Path, recipe: TrainingConfig) -> set[str]:
     """The samples that have their line; a last line that was torn when the run was stopped is taken away."""
     if not path.exists():
         return set()
@@ -276,4 +277,4 @@ def _appending(path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a", encoding="utf-8")
     except OSError as error:
-        raise TrainingError(f"data.captions {path} cannot be written ({error.strerror}): set another.") from None
+        raise UserError(f"data.captions {path} cannot be written ({error.strerror}): set another.") from None

@@ -15,7 +15,8 @@ from huggingface_hub import InferenceClient, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from PIL import Image
 
-from training.options import Caption, Model, TrainingError
+from impressionism.errors import UserError
+from training.options import Caption, Model
 
 TIMEOUT = 300.0  # seconds for an answer: a server on a CPU takes long
 BACKOFF = 1.0  # seconds before the second try; doubled for each further one
@@ -47,7 +48,7 @@ class Local:
             self.processor = AutoProcessor.from_pretrained(wanted.model)
             loaded = AutoModelForImageTextToText.from_pretrained(wanted.model, dtype=self.dtype)
         except (OSError, ValueError, ImportError, KeyError) as error:
-            raise TrainingError(
+            raise UserError(
                 f"caption.model {wanted.model!r} does not load as a vision-language model of transformers "
                 f"({' '.join(str(error).split())}): name another, or set caption.endpoint."
             ) from None
@@ -74,7 +75,7 @@ class Endpoint:
         self.takes_format = True  # response_format, until it says otherwise
         self.url = None if wanted.endpoint == "hf" else wanted.endpoint
         if self.url is None and not get_token():
-            raise TrainingError("The Hub's providers want to know who asks: log in with `hf auth login`.")
+            raise UserError("The Hub's providers want to know who asks: log in with `hf auth login`.")
         # else the client would show the Hub's token to whoever serves there
         key = None if self._on_the_hub() else os.environ.get("OPENAI_API_KEY") or "none"
         self.client = InferenceClient(provider="auto", base_url=self.url, api_key=key, timeout=TIMEOUT)
@@ -126,7 +127,7 @@ class Endpoint:
             404: "it does not know the model or the address; set caption.model and caption.endpoint",
         }.get(status)
         if remedy:
-            raise TrainingError(f"{self.wanted.endpoint} refused (HTTP {status}): {remedy}.") from None
+            raise UserError(f"{self.wanted.endpoint} refused (HTTP {status}): {remedy}.") from None
         if status not in (408, 409, 425, 429) and status < 500:
             raise NoCaption(f"HTTP {status}") from None
 

@@ -33,7 +33,7 @@ LAUNCHING, LAUNCHING_QUANTIZED = 1.8e-3, 2.3e-3
 
 
 @dataclass(frozen=True)
-class Card:
+class GpuSpec:
     name: str
     gpu: bool
     memory: int
@@ -44,7 +44,7 @@ class Card:
     """Where the rate is from."""
 
 
-def seconds(card: Card, operations: float, passes: int, quantize: str, compiled: bool, tokens: int) -> float:
+def seconds(card: GpuSpec, operations: float, passes: int, quantize: str, compiled: bool, tokens: int) -> float:
     """Of so many operations in so many passes through a block, one direction each, with captions of so many tokens."""
     if not card.gpu:
         return operations / card.rate
@@ -56,23 +56,23 @@ def seconds(card: Card, operations: float, passes: int, quantize: str, compiled:
     return max(computing, passes * (LAUNCHING if quantize == "none" else LAUNCHING_QUANTIZED))
 
 
-def of_size(gib: float) -> Card:
+def of_size(gib: float) -> GpuSpec:
     """A card with so much memory: a common one of that class."""
     size = max((size for size in TYPICAL if size <= gib), default=min(TYPICAL))
     name, tflops = TYPICAL[size]
     share = REACHED_BY.get(name, REACHED)
     why = f"{share:.0%} of an {name}'s {tflops} TFLOPS"
-    return Card(f"a card of {gib:g} GiB", True, int(gib * GIB) - CONTEXT, tflops * 1e12 * share, why)
+    return GpuSpec(f"a card of {gib:g} GiB", True, int(gib * GIB) - CONTEXT, tflops * 1e12 * share, why)
 
 
-def at_hand(device: torch.device) -> Card:
+def at_hand(device: torch.device) -> GpuSpec:
     """The GPU, or else the CPU with the main memory that is free."""
     bare, share = products(device), SHARE if device.type == "cuda" else REACHED
     rate, why = bare * share, f"{share:.0%} of {bare / 1e12:.3g} TFLOPS, measured here"
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        return Card(properties.name, True, properties.total_memory - CONTEXT, rate, why)
-    return Card("this machine's CPU", False, psutil.virtual_memory().available, rate, why)
+        return GpuSpec(properties.name, True, properties.total_memory - CONTEXT, rate, why)
+    return GpuSpec("this machine's CPU", False, psutil.virtual_memory().available, rate, why)
 
 
 def products(device: torch.device, seconds: float = 0.5) -> float:

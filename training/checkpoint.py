@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from impressionism.errors import UserError
 from training.examples import say
-from training.options import TrainingError
 
 Weights = Mapping[str, torch.Tensor]
 TORN = (OSError, SafetensorError, RuntimeError, EOFError, ValueError, UnpicklingError)  # what its readers raise
@@ -49,7 +49,7 @@ def save(
     except (OSError, SafetensorError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         shutil.rmtree(partial, ignore_errors=True)
         kept = latest(folder)
-        raise TrainingError(
+        raise UserError(
             f"{final} could not be written ({error}); {f'{kept} is whole' if kept else 'no other was written yet'}: "
             "make room on the disk and start the same command again."
         ) from error
@@ -79,7 +79,7 @@ def restore(folder: Path, weights: Weights, averages: Weights, optimizer: torch.
         try:
             optimizer.load_state_dict(state)
         except ValueError as error:
-            raise TrainingError(
+            raise UserError(
                 f"{checkpoint} was written by another version of this trainer: begin again in another run.folder."
             ) from error
         copy(saved, weights)

@@ -26,10 +26,11 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from impressionism.errors import UserError
 from impressionism.pictorial import to_lab
 from training.examples import sample_id, say, to_rgb
-from training.options import Curate, Recipe, TrainingError
-from training.report import Found, Reason, write_report
+from training.options import Curate, TrainingConfig
+from training.report import ImageRecord, Reason, write_report
 from training.sources import Source, open_source, same_word
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -49,11 +50,11 @@ BORDER_EDGE = 0.4  # part of a line that is new where the picture begins; a sky 
 BORDER_DEEPEST = 0.4  # of the picture: what reaches farther is no border
 
 
-def curate(recipe: Recipe) -> None:
+def curate(recipe: TrainingConfig) -> None:
     """Choose among the pictures of curate.source; the chosen ones and a report become data.source."""
     settings, folder = recipe.curate, Path(recipe.data.source)
     if settings.source is None:
-        raise TrainingError(
+        raise UserError(
             "There is nothing to curate: set curate.source to `huggan/wikiart`, the id of another dataset, or a folder "
             "of pictures."
         )
@@ -65,7 +66,7 @@ def curate(recipe: Recipe) -> None:
     _prepare(work, made_of)
     chosen = choose(scan(source, settings, work), settings)
     if not any(picture.kept for picture in chosen):
-        raise TrainingError(f"No picture of {source.name} is left: {_counted(chosen)}.")
+        raise UserError(f"No picture of {source.name} is left: {_counted(chosen)}.")
     _write(chosen, work, recipe, source.name)
     write_report(work / "dataset" / "report.html", chosen, work / "pictures", settings, source.name)
     _finish(chosen, work, folder, made_of)
@@ -74,7 +75,7 @@ def curate(recipe: Recipe) -> None:
 # Is it done, and what was begun?
 
 
-def _made_of(recipe: Recipe) -> dict:
+def _made_of(recipe: TrainingConfig) -> dict:
     """All that decides what curate writes."""
     data = recipe.data
     return {
@@ -96,15 +97,15 @@ def _listing(folder: Path) -> str | None:
 def _is_made(folder: Path, made_of: dict) -> bool:
     here, source = folder.resolve(), Path(made_of["curate"]["source"]).resolve()
     if source.is_dir() and (here.is_relative_to(source) or source.is_relative_to(here)):
-        raise TrainingError(f"data.source and curate.source lie in each other ({folder}): set data.source elsewhere.")
+        raise UserError(f"data.source and curate.source lie in each other ({folder}): set data.source elsewhere.")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     record = folder / "curate.json"
     if not record.exists():
-        raise TrainingError(f"{folder} is there, and `curate` did not write it: set data.source to a new folder.")
+        raise UserError(f"{folder} is there, and `curate` did not write it: set data.source to a new folder.")
     made = json.loads(record.read_text(encoding="utf-8"))
     if made["of"] != made_of:
-        raise TrainingError(
+        raise UserError(
             f"{folder} was curated with other settings or from other pictures: remove it, or set data.source to a new "
             "folder."
         )
@@ -125,7 +126,7 @@ def _prepare(work: Path, made_of: dict) -> None:
 # Each picture by itself.
 
 
-def scan(source: Source, settings: Curate, work: Path) -> list[Found]:
+def scan(source: Source, settings: Curate, work: Path) -> list[ImageRecord]:
     """What is found out about each picture; the usable ones are left in work/pictures, of the others thumbnails."""
     found, position = _resume(work / "found.jsonl")
     if position is not None:
@@ -148,7 +149,7 @@ def scan(source: Source, settings: Curate, work: Path) -> list[Found]:
     return found
 
 
-def _resume(log: Path) -> tuple[list[Found], dict | None]:
+def _resume(log: Path) -> tuple[list[ImageRecord], dict | None]:
     """What a stopped run had found, and the source's position after it; a half-written end is cut off."""
     found, pending, position, end, read = [], [], None, 0, 0
     for line in log.read_bytes().splitlines(keepends=True) if log.exists() else []:
@@ -159,7 +160,7 @@ def _resume(log: Path) -> tuple[list[Found], dict | None]:
         if "position" in record:
             found, pending, position, end = found + pending, [], record["position"], read
         else:
-            pending.append(Found(**record))
+            pending.append(ImageRecord(**record))
     if log.exists():
         os.truncate(log, end)
     return found, position
@@ -172,7 +173,7 @@ def _batches(source: Source) -> Iterator[list[dict]]:
             batch = list(itertools.islice(rows, BATCH))
         except Exception as error:  # whatever a connection or a damaged file can raise
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise TrainingError(
+            raise UserError(
                 f"{source.name} cannot be read on ({reason}): run `curate` again, it goes on from here."
             ) from error
         if not batch:
@@ -190,9 +191,9 @@ def _large_headers() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def inspect(name: str, row: dict, *, source: Source, settings: Curate, pictures: Path) -> Found:
+def inspect(name: str, row: dict, *, source: Source, settings: Curate, pictures: Path) -> ImageRecord:
     """Look at one picture, and leave it, or its thumbnail, in `pictures` under its id."""
-    found = dataclasses.replace(Found(name), **source.about(row))
+    found = dataclasses.replace(ImageRecord(name), **source.about(row))
     if settings.style and not same_word(found.style, settings.style):
         return found.dropped(Reason.STYLE, found.style or "none given")
     if settings.genres and not any(same_word(found.genre, genre) for genre in settings.genres):
@@ -206,7 +207,7 @@ def inspect(name: str, row: dict, *, source: Source, settings: Curate, pictures:
     return found
 
 
-def _examine(found: Found, content: bytes, settings: Curate) -> tuple[Found, dict[str, bytes]]:
+def _examine(found: ImageRecord, content: bytes, settings: Curate) -> tuple[ImageRecord, dict[str, bytes]]:
     """(what its pixels say; the files to leave)."""
     picture, whole = _decode(content)
     box = border(picture) if settings.trim_borders else None
@@ -276,7 +277,7 @@ def _measures(picture: Image.Image) -> dict:
     }
 
 
-def _judge(found: Found, settings: Curate) -> Found:
+def _judge(found: ImageRecord, settings: Curate) -> ImageRecord:
     aspect = max(found.width, found.height) / min(found.width, found.height)
     if min(found.width, found.height) < settings.min_side:
         return found.dropped(Reason.SMALL, f"{found.width} × {found.height} px")
@@ -328,7 +329,7 @@ def _differing(lines: np.ndarray, colour: np.ndarray) -> np.ndarray:
 # The pictures beside each other.
 
 
-def choose(found: list[Found], settings: Curate) -> list[Found]:
+def choose(found: list[ImageRecord], settings: Curate) -> list[ImageRecord]:
     """Near-duplicates go, artists and genres are brought into balance, and some are held out."""
     chosen = _balance(_without_duplicates(found, settings), settings)
     held = _held_out([picture for picture in chosen if picture.kept], settings)
@@ -340,18 +341,18 @@ def _draw(settings: Curate, content: str) -> int:
     return int(hashlib.sha256(f"{settings.seed} {content}".encode()).hexdigest()[:16], 16)
 
 
-def _artist(picture: Found) -> str:
+def _artist(picture: ImageRecord) -> str:
     """Who painted it; a picture that nobody signs stands for itself."""
     unknown = not picture.artist or same_word(picture.artist, "unknown artist")
     return picture.id if unknown else str(picture.artist)
 
 
-def _without_duplicates(found: list[Found], settings: Curate) -> list[Found]:
+def _without_duplicates(found: list[ImageRecord], settings: Curate) -> list[ImageRecord]:
     """Of pictures with nearly one hash the largest stays."""
     kept = [place for place, picture in enumerate(found) if picture.kept]
     kept.sort(key=lambda place: (-found[place].width * found[place].height, _draw(settings, found[place].id)))
     hashes = np.array([int(found[place].hash, 16) for place in kept], dtype=np.uint64)
-    gone: dict[int, Found] = {}
+    gone: dict[int, ImageRecord] = {}
     for rank, place in enumerate(kept):
         if place in gone:
             continue
@@ -363,7 +364,7 @@ def _without_duplicates(found: list[Found], settings: Curate) -> list[Found]:
     return [gone.get(place, picture) for place, picture in enumerate(found)]
 
 
-def _balance(found: list[Found], settings: Curate) -> list[Found]:
+def _balance(found: list[ImageRecord], settings: Curate) -> list[ImageRecord]:
     """No artist outweighs a genre; where there are too many pictures, genres and artists take turns."""
     genres = _grouped((picture for picture in found if picture.kept), lambda picture: picture.genre or "")
     stay: list[tuple[int, int, str]] = []  # turn, lot, id
@@ -395,7 +396,7 @@ def artist_cap(counts: list[int], share: float, floor: int) -> int:
     return floor
 
 
-def _held_out(kept: list[Found], settings: Curate) -> set[str]:
+def _held_out(kept: list[ImageRecord], settings: Curate) -> set[str]:
     """Half of them whole artists, whom training then never sees; the others from each genre its part."""
     wanted = round(settings.held_out * len(kept))
     if settings.held_out and not wanted and len(kept) > 1:  # a small set is judged by something too
@@ -413,8 +414,8 @@ def _held_out(kept: list[Found], settings: Curate) -> set[str]:
     return held | set(itertools.islice(rest, wanted - len(held)))
 
 
-def _grouped(pictures: Iterable[Found], key) -> dict[str, list[Found]]:
-    groups: dict[str, list[Found]] = collections.defaultdict(list)
+def _grouped(pictures: Iterable[ImageRecord], key) -> dict[str, list[ImageRecord]]:
+    groups: dict[str, list[ImageRecord]] = collections.defaultdict(list)
     for picture in pictures:
         groups[key(picture)].append(picture)
     return groups
@@ -423,7 +424,7 @@ def _grouped(pictures: Iterable[Found], key) -> dict[str, list[Found]]:
 # The dataset.
 
 
-def _write(chosen: list[Found], work: Path, recipe: Recipe, source: str) -> None:
+def _write(chosen: list[ImageRecord], work: Path, recipe: TrainingConfig, source: str) -> None:
     """The splits, row by row, with the columns that the recipe's `data` will look for."""
     data = recipe.data
     kept = [picture for picture in chosen if picture.kept]
@@ -446,7 +447,7 @@ def _write(chosen: list[Found], work: Path, recipe: Recipe, source: str) -> None
 
 
 def _rows(
-    pictures: tuple[Found, ...], folder: Path, source: str, image: str, columns: dict[str, str]
+    pictures: tuple[ImageRecord, ...], folder: Path, source: str, image: str, columns: dict[str, str]
 ) -> Iterator[dict]:
     for picture in pictures:
         values = {**dataclasses.asdict(picture), "source": f"{source}: {picture.name}"}
@@ -454,7 +455,7 @@ def _rows(
         yield {image: content} | {column: values[what] for column, what in columns.items()}
 
 
-def _finish(chosen: list[Found], work: Path, folder: Path, made_of: dict) -> None:
+def _finish(chosen: list[ImageRecord], work: Path, folder: Path, made_of: dict) -> None:
     """The findings and the settings join the dataset, which then takes its place."""
     result = _counted(chosen)
     with (work / "dataset" / "pictures.jsonl").open("w", encoding="utf-8") as file:
@@ -466,7 +467,7 @@ def _finish(chosen: list[Found], work: Path, folder: Path, made_of: dict) -> Non
     say(f"{folder}: {result}. See {folder / 'report.html'}.")
 
 
-def _counted(chosen: list[Found]) -> str:
+def _counted(chosen: list[ImageRecord]) -> str:
     kept = [picture for picture in chosen if picture.kept]
     held = sum(picture.held_out for picture in kept)
     reasons = collections.Counter(picture.reason for picture in chosen)

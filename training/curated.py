@@ -12,9 +12,9 @@ import datasets
 import yaml
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from impressionism.errors import UserError
 from impressionism.hub import digest_of
-from training.options import TrainingError
-from training.parcel import Parcel, found, one_line, plain, portable, problems_of
+from training.parcel import UploadBundle, found, one_line, plain, portable, problems_of
 
 RECORD = "curate.json"
 SHARDS = "*/data-*.arrow"
@@ -36,10 +36,10 @@ Pictures to train on, {result}. They were chosen from {source} by `python -m tra
 """
 
 
-def gather(folder: Path, licence: str | None) -> Parcel:
+def gather(folder: Path, licence: str | None) -> UploadBundle:
     """The dataset's files, if nothing speaks against them; raises with all that does."""
     if not (folder / RECORD).exists():
-        raise TrainingError(
+        raise UserError(
             f"{folder} is no dataset that `training curate` wrote (no {RECORD}): set data.source to one, or send it as "
             f"it is with `hf upload USER/NAME {folder} --type dataset`."
         )
@@ -50,14 +50,14 @@ def gather(folder: Path, licence: str | None) -> Parcel:
         if "README.md" not in files and licence:
             files["README.md"] = card(folder, record, licence).encode()
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise TrainingError(f"{folder} cannot be read ({one_line(error)}); curate it again.") from None
+        raise UserError(f"{folder} cannot be read ({one_line(error)}); curate it again.") from None
     files[RECORD] = json.dumps(record, indent=1, ensure_ascii=False).encode()
     problems = [] if shards else ["its pictures are missing; curate it again"]
     problems += licence_problems(folder / "README.md", licence) + problems_of(files)
     if problems:
-        raise TrainingError(f"{folder} cannot go to the Hub: {'; '.join(problems)}.")
+        raise UserError(f"{folder} cannot go to the Hub: {'; '.join(problems)}.")
     name = plain(folder.resolve().name)
-    return Parcel(
+    return UploadBundle(
         kind="dataset",
         name=name,
         folder=folder,
@@ -115,13 +115,13 @@ def read_json(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def check_returned(parcel: Parcel, repo: str, revision: str) -> None:
+def check_returned(parcel: UploadBundle, repo: str, revision: str) -> None:
     """The first picture of each split, read as a training run would read it, is the one that left."""
     here: Any = datasets.load_from_disk(str(parcel.folder))
     for split, rows in here.items():
         there = datasets.load_dataset(repo, revision=revision, split=split, streaming=True)
         if first(there) != first(rows):
-            raise TrainingError(f"The split {split} came back from the Hub changed: do not use it.")
+            raise UserError(f"The split {split} came back from the Hub changed: do not use it.")
 
 
 def first(rows: Any) -> dict[str, Any]:

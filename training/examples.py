@@ -19,7 +19,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
-from training.options import MULTIPLE, Data, TrainingError
+from impressionism.errors import UserError
+from training.options import MULTIPLE, Data
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 SHAPES = ((1, 1), (5, 4), (4, 5), (4, 3), (3, 4), (3, 2), (2, 3), (16, 9), (9, 16))  # width : height
@@ -93,12 +94,12 @@ def read(data: Data) -> list[Example]:
                 genre=row.genre, held_out=row.held_out,
             )  # fmt: skip
     if uncaptioned:
-        raise TrainingError(
+        raise UserError(
             f"{len(uncaptioned)} pictures of {data.source} have no caption, the first is {uncaptioned[0]}: "
             "write .txt files or metadata.jsonl, set data.instance_prompt, or let `caption` write data.captions."
         )
     if not examples:
-        raise TrainingError(f"No picture of {data.source} can be used; see the lines above.")
+        raise UserError(f"No picture of {data.source} can be used; see the lines above.")
     return sorted(examples.values(), key=lambda example: (example.id, example.size))
 
 
@@ -118,7 +119,7 @@ def split(examples: list[Example], wanted: float) -> tuple[list[Example], list[E
         held = {min(place, key=place.__getitem__)}
     trained = [example for example in examples if example.id not in held]
     if not trained:
-        raise TrainingError("No picture is left to train on: add pictures, or set data.held_out=0.")
+        raise UserError("No picture is left to train on: add pictures, or set data.held_out=0.")
     return trained, [example for example in examples if example.id in held]
 
 
@@ -248,7 +249,7 @@ def written_captions(data: Data) -> dict[str, tuple[str, str | None]]:
     if data.captions is None:
         return {}
     if not data.captions.exists():
-        raise TrainingError(f"data.captions is {data.captions}, and there is no such file: run `caption` first.")
+        raise UserError(f"data.captions is {data.captions}, and there is no such file: run `caption` first.")
     lines = _json_lines(data.captions, ("id", "full"))
     return {
         line["id"]: (line["full"], f"{data.trigger} {line['content']}".strip() if line.get("content") else None)
@@ -279,7 +280,7 @@ def _json_lines(path: Path, keys: tuple[str, ...]) -> list[dict]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would also part at U+2028
     except UnicodeDecodeError:
-        raise TrainingError(f"{path}: is not UTF-8; save it again as UTF-8.") from None
+        raise UserError(f"{path}: is not UTF-8; save it again as UTF-8.") from None
     found = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -290,7 +291,7 @@ def _json_lines(path: Path, keys: tuple[str, ...]) -> list[dict]:
             row = None
         if not isinstance(row, dict) or any(key not in row for key in keys):
             should = ", ".join(f'"{key}": …' for key in keys)
-            raise TrainingError(f"{path}, line {number}: should read {{{should}}}.")
+            raise UserError(f"{path}, line {number}: should read {{{should}}}.")
         found.append(row)
     return found
 
@@ -305,13 +306,13 @@ def _from_split(dataset, data: Data, held_out: bool | None) -> Iterator[Row]:
 
     columns = dataset.column_names
     if data.image_column not in columns:
-        raise TrainingError(
+        raise UserError(
             f"No picture column {data.image_column!r} in {data.source}; it has {', '.join(columns)}: "
             "set data.image_column."
         )
     captioned = data.caption_column in columns
     if not captioned and data.instance_prompt is None and data.captions is None:
-        raise TrainingError(
+        raise UserError(
             f"No caption column {data.caption_column!r} in {data.source}; it has {', '.join(columns)}: "
             "set data.caption_column, or data.instance_prompt."
         )
@@ -341,9 +342,7 @@ def _splits(data: Data) -> list[tuple]:
     import datasets
 
     if not (folder := Path(data.source)).exists() and folder.parent != Path() and folder.parent.is_dir():
-        raise TrainingError(
-            f"data.source: there is no {folder} here; make it, or set another folder or a dataset's id."
-        )
+        raise UserError(f"data.source: there is no {folder} here; make it, or set another folder or a dataset's id.")
     try:
         if folder.is_dir():
             found = datasets.load_from_disk(data.source)
@@ -351,13 +350,11 @@ def _splits(data: Data) -> list[tuple]:
             found = datasets.load_dataset(data.source, revision=data.revision)
     except (OSError, ValueError, ConnectionError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise TrainingError(
-            f"data.source {data.source!r} is no folder here and no dataset that loads: {reason}"
-        ) from None
+        raise UserError(f"data.source {data.source!r} is no folder here and no dataset that loads: {reason}") from None
     if isinstance(found, datasets.Dataset):
         return [(found, None)]
     if data.split not in found:
-        raise TrainingError(
+        raise UserError(
             f"No split {data.split!r} in {data.source}; it has {', '.join(map(str, found))}: set data.split."
         )
     if "validation" not in found or data.split == "validation":

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import nn
 
 from impressionism.adapters import DOUBLE_BLOCK, SINGLE_BLOCK
-from training.options import TrainingError
+from impressionism.errors import UserError
 
 Weights = dict[str, torch.Tensor]
 Layers = dict[str, tuple[torch.Tensor, torch.Tensor, float]]  # of each layer A (rank, in), B (out, rank) and the scale
@@ -70,9 +70,7 @@ def comfy(weights: Weights) -> Weights:
             if any(pair is not None for pair in found.values()):
                 renamed |= named(f"lora_unet_{own[0]}_blocks_{index}_{part}", *fused(found))
     if layers:
-        raise TrainingError(
-            f"There is no name for {next(iter(layers))} outside diffusers; train the blocks' layers only."
-        )
+        raise UserError(f"There is no name for {next(iter(layers))} outside diffusers; train the blocks' layers only.")
     return renamed
 
 
@@ -141,16 +139,16 @@ def check_parity(layers: Layers, file: Path) -> float:
     weights, alphas, metadata = read(file)
     weights = {key: tensor for key, tensor in weights.items() if path_of(key) in layers or changes(weights, key)}
     if strange := {path_of(key) for key in weights} - layers.keys():
-        raise TrainingError(f"{file.name} changes {min(strange)}, which was not trained; report this.")
+        raise UserError(f"{file.name} changes {min(strange)}, which was not trained; report this.")
     if missing := [name for name in layers if f"transformer.{name}.lora_B.weight" not in weights]:
-        raise TrainingError(f"{file.name} lacks the update of {missing[0]}; the run's last checkpoint still has it.")
+        raise UserError(f"{file.name} lacks the update of {missing[0]}; the run's last checkpoint still has it.")
     model: Any = Skeleton(layers)
     try:
         FluxPipeline.load_lora_into_transformer(
             weights, alphas, model, adapter_name="again", metadata=metadata, low_cpu_mem_usage=True
         )
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise TrainingError(f"diffusers cannot load {file.name} again: {error}") from error
+        raise UserError(f"diffusers cannot load {file.name} again: {error}") from error
     loaded = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
     worst = 0.0
     for name, layer in layers.items():
@@ -160,7 +158,7 @@ def check_parity(layers: Layers, file: Path) -> float:
         if (
             not error <= torch.finfo(weights[f"transformer.{name}.lora_B.weight"].dtype).eps
         ):  # and not if it is no number
-            raise TrainingError(
+            raise UserError(
                 f"{file.name}, read again, differs from what was trained at {name} by {error:.2g} of its size, more "
                 "than rounding would; the run's last checkpoint still has it."
             )

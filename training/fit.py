@@ -25,17 +25,18 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
+from impressionism.errors import UserError
 from impressionism.hub import commit_of, digest_of, label
 from impressionism.modulation import AHEAD, Rows
 from impressionism.pipeline import parts as files_of
 from impressionism.records import Run
 from training import adapter, cache, checkpoint, export, preview, validation
 from training import recipe as recipes
-from training.base import Base, dress, losses, prepare
-from training.batches import Part, Schedule
+from training.base import TrainingContext, inject_adapter, losses, prepare
+from training.batches import MicroBatch, Schedule
 from training.examples import Example, say
 from training.log import Log, Meter
-from training.options import Data, Optimizer, Recipe, TrainingError
+from training.options import Data, Optimizer, TrainingConfig
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "bitsandbytes", "safetensors")
 FREE = (  # sections and keys that change no number of a run
@@ -46,7 +47,7 @@ FREE = (  # sections and keys that change no number of a run
 Weights = Mapping[str, torch.nn.Parameter]
 
 
-def fit(recipe: Recipe, *, until: int | None = None) -> Run | bool:
+def fit(recipe: TrainingConfig, *, until: int | None = None) -> Run | bool:
     """Train, or go on training; false if the run was told to leave: by SIGTERM, Ctrl-C, or at step `until`."""
     if done := _finished(recipe):
         return done
@@ -55,13 +56,13 @@ def fit(recipe: Recipe, *, until: int | None = None) -> Run | bool:
         return train(base, recipe, until=until)
 
 
-def train(base: Base, recipe: Recipe, *, until: int | None = None) -> Run | bool:
+def train(base: TrainingContext, recipe: TrainingConfig, *, until: int | None = None) -> Run | bool:
     """The run itself, on a base that is in memory."""
     run, options, first = recipe.run, recipe.optimizer, base.rank == 0
 
     # Model: the base is frozen, the adapter on it is trained.
     meter = Meter(base.device)
-    weights = dress(base, recipe)
+    weights = inject_adapter(base, recipe)
     averages = {name: weight.detach().clone() for name, weight in weights.items()} if options.ema else {}
     optimizer = make_optimizer(options, weights)
     held_out = validation.parts_for(base, recipe)
@@ -123,7 +124,9 @@ def train(base: Base, recipe: Recipe, *, until: int | None = None) -> Run | bool
     return _finish(base, recipe, weights, averages, position)
 
 
-def upcoming(base: Base, recipe: Recipe, step: int) -> Iterator[list[tuple[Part, Rows | None]]]:
+def upcoming(
+    base: TrainingContext, recipe: TrainingConfig, step: int
+) -> Iterator[list[tuple[MicroBatch, Rows | None]]]:
     """The parts of step after step, with their modulation."""
     schedule = Schedule(recipe, base.trained_on, base.latents, rank=base.rank, world=base.world)
     accumulate = recipe.optimizer.accumulate
@@ -136,7 +139,7 @@ def upcoming(base: Base, recipe: Recipe, step: int) -> Iterator[list[tuple[Part,
 
 
 def take_step(
-    base: Base, recipe: Recipe, parts: list[tuple[Part, Rows | None]], weights: Weights,
+    base: TrainingContext, recipe: TrainingConfig, parts: list[tuple[MicroBatch, Rows | None]], weights: Weights,
     averages: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer, step: int,
 ) -> tuple[float, float, float]:  # fmt: skip
     """One optimizer step: its loss, its rate, its gradient's norm; where that is not finite the weights stay good."""
@@ -155,7 +158,7 @@ def take_step(
     return loss, rate, norm
 
 
-def step_gradient(base: Base, recipe: Recipe, parts: list[tuple[Part, Rows | None]]) -> float:
+def step_gradient(base: TrainingContext, recipe: TrainingConfig, parts: list[tuple[MicroBatch, Rows | None]]) -> float:
     """Leave the gradient of a step's own parts in the adapter; the mean loss over all processes."""
     total = torch.zeros(())
     for part, rows in parts:
@@ -166,7 +169,7 @@ def step_gradient(base: Base, recipe: Recipe, parts: list[tuple[Part, Rows | Non
     return float(base.sum(total)) / base.world
 
 
-def mean_gradient(base: Base, weights: Weights) -> torch.Tensor:
+def mean_gradient(base: TrainingContext, weights: Weights) -> torch.Tensor:
     """Of all weights, one after the other, taken from them; the mean over all processes, in one exchange."""
     gradient = torch.cat(  # what no output depends on has none
         [(torch.zeros_like(one) if one.grad is None else one.grad).flatten() for one in weights.values()]
@@ -229,7 +232,7 @@ def joined(weights: Weights) -> torch.nn.Parameter:
 # ---- What happens on the way
 
 
-def _validate(base: Base, parts: list[Part], recipe: Recipe, position: dict, log: Log) -> dict:
+def _validate(base: TrainingContext, parts: list[MicroBatch], recipe: TrainingConfig, position: dict, log: Log) -> dict:
     """What changes of the position; the best so far is the one with the lowest held-out loss."""
     now, before = validation.score(base, parts, recipe), validation.Score(**position["base"])
     step, best = position["step"], position["best"]
@@ -245,7 +248,7 @@ def _is_best(position: dict) -> bool:
     return position["best"] is not None and position["best"]["step"] == position["step"]
 
 
-def rests_on(base: Base) -> dict:
+def rests_on(base: TrainingContext) -> dict:
     """What the numbers of a run depend on besides its recipe."""
     said = json.dumps([(example.id, example.size, example.caption, example.content) for example in base.examples])
     return {
@@ -264,23 +267,25 @@ def weights_of(folder: Path) -> str | None:
 
 def _same(now: dict, then: dict, folder: Path) -> None:
     if changed := [what for what, value in then.items() if now[what] != value]:
-        raise TrainingError(
+        raise UserError(
             f"{folder} cannot go on: since its last checkpoint there is a change of {', '.join(changed)}; "
             "undo it, or begin again in another run.folder."
         )
 
 
-def _stop(good: Path, parts: list[tuple[Part, Rows | None]]) -> None:
+def _stop(good: Path, parts: list[tuple[MicroBatch, Rows | None]]) -> None:
     """The weights are those of the step before, and kept; say what was being looked at."""
     PartialState().wait_for_everyone()  # the first process writes, and would be ended with the others
     names = ", ".join(example.name for part, _ in parts for example in part.examples)
-    raise TrainingError(
+    raise UserError(
         f"The gradient of the step after {good} is not finite (pictures: {names}); that state is the last good one: "
         "lower optimizer.rate, or take the picture out, and begin again in another run.folder."
     )
 
 
-def _finish(base: Base, recipe: Recipe, weights: Weights, averages: checkpoint.Weights, position: dict) -> Run | bool:
+def _finish(
+    base: TrainingContext, recipe: TrainingConfig, weights: Weights, averages: checkpoint.Weights, position: dict
+) -> Run | bool:
     """The adapter's files, read back and compared; run.json comes last, so its presence means done."""
     if base.rank:
         return True
@@ -340,7 +345,7 @@ def signals() -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def _alone(recipe: Recipe) -> Iterator[None]:
+def _alone(recipe: TrainingConfig) -> Iterator[None]:
     """One run at a time in a folder; the system lets go of the lock when a process ends, however it ends."""
     folder = recipe.run.folder
     if cache.processes(recipe.model).process_index:
@@ -351,27 +356,27 @@ def _alone(recipe: Recipe) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise TrainingError(f"Another process trains in {folder}; wait for it, or set run.folder.") from None
+        raise UserError(f"Another process trains in {folder}; wait for it, or set run.folder.") from None
     try:
         yield
     finally:
         lock.release()
 
 
-def _claim(recipe: Recipe) -> None:
+def _claim(recipe: TrainingConfig) -> None:
     """Write the resolved recipe into the run's folder."""
     partial = recipe.run.folder / ".recipe.yaml.partial"
     partial.write_text(recipe.to_yaml(), encoding="utf-8")
     partial.replace(recipe.run.folder / "recipe.yaml")
 
 
-def _finished(recipe: Recipe) -> Run | None:
+def _finished(recipe: TrainingConfig) -> Run | None:
     """The record of a finished run of this recipe; a run of another recipe in the folder is refused."""
     folder = recipe.run.folder
     if (folder / "recipe.yaml").exists():
         different = recipes.differences(recipes.read(folder / "recipe.yaml"), recipe, besides=FREE)
         if different:
-            raise TrainingError(
+            raise UserError(
                 f"{folder} holds a run of another recipe: {'; '.join(different)}; set run.folder, or remove it."
             )
     if not (folder / "run.json").exists():
@@ -381,7 +386,7 @@ def _finished(recipe: Recipe) -> Run | None:
     return run
 
 
-def _record(base: Base, recipe: Recipe, position: dict, parameters: int) -> Run:
+def _record(base: TrainingContext, recipe: TrainingConfig, position: dict, parameters: int) -> Run:
     run = Run(
         name=recipe.run.folder.name,
         base=label(recipe.model.base),

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from impressionism.modulation import MODULATION
 from training import flow
-from training.lora import Adapted, Frozen
+from training.lora import FrozenLinear, LoraLinear
 
 META = torch.device("meta")
 MATMULS = {torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.addmm_}
@@ -211,7 +211,7 @@ def build(block: Block, shape: Shape) -> nn.Module:
             module.set_submodule(name, _Row(linear.out_features, shape))
             continue
         base = _Packed(linear, shape, block.offloaded)
-        layer = Frozen(base) if not rank else _adapted(base, rank)
+        layer = FrozenLinear(base) if not rank else _adapted(base, rank)
         module.set_submodule(name, layer)
     return module
 
@@ -224,9 +224,9 @@ def linears(block: nn.Module) -> list[tuple[str, nn.Linear]]:
     return [(name, module) for name, module in block.named_modules() if isinstance(module, nn.Linear)]
 
 
-def _adapted(base: nn.Module, rank: int) -> Adapted:
+def _adapted(base: nn.Module, rank: int) -> LoraLinear:
     with torch.device("cpu"):  # its generator is the CPU's
-        return Adapted(base, rank, 1.0, torch.Generator())
+        return LoraLinear(base, rank, 1.0, torch.Generator())
 
 
 class _Row(nn.Module):

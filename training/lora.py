@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from impressionism.quantize import weight_of
 
 
-class Frozen(nn.Module):
+class FrozenLinear(nn.Module):
     """A linear layer whose weight, quantized or not, never learns."""
 
     def __init__(self, base: Any):  # a linear layer of nn, bitsandbytes or quanto
@@ -36,7 +36,7 @@ class Frozen(nn.Module):
         weight.data = weight.data.cpu().pin_memory() if weight.is_cuda else weight.data
 
 
-class Adapted(Frozen):
+class LoraLinear(FrozenLinear):
     """The same with A (rank, in) and B (out, rank) to learn, in float32; B is zero at first, so the base is unchanged.
 
     `on` switches the update off, to see the base. They lie on `device`, which is the base's where none is given.

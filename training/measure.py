@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from impressionism.errors import UserError
 from impressionism.pipeline import first_line
 from training import cache, cards, fit, plan
 from training import recipe as recipes
-from training.base import Base, dress, prepare
+from training.base import TrainingContext, inject_adapter, prepare
 from training.cards import GIB
 from training.log import Meter
-from training.options import Recipe, TrainingError
+from training.options import TrainingConfig
 
 # Keys of `model` that leave the base as it is.
 NOT_THE_BASE = {"gradient_checkpointing": False, "max_sequence_length": 512}
@@ -47,12 +48,12 @@ class Measured:
     failed: str | None = None
 
 
-def measure(recipe: Recipe, *, variant: list[str], steps: int, json: bool = False) -> None:
+def measure(recipe: TrainingConfig, *, variant: list[str], steps: int, json: bool = False) -> None:
     """The command."""
     if steps < 2:
-        raise TrainingError("--steps should be 2 at least: the first warms up and is left out.")
+        raise UserError("--steps should be 2 at least: the first warms up and is left out.")
     if cache.processes(recipe.model).num_processes > 1:
-        raise TrainingError("Steps are measured in one process: start `python -m training measure` by itself.")
+        raise UserError("Steps are measured in one process: start `python -m training measure` by itself.")
     short = recipes.changed(recipe, [f"optimizer.steps={steps}", "optimizer.warmup=0"])
     asked = [(text, recipes.changed(short, text.split())) for text in variant or [""]]
     base, its = None, None
@@ -73,14 +74,14 @@ def measure(recipe: Recipe, *, variant: list[str], steps: int, json: bool = Fals
         print(dumps(dataclasses.asdict(found)) if json else sentence(found), flush=True)
 
 
-def base_of(recipe: Recipe) -> tuple:
+def base_of(recipe: TrainingConfig) -> tuple:
     """What the base in memory depends on."""
     return recipe.model.model_copy(update=NOT_THE_BASE), recipe.adapter.targets == "every"
 
 
-def taken(base: Base, recipe: Recipe) -> dict[str, Any]:
+def taken(base: TrainingContext, recipe: TrainingConfig) -> dict[str, Any]:
     """Peak and seconds of the recipe's steps."""
-    weights = dress(base, recipe)
+    weights = inject_adapter(base, recipe)
     optimizer = fit.make_optimizer(recipe.optimizer, weights)
     meter = Meter(base.device)  # offloaded blocks have left the card
     ends = []

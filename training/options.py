@@ -17,10 +17,6 @@ Targets = Literal["attention", "all", "every", "style", "compact"]
 Sigmas = Literal["logit-normal", "uniform"]
 
 
-class TrainingError(ValueError):
-    """A sentence for the user: what is wrong and what to do."""
-
-
 def _check_size(size: Any) -> None:
     if isinstance(size, int) and not isinstance(size, bool):
         if size < 2 * MULTIPLE or size % MULTIPLE:
@@ -359,7 +355,7 @@ class RunOptions(Section):
     """Which state becomes the adapter: the last, or the one with the lowest held-out loss."""
 
 
-class Recipe(Section):
+class TrainingConfig(Section):
     model: Model = Model()
     """The frozen base."""
     data: Data

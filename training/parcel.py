@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from impressionism import names
+from impressionism.errors import UserError
 from impressionism.hub import digest_of
 from impressionism.records import Run, Scores
 from training.examples import say
-from training.options import TrainingError
 
 # Of the adapter's folder, all that goes up; what a tool or a person left there besides stays here.
 BELONGS = (
@@ -39,7 +39,7 @@ SECRETS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parcel:
+class UploadBundle:
     """What goes up."""
 
     kind: Literal["model", "dataset"]
@@ -77,10 +77,10 @@ class Parcel:
             say(f"There is no README.md, so the page will be bare: `python -m model_card render {self.folder.parent}`.")
 
 
-def gather(folder: Path) -> Parcel:
+def gather(folder: Path) -> UploadBundle:
     """The finished run's files, if nothing speaks against them; raises with all that does."""
     if not (folder / "run.json").exists():
-        raise TrainingError(
+        raise UserError(
             f"{folder} holds no finished run (no run.json): run `python -m training fit` with the same recipe first."
         )
     adapter, strength = chosen(folder)
@@ -92,12 +92,12 @@ def gather(folder: Path) -> Parcel:
         record = portable(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
         record.get("tune", {}).pop("storage", None)  # a place, maybe with a password
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise TrainingError(f"{folder}: its records cannot be read ({one_line(error)}); run fit again.") from None
+        raise UserError(f"{folder}: its records cannot be read ({one_line(error)}); run fit again.") from None
     files["run.json"] = json.dumps(facts, indent=1, sort_keys=True).encode()
     files["recipe.yaml"] = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=110).encode()
     if problems := problems + problems_of(files):
-        raise TrainingError(f"{folder} cannot go to the Hub: {'; '.join(problems)}.")
-    return Parcel(
+        raise UserError(f"{folder} cannot go to the Hub: {'; '.join(problems)}.")
+    return UploadBundle(
         kind="model",
         name=plain(run.name),
         folder=adapter,
@@ -124,7 +124,7 @@ def chosen(folder: Path) -> tuple[Path, float | None]:
     try:
         scores = Scores.from_json(file.read_text(encoding="utf-8"))
     except (ValueError, TypeError, AttributeError) as error:
-        raise TrainingError(f"{file} cannot be read ({one_line(error)}): evaluate the run again.") from None
+        raise UserError(f"{file} cannot be read ({one_line(error)}): evaluate the run again.") from None
     choice = next((one for one in scores.candidates if one.name == scores.choice), None)
     if choice is None:
         say("The evaluation found none that it would publish (scores.json): look at the pictures first.")

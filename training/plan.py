@@ -20,13 +20,14 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from impressionism import names
+from impressionism.errors import UserError
 from impressionism.modulation import AHEAD
 from training import adapter, cache, cards, encoding, examples, footprint
 from training import recipe as recipes
-from training.cards import GIB, Card
+from training.cards import GIB, GpuSpec
 from training.examples import Size
 from training.footprint import META, Block, Cost, Moment, Shape
-from training.options import COMPILABLE, Model, Optimizer, Recipe, TrainingError
+from training.options import COMPILABLE, Model, Optimizer, TrainingConfig
 
 FINEST_FIRST = ("none", "int8", "nf4")  # int4 saves nothing over nf4, and int2 is left to those who ask for it
 SPARE = 1.08  # times what is counted on a GPU: an allocator's memory lies in pieces, of which no peak tells
@@ -81,8 +82,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Prediction:
-    recipe: Recipe
-    card: Card
+    recipe: TrainingConfig
+    card: GpuSpec
     parts: dict[str, int]
     """What the peak is made of, in bytes of the card (without a GPU: of main memory)."""
     loading: int
@@ -128,10 +129,10 @@ class Prediction:
         return self.seconds * self.recipe.optimizer.steps / 3600
 
 
-def plan(recipe: Recipe, *, vram: float | None = None, processes: int = 1, json: bool = False) -> None:
+def plan(recipe: TrainingConfig, *, vram: float | None = None, processes: int = 1, json: bool = False) -> None:
     """The command."""
     if processes < 1:
-        raise TrainingError(f"--processes should be 1 or more, not {processes}.")
+        raise UserError(f"--processes should be 1 or more, not {processes}.")
     card = cards.of_size(vram) if vram is not None else cards.at_hand(cache.place(recipe.model)[0])
     pictures = count(recipe)
     if json:
@@ -139,7 +140,7 @@ def plan(recipe: Recipe, *, vram: float | None = None, processes: int = 1, json:
         return
     written, best = predict(recipe, card, pictures, processes), choose(recipe, card, pictures, processes)
     if best is None:
-        raise TrainingError(refusal(recipe, card))
+        raise UserError(refusal(recipe, card))
     changes = " ".join(overrides(recipe, best.recipe))
     if not written.fits:
         print(f"As written the recipe needs {_size(written.needed)}. It fits with\n\n  {changes}\n")
@@ -148,7 +149,7 @@ def plan(recipe: Recipe, *, vram: float | None = None, processes: int = 1, json:
         print(f"\nThere is room for finer weights or less recomputing, {_time(best.seconds)} a step:\n\n  {changes}")
 
 
-def count(recipe: Recipe) -> int | None:
+def count(recipe: TrainingConfig) -> int | None:
     """Pictures in a plain folder; none for what is not one."""
     folder = Path(recipe.data.source)
     if not folder.is_dir() or any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
@@ -159,7 +160,7 @@ def count(recipe: Recipe) -> int | None:
 # ---- Predicting
 
 
-def predict(recipe: Recipe, card: Card, pictures: int | None = None, processes: int = 1) -> Prediction:
+def predict(recipe: TrainingConfig, card: GpuSpec, pictures: int | None = None, processes: int = 1) -> Prediction:
     """What a process of a run takes: memory for its largest pictures, time for the mean of its sizes."""
     facts, model, options = facts_of(recipe.model), recipe.model, recipe.optimizer
     blocks = layers_of(facts, recipe)
@@ -206,7 +207,9 @@ def predict(recipe: Recipe, card: Card, pictures: int | None = None, processes: 
     )  # fmt: skip
 
 
-def step_seconds(recipe: Recipe, shape: Shape, card: Card, operations: float, passes: int, offloaded: int) -> float:
+def step_seconds(
+    recipe: TrainingConfig, shape: Shape, card: GpuSpec, operations: float, passes: int, offloaded: int
+) -> float:
     """Of batches of so many operations and passes through a block; each byte that waits elsewhere travels with each."""
     model = recipe.model
     travel = offloaded * (3 if model.gradient_checkpointing is True else 2) / TRAVEL
@@ -222,7 +225,7 @@ def at_the_peak(moment: Moment, options: Optimizer, numbers: int) -> dict[str, i
     return {"gradients": gradients, "activations kept": moment.kept, "for the moment": moment.passing}
 
 
-def shape_of(recipe: Recipe, facts: Facts, size: Size, card: Card) -> Shape:
+def shape_of(recipe: TrainingConfig, facts: Facts, size: Size, card: GpuSpec) -> Shape:
     config, model = facts.transformer, recipe.model
     automatic = torch.bfloat16 if card.gpu else torch.float32
     return Shape(
@@ -296,7 +299,7 @@ def batch_bytes(shape: Shape, facts: Facts) -> int:
 
 
 def disk_use(
-    recipe: Recipe, facts: Facts, sizes: list[Size], dtype: torch.dtype, pictures: int | None, state: int
+    recipe: TrainingConfig, facts: Facts, sizes: list[Size], dtype: torch.dtype, pictures: int | None, state: int
 ) -> dict[str, int]:
     """What a run leaves; `state` is a checkpoint's bytes. The best checkpoint may come on top of those kept."""
     adapter_bytes = {"checkpoints": state * (recipe.run.keep + 1)}
@@ -331,14 +334,14 @@ def _read_facts(folder: Path) -> Facts:
             download=0,
         )
     except (OSError, KeyError, ValueError) as error:
-        raise TrainingError(f"{folder} is no FLUX model's folder ({error}); set model.base.") from error
+        raise UserError(f"{folder} is no FLUX model's folder ({error}); set model.base.") from error
 
 
 def _config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text())
 
 
-def layers_of(facts: Facts, recipe: Recipe) -> list[list[Layer]]:
+def layers_of(facts: Facts, recipe: TrainingConfig) -> list[list[Layer]]:
     """The linear layers of each block, in the order in which a picture meets them."""
     config = facts.transformer
     counts = {"transformer_blocks": config["num_layers"], "single_transformer_blocks": config["num_single_layers"]}
@@ -354,7 +357,7 @@ def layers_of(facts: Facts, recipe: Recipe) -> list[list[Layer]]:
         for index in range(count)
     ]
     if not any(layer.rank for block in blocks for layer in block):
-        raise TrainingError("adapter.targets and adapter.ranks leave no layer to train; set other ranks.")
+        raise UserError("adapter.targets and adapter.ranks leave no layer to train; set other ranks.")
     return blocks
 
 
@@ -394,7 +397,7 @@ def _model(config: str) -> Any:
 # ---- Choosing
 
 
-def choose(recipe: Recipe, card: Card, pictures: int | None = None, processes: int = 1) -> Prediction | None:
+def choose(recipe: TrainingConfig, card: GpuSpec, pictures: int | None = None, processes: int = 1) -> Prediction | None:
     """The finest precision that fits, then the fewest recomputed blocks; the last resort is to offload. None: none."""
     blocks = layers_of(facts_of(recipe.model), recipe)
     trained = len(blocks) - gradients_from(blocks)
@@ -417,13 +420,13 @@ def choose(recipe: Recipe, card: Card, pictures: int | None = None, processes: i
     return last if last.fits else None
 
 
-def overrides(written: Recipe, chosen: Recipe) -> list[str]:
+def overrides(written: TrainingConfig, chosen: TrainingConfig) -> list[str]:
     """What to set on the command line."""
     before, after = written.model.model_dump(mode="json"), chosen.model.model_dump(mode="json")
     return [f"model.{key}={json.dumps(value).strip(chr(34))}" for key, value in after.items() if value != before[key]]
 
 
-def refusal(recipe: Recipe, card: Card) -> str:
+def refusal(recipe: TrainingConfig, card: GpuSpec) -> str:
     blocks = layers_of(facts_of(recipe.model), recipe)
     keys = {"quantize": "nf4", "gradient_checkpointing": True, "offload": len(blocks), "shard": False, "compile": False}
     least = predict(recipe.model_copy(update={"model": recipe.model.model_copy(update=keys)}), card)
@@ -435,7 +438,7 @@ def refusal(recipe: Recipe, card: Card) -> str:
     )
 
 
-def nearest(recipe: Recipe, card: Card) -> Path | None:
+def nearest(recipe: TrainingConfig, card: GpuSpec) -> Path | None:
     """The shipped recipe for the same base that fills the card best."""
     shipped = [(path, recipes.read(path)) for path in sorted(recipes.SHIPPED.glob("*.yaml"))]
     asked = [(predict(one, card), path) for path, one in shipped if one.model.base == recipe.model.base]

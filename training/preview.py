@@ -12,15 +12,15 @@ from PIL import Image, ImageDraw
 
 from impressionism.modulation import modulation_ahead
 from impressionism.paint import render
-from impressionism.records import Sampling
-from training.base import Base
+from impressionism.records import GenerationParams
+from training.base import TrainingContext
 from training.log import Log
-from training.options import Preview, Recipe
+from training.options import Preview, TrainingConfig
 
 SIDE = 256  # pixels of a picture on the sheet, at most
 
 
-def paint(base: Base, recipe: Recipe, step: int, log: Log | None = None) -> None:
+def paint(base: TrainingContext, recipe: TrainingConfig, step: int, log: Log | None = None) -> None:
     """`previews/step-000500/00.png …`, one for each prompt, and `previews/sheet.jpg`; what exists is left."""
     wanted, previews = recipe.preview, recipe.run.folder / "previews"
     folder = previews / f"step-{step:06d}"
@@ -40,29 +40,29 @@ def paint(base: Base, recipe: Recipe, step: int, log: Log | None = None) -> None
 
 
 @torch.no_grad()
-def painted(base: Base, wanted: Preview) -> Iterator[Image.Image]:
+def painted(base: TrainingContext, wanted: Preview) -> Iterator[Image.Image]:
     """Each prompt's picture by the transformer as it is; where its weights are sharded, all processes paint it."""
-    flux = pipeline(base)
-    with modulation_ahead(base.bank, flux) if base.bank else contextlib.nullcontext():
+    pipe = pipeline(base)
+    with modulation_ahead(base.bank, pipe) if base.bank else contextlib.nullcontext():
         for prompt in wanted.prompts:
             text, pooled = (part[None].to(base.device) for part in base.kept.text(prompt))
-            yield render(flux, sampling_of(wanted, prompt), (text, pooled))
+            yield render(pipe, sampling_of(wanted, prompt), (text, pooled))
 
 
-def sampling_of(wanted: Preview, prompt: str) -> Sampling:
+def sampling_of(wanted: Preview, prompt: str) -> GenerationParams:
     width, height = (int(side) for side in wanted.size.split("x"))
-    return Sampling(prompt=prompt, seed=wanted.seed, steps=wanted.steps, guidance=wanted.guidance,
+    return GenerationParams(prompt=prompt, seed=wanted.seed, steps=wanted.steps, guidance=wanted.guidance,
                     width=width, height=height)  # fmt: skip
 
 
-def pipeline(base: Base) -> FluxPipeline:
+def pipeline(base: TrainingContext) -> FluxPipeline:
     """The live transformer between the base's scheduler and autoencoder; the captions' embeddings are in the cache."""
     vae: Any = AutoencoderKL.from_pretrained(base.folder, subfolder="vae", dtype=base.dtype)
     scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(base.folder, subfolder="scheduler")
     encoders: Any = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
-    flux = FluxPipeline(scheduler=scheduler, vae=vae.to(base.device), transformer=base.transformer, **encoders)
-    flux.set_progress_bar_config(disable=True)
-    return flux
+    pipe = FluxPipeline(scheduler=scheduler, vae=vae.to(base.device), transformer=base.transformer, **encoders)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def sheet(previews: Path, prompts: tuple[str, ...]) -> Image.Image:

@@ -24,9 +24,10 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
 from impressionism import names
+from impressionism.errors import UserError
 from training.examples import say
-from training.options import Recipe, TrainingError
-from training.parcel import Parcel, gather, one_line
+from training.options import TrainingConfig
+from training.parcel import UploadBundle, gather, one_line
 
 if TYPE_CHECKING:
     from impressionism.pipeline import Painter  # loaded late: a push that has nothing to do is quick
@@ -43,7 +44,7 @@ ADVICE = {
 
 
 def push(
-    recipe: Recipe,
+    recipe: TrainingConfig,
     *,
     dataset: bool = False,
     license: str | None = None,
@@ -54,10 +55,10 @@ def push(
 ) -> None:
     """Check what the run, or with `dataset` curate, left; send it, and see that it came back the same."""
     if license and not dataset:
-        raise TrainingError("--license is for --dataset: the licence of an adapter is in the card that is rendered.")
+        raise UserError("--license is for --dataset: the licence of an adapter is in the card that is rendered.")
     parcel = pictures(recipe, license) if dataset else gather(recipe.run.folder)
     if not (dry_run or get_token()):
-        raise TrainingError("The Hub takes files from users only: log in with `hf auth login`, or set HF_TOKEN.")
+        raise UserError("The Hub takes files from users only: log in with `hf auth login`, or set HF_TOKEN.")
     api = HfApi()
     repo = address(api, parcel, repo, dry_run)
     new = f"{'private' if private else 'public'} if it is new, tag {parcel.tag}"
@@ -85,13 +86,13 @@ def push(
         say(usage(repo, parcel))
 
 
-def pictures(recipe: Recipe, licence: str | None) -> Parcel:
+def pictures(recipe: TrainingConfig, licence: str | None) -> UploadBundle:
     from training.curated import gather  # loaded late: it brings `datasets`
 
     return gather(Path(recipe.data.source), licence)
 
 
-def usage(repo: str, parcel: Parcel) -> str:
+def usage(repo: str, parcel: UploadBundle) -> str:
     if parcel.kind == "dataset":
         return f"Train on it: data.source={repo} data.revision={parcel.tag}"
     strength = "" if parcel.strength is None else f" --strength {parcel.strength:g}"
@@ -101,18 +102,18 @@ def usage(repo: str, parcel: Parcel) -> str:
 # ---- To the Hub
 
 
-def address(api: HfApi, parcel: Parcel, repo: str | None, dry_run: bool) -> str:
+def address(api: HfApi, parcel: UploadBundle, repo: str | None, dry_run: bool) -> str:
     """USER/NAME; without --repo the token's user and the run's name."""
     if repo is None:
         with readable_errors("your account"):
             user = "USER" if dry_run else api.whoami()["name"]
         repo = f"{user}/{parcel.name}"
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise TrainingError(f"--repo should read USER/NAME, not {repo!r}.")
+        raise UserError(f"--repo should read USER/NAME, not {repo!r}.")
     return repo
 
 
-def arrange(api: HfApi, repo: str, parcel: Parcel, *, private: bool, pull_request: bool) -> bool:
+def arrange(api: HfApi, repo: str, parcel: UploadBundle, *, private: bool, pull_request: bool) -> bool:
     """See to it that the repository is there, and say whether it is private; refuses where something else lives."""
     try:
         there: Any = api.repo_info(repo, repo_type=parcel.kind)
@@ -123,23 +124,23 @@ def arrange(api: HfApi, repo: str, parcel: Parcel, *, private: bool, pull_reques
         return private
     held = {file.rfilename for file in there.siblings or []}
     if (others := held - BESIDE) and parcel.mark not in held and not pull_request:
-        raise TrainingError(
+        raise UserError(
             f"{repo} holds something else ({', '.join(sorted(others)[:3])}): choose another name with --repo, "
             f"or propose it with --pull-request."
         )
     if private and not there.private:
-        raise TrainingError(
+        raise UserError(
             f"{repo} is public already: make it private with `hf repos settings {repo} --type {parcel.kind} "
             "--private`, or leave --private."
         )
     return bool(there.private)
 
 
-def found_there(api: HfApi, repo: str, parcel: Parcel, *, pull_request: bool) -> str | None:
+def found_there(api: HfApi, repo: str, parcel: UploadBundle, *, pull_request: bool) -> str | None:
     """Where on the Hub all of it is already, if it is; a tag that names other weights is refused."""
     tags = [tag.name for tag in api.list_repo_refs(repo, repo_type=parcel.kind).tags]
     if parcel.tag in tags and not is_there(api, repo, parcel, parcel.tagged, parcel.tag):
-        raise TrainingError(
+        raise UserError(
             f"The tag {parcel.tag} of {repo} names something else: choose another folder, "
             f"or give the tag up with `hf repos tag delete {repo} {parcel.tag} --type {parcel.kind}`."
         )
@@ -155,7 +156,7 @@ def found_there(api: HfApi, repo: str, parcel: Parcel, *, pull_request: bool) ->
     return None
 
 
-def is_there(api: HfApi, repo: str, parcel: Parcel, wanted: Iterable[str], revision: str) -> bool:
+def is_there(api: HfApi, repo: str, parcel: UploadBundle, wanted: Iterable[str], revision: str) -> bool:
     """Whether the repository holds these of the parcel's files, by their hashes."""
     entries = api.get_paths_info(repo, list(wanted), revision=revision, repo_type=parcel.kind)
     there = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
@@ -169,7 +170,7 @@ def is_same(there: RepoFile, here: Path | bytes) -> bool:
     return there.blob_id == git_hash(here if isinstance(here, bytes) else here.read_bytes())
 
 
-def send(api: HfApi, repo: str, parcel: Parcel, *, pull_request: bool) -> CommitInfo:
+def send(api: HfApi, repo: str, parcel: UploadBundle, *, pull_request: bool) -> CommitInfo:
     """One commit, or none where all is there; large files travel before it, those that the Hub lacks."""
     return api.create_commit(
         repo,
@@ -184,7 +185,7 @@ def send(api: HfApi, repo: str, parcel: Parcel, *, pull_request: bool) -> Commit
     )
 
 
-def outdated(api: HfApi, repo: str, parcel: Parcel) -> list[str]:
+def outdated(api: HfApi, repo: str, parcel: UploadBundle) -> list[str]:
     """Shards of a dataset that was there before: they would be read with the new ones."""
     there = api.list_repo_files(repo, repo_type=parcel.kind) if parcel.kind == "dataset" else []
     return [name for name in there if name.endswith(".arrow") and name not in parcel.files]
@@ -195,18 +196,18 @@ def readable_errors(repo: str) -> Iterator[None]:
     """The Hub's exceptions as sentences; uploads and downloads wrap them in others."""
     try:
         yield
-    except TrainingError:
+    except UserError:
         raise
     except json.JSONDecodeError as error:  # a proxy's page, say
-        raise TrainingError(f"The Hub answered with something unreadable: later, {AGAIN}.") from error
+        raise UserError(f"The Hub answered with something unreadable: later, {AGAIN}.") from error
     except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
         wrapped = isinstance(error, RuntimeError | errors.LocalEntryNotFoundError)
         cause = (wrapped and error.__cause__) or error
         if isinstance(cause, errors.HfHubHTTPError):
-            raise TrainingError(refused(repo, cause)) from error
+            raise UserError(refused(repo, cause)) from error
         if isinstance(cause, ValueError):  # what the Hub, or its library, does not take
-            raise TrainingError(f"The Hub does not take {repo}: {one_line(cause)}") from error
-        raise TrainingError(
+            raise UserError(f"The Hub does not take {repo}: {one_line(cause)}") from error
+        raise UserError(
             f"The Hub cannot be reached, or the connection broke ({one_line(cause)}): "
             f"connect, unset HF_HUB_OFFLINE, then {AGAIN}."
         ) from error
@@ -241,7 +242,7 @@ def painter_at_hand(base: str, adapter: Path) -> "Painter | None":
     return load_pipeline(folder, adapter)
 
 
-def see_adapter(api: HfApi, repo: str, parcel: Parcel, revision: str, painter: "Painter | None") -> str:
+def see_adapter(api: HfApi, repo: str, parcel: UploadBundle, revision: str, painter: "Painter | None") -> str:
     """Fetch the adapter that was sent, compare, and say how it went."""
     with tempfile.TemporaryDirectory() as cache:
         with readable_errors(repo):
@@ -250,7 +251,7 @@ def see_adapter(api: HfApi, repo: str, parcel: Parcel, revision: str, painter: "
     return f"the adapter came back byte for byte{' and paints the same picture' if painter else ''}"
 
 
-def see_pictures(repo: str, parcel: Parcel, revision: str) -> str:
+def see_pictures(repo: str, parcel: UploadBundle, revision: str) -> str:
     """Read the dataset as training would, and say how it went."""
     from training.curated import check_returned
 
@@ -259,10 +260,10 @@ def see_pictures(repo: str, parcel: Parcel, revision: str) -> str:
     return "the first picture of each split came back as it left"
 
 
-def compare(parcel: Parcel, returned: Path, painter: "Painter | None") -> None:
+def compare(parcel: UploadBundle, returned: Path, painter: "Painter | None") -> None:
     """The adapter that came back is the one that left, in its bytes and in what it paints."""
     if not filecmp.cmp(parcel.weights, returned, shallow=False):
-        raise TrainingError(f"{names.WEIGHTS_FILE} came back from the Hub changed: {AGAIN}.")
+        raise UserError(f"{names.WEIGHTS_FILE} came back from the Hub changed: {AGAIN}.")
     if painter:
         from impressionism.paint import defaults, paint
         from impressionism.pipeline import load_adapter
@@ -270,7 +271,7 @@ def compare(parcel: Parcel, returned: Path, painter: "Painter | None") -> None:
         sampling = dataclasses.replace(defaults(painter, f"{names.TRIGGER} a boat"), steps=4)
         strength = 1.0 if parcel.strength is None else parcel.strength
         before = paint(painter, sampling, strength)
-        painter.flux.unload_lora_weights()
-        load_adapter(painter.flux, returned)
+        painter.pipe.unload_lora_weights()
+        load_adapter(painter.pipe, returned)
         if paint(painter, sampling, strength).tobytes() != before.tobytes():
-            raise TrainingError("The adapter that came back paints another picture than the one here: do not use it.")
+            raise UserError("The adapter that came back paints another picture than the one here: do not use it.")

@@ -10,13 +10,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from training.options import Recipe, TrainingError
+from impressionism.errors import UserError
+from training.options import TrainingConfig
 
 SHIPPED = Path(__file__).parent / "recipes"
 
 
-def read(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """The recipe at `path` with `section.key=value` laid over it; raises TrainingError with every problem."""
+def read(path: Path, overrides: list[str] | None = None) -> TrainingConfig:
+    """The recipe at `path` with `section.key=value` laid over it; raises UserError with every problem."""
     values = _load(path)
     run = values.setdefault("run", {})
     if isinstance(run, dict):
@@ -24,23 +25,23 @@ def read(path: Path, overrides: list[str] | None = None) -> Recipe:
     return _checked(values, overrides or [], str(path))
 
 
-def changed(recipe: Recipe, overrides: list[str]) -> Recipe:
-    """The recipe with `section.key=value` laid over it; raises TrainingError with every problem."""
+def changed(recipe: TrainingConfig, overrides: list[str]) -> TrainingConfig:
+    """The recipe with `section.key=value` laid over it; raises UserError with every problem."""
     return _checked(recipe.model_dump(mode="json"), overrides, "with " + " ".join(overrides))
 
 
-def _checked(values: dict[str, Any], overrides: list[str], where: str) -> Recipe:
+def _checked(values: dict[str, Any], overrides: list[str], where: str) -> TrainingConfig:
     problems = [problem for override in overrides for problem in _override(values, override)]
     try:
-        recipe = Recipe.model_validate(values)
+        recipe = TrainingConfig.model_validate(values)
     except ValidationError as error:
         problems += [_sentence(details) for details in error.errors()]
     if problems:
-        raise TrainingError(f"{where}: " + "; ".join(problems) + ".")
+        raise UserError(f"{where}: " + "; ".join(problems) + ".")
     return recipe
 
 
-def differences(first: Recipe, second: Recipe, *, besides: tuple[str, ...] = ()) -> list[str]:
+def differences(first: TrainingConfig, second: TrainingConfig, *, besides: tuple[str, ...] = ()) -> list[str]:
     """One phrase for each key in which two recipes differ, some sections and keys left aside."""
     here = second.model_dump(mode="json")
     return [
@@ -56,11 +57,11 @@ def _load(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         shipped = ", ".join(sorted(recipe.name for recipe in SHIPPED.glob("*.yaml")))
-        raise TrainingError(f"{path}: cannot be read ({error.strerror}); training/recipes has {shipped}.") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); training/recipes has {shipped}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{path}: is no YAML: {' '.join(str(error).split())}.") from None
+        raise UserError(f"{path}: is no YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
-        raise TrainingError(f"{path}: should hold the sections {', '.join(Recipe.model_fields)}.")
+        raise UserError(f"{path}: should hold the sections {', '.join(TrainingConfig.model_fields)}.")
     return values
 
 
@@ -95,7 +96,7 @@ def _sentence(details: Any) -> str:
 
 
 def _keys(location: list[str]) -> list[str]:
-    fields = Recipe.model_fields
+    fields = TrainingConfig.model_fields
     for part in location:
         fields = fields[part].annotation.model_fields  # type: ignore[union-attr]
     return list(fields)

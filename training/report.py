@@ -58,7 +58,7 @@ MEANING = {
 
 
 @dataclass(frozen=True)
-class Found:
+class ImageRecord:
     """What `curate` found out about a picture, and what became of it."""
 
     name: str
@@ -93,11 +93,11 @@ class Found:
     def kept(self) -> bool:
         return self.reason is None
 
-    def dropped(self, reason: Reason, detail: str, *, twin: str | None = None) -> "Found":
+    def dropped(self, reason: Reason, detail: str, *, twin: str | None = None) -> "ImageRecord":
         return dataclasses.replace(self, reason=reason.value, detail=detail, twin=twin)
 
 
-def write_report(path: Path, chosen: list[Found], pictures: Path, settings: Curate, source: str) -> None:
+def write_report(path: Path, chosen: list[ImageRecord], pictures: Path, settings: Curate, source: str) -> None:
     """One HTML file; `pictures` has what is left of each picture under its id."""
     asked = [picture for picture in chosen if picture.reason not in (Reason.STYLE, Reason.GENRE)]
     kept = [picture for picture in chosen if picture.kept]
@@ -133,7 +133,7 @@ def write_report(path: Path, chosen: list[Found], pictures: Path, settings: Cura
 # The sections.
 
 
-def _head(chosen: list[Found], kept: list[Found], source: str) -> str:
+def _head(chosen: list[ImageRecord], kept: list[ImageRecord], source: str) -> str:
     held = [picture for picture in kept if picture.held_out]
     trained_artists = {picture.artist for picture in kept if not picture.held_out}
     unseen = sorted({picture.artist for picture in held if picture.artist} - trained_artists)
@@ -146,7 +146,7 @@ def _head(chosen: list[Found], kept: list[Found], source: str) -> str:
 """
 
 
-def _reasons(chosen: list[Found], settings: Curate) -> str:
+def _reasons(chosen: list[ImageRecord], settings: Curate) -> str:
     counts = collections.Counter(picture.reason for picture in chosen)
     rows = [_reason_row("kept", "", counts[None], len(chosen), "kept")]
     for reason in Reason:
@@ -166,7 +166,7 @@ def _reason_row(name: str, meaning: str, count: int, total: int, kind: str) -> s
     return f'<tr class="{kind}"><th scope="row">{_text(name)}{why}</th><td>{count:,}</td><td>{bar}</td></tr>\n'
 
 
-def _table(asked: list[Found]) -> str:
+def _table(asked: list[ImageRecord]) -> str:
     before = collections.Counter(map(_place, asked))
     after = collections.Counter(_place(picture) for picture in asked if picture.kept)
     artists = list(_by(asked, lambda picture: _place(picture)[0]))
@@ -191,7 +191,7 @@ def _table(asked: list[Found]) -> str:
 """
 
 
-def _place(picture: Found) -> tuple[str, str]:
+def _place(picture: ImageRecord) -> tuple[str, str]:
     return picture.artist or "unsigned", picture.genre or "no genre"
 
 
@@ -200,7 +200,7 @@ def _cell(after: collections.Counter, before: collections.Counter, artists: list
     return f"<td><b>{kept:,}</b> <small>/ {there:,}</small></td>" if there else '<td class="zero">·</td>'
 
 
-def _charts(asked: list[Found]) -> str:
+def _charts(asked: list[ImageRecord]) -> str:
     seen = [picture for picture in asked if picture.width]
     sides = _chart("Shorter side in pixels", seen, lambda picture: min(picture.width, picture.height), SIDES)
     aspects = _chart("Width over height", seen, lambda picture: picture.width / picture.height, ASPECTS)
@@ -211,7 +211,9 @@ def _charts(asked: list[Found]) -> str:
 """
 
 
-def _chart(title: str, pictures: list[Found], measure: Callable[[Found], float], edges: Sequence[float]) -> str:
+def _chart(
+    title: str, pictures: list[ImageRecord], measure: Callable[[ImageRecord], float], edges: Sequence[float]
+) -> str:
     """A histogram; the bars of the kept stand on the axis, the dropped on top of them."""
     ranges = list(itertools.pairwise(edges))
     bins = [[picture for picture in pictures if low <= measure(picture) < high] for low, high in ranges]
@@ -237,7 +239,7 @@ def _bar(place: int, width: float, scale: float, label: str, kept: int, count: i
     )
 
 
-def _palettes(kept: list[Found]) -> str:
+def _palettes(kept: list[ImageRecord]) -> str:
     strips = []
     for genre, pictures in _by(kept, lambda picture: _place(picture)[1]).items():
         strips.append(f"<h3>{_text(_readable(genre))} <small>{len(pictures):,}</small></h3>\n")
@@ -247,7 +249,7 @@ def _palettes(kept: list[Found]) -> str:
 {"".join(strips)}"""
 
 
-def _stripes(pictures: list[Found], genre: str) -> str:
+def _stripes(pictures: list[ImageRecord], genre: str) -> str:
     columns = sorted((sorted(picture.palette, key=_light, reverse=True) for picture in pictures), key=_warmth)
     rects = []
     for x, column in enumerate(columns):
@@ -260,7 +262,7 @@ def _stripes(pictures: list[Found], genre: str) -> str:
             f'aria-label="{alt}">{"".join(rects)}</svg>\n')  # fmt: skip
 
 
-def _kept_sheet(kept: list[Found], pictures: Path) -> str:
+def _kept_sheet(kept: list[ImageRecord], pictures: Path) -> str:
     groups = _by(kept, lambda picture: _place(picture)[1])
     each = max(1, SHEET // len(groups)) if groups else 0
     sheets = []
@@ -271,7 +273,7 @@ def _kept_sheet(kept: list[Found], pictures: Path) -> str:
     return f"<h2>Kept</h2>\n{''.join(sheets)}"
 
 
-def _cut_sheet(asked: list[Found], pictures: Path) -> str:
+def _cut_sheet(asked: list[ImageRecord], pictures: Path) -> str:
     cut = [picture for picture in asked if picture.box]
     if not cut:
         return ""
@@ -281,7 +283,7 @@ def _cut_sheet(asked: list[Found], pictures: Path) -> str:
 {_sheet(shown)}"""
 
 
-def _pairs(asked: list[Found], pictures: Path) -> str:
+def _pairs(asked: list[ImageRecord], pictures: Path) -> str:
     by_id = {picture.id: picture for picture in asked if picture.id and picture.reason != Reason.DUPLICATE}
     twins = [picture for picture in asked if picture.twin in by_id]
     if not twins:
@@ -299,7 +301,7 @@ def _pairs(asked: list[Found], pictures: Path) -> str:
 """
 
 
-def _dropped_sheets(asked: list[Found], pictures: Path) -> str:
+def _dropped_sheets(asked: list[ImageRecord], pictures: Path) -> str:
     sheets = []
     for reason in Reason:
         gone = [picture for picture in asked if picture.reason == reason]
@@ -333,7 +335,7 @@ def _sheet(figures: list[str]) -> str:
     return f'<div class="sheet">\n{"".join(figures)}</div>\n'
 
 
-def _figure(picture: Found, pictures: Path, note: str, *, before: bool = False) -> str:
+def _figure(picture: ImageRecord, pictures: Path, note: str, *, before: bool = False) -> str:
     """A thumbnail with its label; `before` shows it with its borders, and where they were cut."""
     title = picture.title or picture.name
     alt = ", ".join(filter(None, (title, picture.artist, picture.genre)))
@@ -378,7 +380,7 @@ def _enumerated(names: list[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _size(picture: Found) -> str:
+def _size(picture: ImageRecord) -> str:
     return f"{picture.width} × {picture.height}"
 
 
@@ -387,15 +389,15 @@ def _words(settings: Curate) -> dict:
     return {**values, "genres": ", ".join(settings.genres) or "all"}
 
 
-def _by(pictures: Iterable[Found], key: Callable[[Found], str]) -> dict[str, list[Found]]:
+def _by(pictures: Iterable[ImageRecord], key: Callable[[ImageRecord], str]) -> dict[str, list[ImageRecord]]:
     """Groups, the largest first."""
-    groups: dict[str, list[Found]] = {}
+    groups: dict[str, list[ImageRecord]] = {}
     for picture in pictures:
         groups.setdefault(key(picture), []).append(picture)
     return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
 
 
-def _spread(pictures: list[Found], wanted: int) -> list[Found]:
+def _spread(pictures: list[ImageRecord], wanted: int) -> list[ImageRecord]:
     """So many of them, from the first to the last."""
     count = min(wanted, len(pictures))
     return [pictures[place * len(pictures) // count] for place in range(count)]

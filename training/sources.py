@@ -11,8 +11,9 @@ from typing import Any
 
 import datasets
 
+from impressionism.errors import UserError
 from training import examples
-from training.options import Curate, Data, TrainingError
+from training.options import Curate, Data
 
 COLUMNS = {  # what is taken over, from the first of these columns that there is
     "text": ("text", "caption", "prompt"),
@@ -61,7 +62,7 @@ def open_source(settings: Curate) -> Source:
     try:
         rows, total = _saved(settings) if saved else _streamed(settings)
     except (OSError, ValueError, ConnectionError, RuntimeError) as error:
-        raise TrainingError(
+        raise UserError(
             f"curate.source {settings.source!r} is no folder of pictures here and no dataset that loads: "
             f"{' '.join(str(error).split())}"
         ) from None
@@ -115,7 +116,7 @@ def _with_columns(rows: datasets.IterableDataset, name: str, total: int | None) 
     features = rows.features or {}
     images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     if not images:
-        raise TrainingError(f"No column of {name} holds pictures; it has {', '.join(features) or 'none'}.")
+        raise UserError(f"No column of {name} holds pictures; it has {', '.join(features) or 'none'}.")
     image = "image" if "image" in images else images[0]
     columns = {what: column for what, known in COLUMNS.items() for column in reversed(known) if column in features}
     labels = {what: _labels(features[column], what) for what, column in columns.items()}
@@ -131,8 +132,8 @@ def _labels(feature: Any, what: str) -> tuple[str, ...]:
 def _check(source: Source, what: str, wanted: tuple[str, ...]) -> None:
     option = {"style": "curate.style", "genre": "curate.genres"}[what]
     if wanted and what not in (source.columns or {}):
-        raise TrainingError(f"{source.name} has no column {what!r}: leave {option} out.")
+        raise UserError(f"{source.name} has no column {what!r}: leave {option} out.")
     labels = (source.labels or {}).get(what, ())
     strangers = [word for word in wanted if labels and not any(same_word(word, label) for label in labels)]
     if strangers:
-        raise TrainingError(f"{source.name} has no {what} {', '.join(strangers)}: {option} can be {', '.join(labels)}.")
+        raise UserError(f"{source.name} has no {what} {', '.join(strangers)}: {option} can be {', '.join(labels)}.")

@@ -23,12 +23,13 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 
+from impressionism.errors import UserError
 from training import adapter, cache, flow, tune_report, validation
-from training.base import Base, dress, prepare
-from training.batches import Part
+from training.base import TrainingContext, inject_adapter, prepare
+from training.batches import MicroBatch
 from training.examples import say
 from training.fit import judged, make_optimizer, signals, take_step, upcoming
-from training.options import Recipe, TrainingError, Tune
+from training.options import TrainingConfig, Tune
 
 HEARTBEAT = 30  # s between a running trial's signs of life; after four without one it counts as lost
 POLL = 2  # s between two looks at the trials of other workers
@@ -55,7 +56,7 @@ class Lost(BaseException):
     Exception, which takes no more of this trial."""
 
 
-def tune(recipe: Recipe) -> bool:
+def tune(recipe: TrainingConfig) -> bool:
     """Run what is left of the study; false if told to leave by SIGTERM or Ctrl-C."""
     _check(recipe)
     study, wanted = open_study(recipe), recipe.tune.trials
@@ -77,25 +78,25 @@ def tune(recipe: Recipe) -> bool:
     return _conclude(study, recipe)
 
 
-def _check(recipe: Recipe) -> None:
+def _check(recipe: TrainingConfig) -> None:
     """What pydantic does not see: it would only come out after the base is loaded."""
     options, warmup = recipe.tune, recipe.optimizer.warmup
     if not recipe.data.held_out:
-        raise TrainingError("A trial is judged by held-out pictures: set data.held_out above 0.")
+        raise UserError("A trial is judged by held-out pictures: set data.held_out above 0.")
     if warmup >= options.steps:
-        raise TrainingError(f"optimizer.warmup ({warmup}) should be shorter than tune.steps ({options.steps}).")
+        raise UserError(f"optimizer.warmup ({warmup}) should be shorter than tune.steps ({options.steps}).")
     if cache.processes(recipe.model).num_processes > 1:
-        raise TrainingError("A trial runs in one process: start `python -m training tune` once for each GPU instead.")
+        raise UserError("A trial runs in one process: start `python -m training tune` once for each GPU instead.")
 
 
-def _folder(recipe: Recipe) -> Path:
+def _folder(recipe: TrainingConfig) -> Path:
     return recipe.run.folder / "tune"
 
 
 # ---- The study: who runs what
 
 
-def open_study(recipe: Recipe) -> optuna.Study:
+def open_study(recipe: TrainingConfig) -> optuna.Study:
     """The study of this name: made, or found as another worker left it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the heartbeat, from 2021
@@ -118,7 +119,7 @@ def open_study(recipe: Recipe) -> optuna.Study:
     return study
 
 
-def _open_storage(recipe: Recipe) -> optuna.storages.RDBStorage:
+def _open_storage(recipe: TrainingConfig) -> optuna.storages.RDBStorage:
     url = recipe.tune.storage or f"sqlite:///{_folder(recipe) / 'study.db'}"
     try:
         known = sqlalchemy.make_url(url)
@@ -129,13 +130,13 @@ def _open_storage(recipe: Recipe) -> optuna.storages.RDBStorage:
         )  # fmt: skip
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError) as error:
         reason = " ".join(str(getattr(error, "orig", error) or error).split())
-        raise TrainingError(  # without the URL, which may hold a password
+        raise UserError(  # without the URL, which may hold a password
             f"The database of tune.storage cannot be opened ({reason}): set it to a URL such as sqlite:///tune.db, "
             "or leave it out."
         ) from None
 
 
-def _decisive(recipe: Recipe) -> dict[str, Any]:
+def _decisive(recipe: TrainingConfig) -> dict[str, Any]:
     """All that decides a trial's result, besides its numbers."""
     sections = recipe.model_dump(mode="json")
     return {
@@ -146,12 +147,12 @@ def _decisive(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _refuse_another_recipe(study: optuna.Study, recipe: Recipe) -> None:
+def _refuse_another_recipe(study: optuna.Study, recipe: TrainingConfig) -> None:
     here, there = _decisive(recipe), study.user_attrs.get("recipe", {})
     different = [f"{path} is {there[path]!r} there and {value!r} here"
                  for path, value in here.items() if path in there and there[path] != value]  # fmt: skip
     if different:
-        raise TrainingError(
+        raise UserError(
             f"The study {study.study_name} is of another recipe: {'; '.join(different)}; set run.folder, or remove "
             f"{_folder(recipe)}."
         )
@@ -203,7 +204,7 @@ def suggest(trial: Trial, options: Tune) -> dict[str, Any]:
     return choices | spans
 
 
-def own_numbers(recipe: Recipe) -> dict[str, Any] | None:
+def own_numbers(recipe: TrainingConfig) -> dict[str, Any] | None:
     """The recipe's own, which are the first trial where they lie in the space."""
     values = {path: tune_report.value_of(recipe, path) for path in (*CHOICES, *SPANS)}
     ranges = {path: getattr(recipe.tune, key) for path, key in SPANS.items()}
@@ -212,12 +213,12 @@ def own_numbers(recipe: Recipe) -> dict[str, Any] | None:
     return values if chosen and within else None
 
 
-def lay_over(recipe: Recipe, numbers: dict[str, Any]) -> Recipe:
+def lay_over(recipe: TrainingConfig, numbers: dict[str, Any]) -> TrainingConfig:
     values = recipe.model_dump()
     for path, value in numbers.items():
         section, key = path.split(".")
         values[section][key] = value
-    return Recipe.model_validate(values)
+    return TrainingConfig.model_validate(values)
 
 
 def rungs(options: Tune) -> list[int]:
@@ -233,19 +234,19 @@ def rungs(options: Tune) -> list[int]:
 class Worker:
     """One process with the base in memory."""
 
-    base: Base
-    recipe: Recipe
-    held_out: list[Part]
+    base: TrainingContext
+    recipe: TrainingConfig
+    held_out: list[MicroBatch]
     before: float
     """The base's held-out loss."""
     received: list[int]
     """Signals to leave."""
 
     @classmethod
-    def start(cls, recipe: Recipe, received: list[int]) -> "Worker":
+    def start(cls, recipe: TrainingConfig, received: list[int]) -> "Worker":
         base = prepare(recipe, bank=recipe.model.modulation_bank and "every" not in recipe.tune.targets)
         held_out = validation.parts_for(base, recipe)
-        dress(base, recipe)  # the frozen layers as every trial has them
+        inject_adapter(base, recipe)  # the frozen layers as every trial has them
         adapter.switch(base.transformer, False)
         return cls(base, recipe, held_out, validation.score(base, held_out, recipe).mean, received)
 
@@ -263,9 +264,9 @@ class Worker:
         except optuna.exceptions.UpdateFinishedTrialError:
             raise Lost from None
 
-    def train(self, recipe: Recipe, trial: Trial) -> float:
+    def train(self, recipe: TrainingConfig, trial: Trial) -> float:
         base, options = self.base, recipe.optimizer
-        weights = dress(base, recipe)
+        weights = inject_adapter(base, recipe)
         averages = {name: weight.detach().clone() for name, weight in weights.items()} if options.ema else {}
         optimizer = make_optimizer(options, weights)
         score, stops = math.nan, rungs(recipe.tune)
@@ -313,7 +314,7 @@ def _after(study: optuna.Study, trial: FrozenTrial) -> None:
 # ---- The results
 
 
-def _write(study: optuna.Study, recipe: Recipe) -> None:
+def _write(study: optuna.Study, recipe: TrainingConfig) -> None:
     """report.html, trials.csv and best.yaml, as the study stands."""
     folder, trials = _folder(recipe), [trial for trial in study.get_trials(deepcopy=False) if trial.params]
     best = _best(study)
@@ -327,7 +328,7 @@ def _best(study: optuna.Study) -> FrozenTrial | None:
     return min(_trials(study, TrialState.COMPLETE), key=lambda trial: (trial.value, trial.number), default=None)
 
 
-def best_recipe(recipe: Recipe, best: FrozenTrial) -> str:
+def best_recipe(recipe: TrainingConfig, best: FrozenTrial) -> str:
     """The recipe with the best numbers, for a run of its own; without the search, whose storage may be secret."""
     folder = recipe.run.folder
     run = recipe.run.model_copy(update={"folder": folder.with_name(f"{folder.name}-tuned")})
@@ -343,7 +344,7 @@ def _replace(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _conclude(study: optuna.Study, recipe: Recipe) -> bool:
+def _conclude(study: optuna.Study, recipe: TrainingConfig) -> bool:
     folder, best, left = _folder(recipe), _best(study), recipe.tune.trials - len(_trials(study, *DONE))
     if left > 0:
         say(f"{folder}: left with {left} trials to do; the same command goes on from there.")

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from training.options import Recipe
+from training.options import TrainingConfig
 
 STYLES = [Path(__file__).with_name(name) for name in ("report.css", "tune_report.css")]
 WIDE, NARROW = (1080, 300), (520, 230)  # px
@@ -51,7 +51,7 @@ def outcome(trial: FrozenTrial) -> str:
     return ENDS[trial.state]
 
 
-def value_of(recipe: Recipe, path: str) -> Any:
+def value_of(recipe: TrainingConfig, path: str) -> Any:
     """The recipe's own value of `section.key`."""
     section, key = path.split(".")
     return getattr(getattr(recipe, section), key)
@@ -71,7 +71,7 @@ def table(trials: list[FrozenTrial]) -> str:
     return file.getvalue()
 
 
-def page(study: str, trials: list[FrozenTrial], best: FrozenTrial | None, recipe: Recipe) -> str:
+def page(study: str, trials: list[FrozenTrial], best: FrozenTrial | None, recipe: TrainingConfig) -> str:
     """The report, of the trials that have numbers."""
     judged = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and reached(trial)]
     sections = [_head(study, trials, best, recipe)]
@@ -104,7 +104,7 @@ def page(study: str, trials: list[FrozenTrial], best: FrozenTrial | None, recipe
 # The sections.
 
 
-def _head(study: str, trials: list[FrozenTrial], best: FrozenTrial | None, recipe: Recipe) -> str:
+def _head(study: str, trials: list[FrozenTrial], best: FrozenTrial | None, recipe: TrainingConfig) -> str:
     states = [trial.state for trial in trials]
     finished, stopped = states.count(TrialState.COMPLETE), states.count(TrialState.PRUNED)
     left = max(0, recipe.tune.trials - finished - stopped)

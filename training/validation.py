@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from training import flow
-from training.base import Base, losses
-from training.batches import Part, fixed_parts
-from training.options import Recipe
+from training.base import TrainingContext, losses
+from training.batches import MicroBatch, fixed_parts
+from training.options import TrainingConfig
 
 SIGMAS = flow.fixed_sigmas(4)
 
@@ -24,7 +24,7 @@ class Score:
     """Of the pictures whose genre is known."""
 
 
-def parts_for(base: Base, recipe: Recipe) -> list[Part]:
+def parts_for(base: TrainingContext, recipe: TrainingConfig) -> list[MicroBatch]:
     """Each held-out picture at each noise level."""
     pictures = sorted({example.id for example in base.held_out})[: recipe.run.validation_pictures]
     return fixed_parts(
@@ -33,7 +33,7 @@ def parts_for(base: Base, recipe: Recipe) -> list[Part]:
 
 
 @torch.no_grad()
-def score(base: Base, parts: list[Part], recipe: Recipe) -> Score:
+def score(base: TrainingContext, parts: list[MicroBatch], recipe: TrainingConfig) -> Score:
     """What the adapter, as it is now, loses; every process takes its share of the parts."""
     genres = sorted({example.genre for part in parts for example in part.examples if example.genre})
     sums = torch.zeros(len(SIGMAS), len(genres) + 1, 2)  # [..., 0] of losses, [..., 1] of samples; genre 0: unknown

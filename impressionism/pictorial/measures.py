@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from skimage import feature  # loads its functions when they are first called
 
-from impressionism.hub import PainterError
+from impressionism.errors import UserError
 
 SIDE = 224
 
@@ -22,7 +22,7 @@ def to_size(image: np.ndarray | Image.Image) -> np.ndarray:
     """uint8 RGB with a short side of 224 px, by area averages: everything is measured at this size."""
     pixels = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-        raise PainterError(f"A picture is uint8 RGB, (height, width, 3); this is {pixels.dtype} {pixels.shape}.")
+        raise UserError(f"A picture is uint8 RGB, (height, width, 3); this is {pixels.dtype} {pixels.shape}.")
     height, width = pixels.shape[:2]
     scale = SIDE / min(height, width)
     if scale == 1:

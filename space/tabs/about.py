@@ -5,10 +5,10 @@ from typing import Any
 import gradio as gr
 
 from space.studio import Studio
-from space.words import NOTICE, PRIVACY, Words
+from space.texts import NOTICE, PRIVACY, PageTexts
 
 
-def add_about(studio: Studio, words: Words) -> None:
+def add_about(studio: Studio, words: PageTexts) -> None:
     with gr.Column(elem_id="about"):
         gr.Markdown("## What this model knows\n" + words.knows)
         gr.Markdown("## What paints here\n" + weights(studio))

@@ -10,7 +10,7 @@ import gradio as gr
 from impressionism.records import Pair
 from space.errors import plain_words
 from space.gallery import by_genre, on_easel, on_wall
-from space.painting import Bench
+from space.painting import TabWidgets
 from space.pictures import wall
 from space.recipes import settings_of
 from space.settings import AT_ONCE, Settings, restored, warn_of_other_weights
@@ -19,7 +19,7 @@ from space.studio import Studio
 MISSING = "There is no showcase here yet; `python -m evaluation gallery` paints one."
 
 
-def add_gallery(studio: Studio, settings: Settings, easel: Bench, folder: Path, pairs: Sequence[Pair]) -> None:
+def add_gallery(studio: Studio, settings: Settings, easel: TabWidgets, folder: Path, pairs: Sequence[Pair]) -> None:
     gr.Markdown(introduction(pairs) if pairs else MISSING, elem_id="gallery-words")
     if not pairs:
         return
@@ -41,7 +41,7 @@ def introduction(pairs: Sequence[Pair]) -> str:
     )
 
 
-def chooser(studio: Studio, settings: Settings, easel: Bench, folder: Path, pairs: Sequence[Pair]) -> Any:
+def chooser(studio: Studio, settings: Settings, easel: TabWidgets, folder: Path, pairs: Sequence[Pair]) -> Any:
     def choose(event: gr.EventData) -> dict[Any, Any]:
         pair = pairs[event.index]
         with plain_words():

@@ -8,7 +8,7 @@ import gradio as gr
 
 from impressionism.records import Pair
 from space.gallery import on_easel
-from space.painting import Bench, Job, add_quota, add_recipe, add_start, on_click
+from space.painting import Job, TabWidgets, add_quota, add_recipe, add_start, on_click
 from space.pictures import pair
 from space.settings import LIGHT, Settings
 from space.studio import Studio, real, sampling_of
@@ -23,7 +23,7 @@ STALE = """(prompt, seed, steps, guidance, width, height, strength, recipe) => {
 }"""
 
 
-def add_paint(studio: Studio, settings: Settings, showcase: Path, first: Pair | None) -> Bench:
+def add_paint(studio: Studio, settings: Settings, showcase: Path, first: Pair | None) -> TabWidgets:
     """The easel; first stands on it until something is painted."""
     inputs = [*settings.sampling, settings.strength]
     with gr.Row(elem_classes="act"):
@@ -32,7 +32,7 @@ def add_paint(studio: Studio, settings: Settings, showcase: Path, first: Pair | 
     add_quota(studio, inputs, job_of)
     stale = gr.Markdown(elem_classes="stale")
     board = pair(on_easel(showcase, first) if first else None, elem_id="pair")
-    bench = Bench(start, cancel, board, add_recipe(board, dataclasses.asdict(first.recipe) if first else None))
+    bench = TabWidgets(start, cancel, board, add_recipe(board, dataclasses.asdict(first.recipe) if first else None))
     known = [*inputs, bench.recipe]
     gr.on([each.change for each in known], None, known, stale, js=STALE, **LIGHT)  # type: ignore[arg-type]
     on_click(studio, bench, inputs, job_of)

@@ -9,7 +9,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from impressionism import paint
-from space.painting import Bench, Job, add_quota, add_recipe, add_start, on_click
+from space.painting import Job, TabWidgets, add_quota, add_recipe, add_start, on_click
 from space.pictures import Item, item, wall
 from space.settings import Settings
 from space.studio import Studio, open_photograph, real, sampling_of
@@ -35,7 +35,7 @@ def add_repaint(studio: Studio, settings: Settings) -> None:
     board = wall(elem_id="repainted")
     on_click(
         studio,
-        Bench(start, cancel, board, add_recipe(board)),
+        TabWidgets(start, cancel, board, add_recipe(board)),
         [*settings.sampling, settings.repaint_strength, photograph, settings.change],
         lambda *values: job_of(studio, *values),
     )

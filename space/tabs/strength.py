@@ -12,9 +12,9 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from impressionism.pictorial import STATISTICS, index, measure
-from impressionism.records import Recipe
+from impressionism.records import ImageMetadata
 from space.contact import save_sheet
-from space.painting import Bench, Job, add_quota, add_recipe, add_start, on_click
+from space.painting import Job, TabWidgets, add_quota, add_recipe, add_start, on_click
 from space.pictures import wall
 from space.settings import LIGHT, Settings
 from space.studio import MOST_REMEMBERED, Picture, Studio, sampling_of, weakest_first
@@ -43,7 +43,7 @@ def add_strength(studio: Studio, settings: Settings) -> None:
     table = gr.State(None)
     on_click(
         studio,
-        Bench(start, cancel, board, recipe),
+        TabWidgets(start, cancel, board, recipe),
         inputs,
         job_of,
         finished={
@@ -64,7 +64,7 @@ def contact_sheet_of(studio: Studio, pictures: Sequence[Picture]) -> str | None:
     """A file that Gradio deletes with the pictures; none of no pictures."""
     if not pictures:
         return None
-    recipes = [Recipe.from_dict(picture.recipe) for picture in pictures]
+    recipes = [ImageMetadata.from_dict(picture.recipe) for picture in pictures]
     path = Path(get_upload_folder(), secrets.token_hex(16), "contact-sheet.png")
     studio.files.add(str(save_sheet([picture.path for picture in pictures], recipes, path)))
     return str(path)

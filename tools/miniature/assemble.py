@@ -7,8 +7,8 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
 from impressionism.names import WEIGHTS_FILE
-from training.fit import fit
 from tools.miniature.text import Frozen
+from training.fit import fit
 from training.recipe import read
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "miniature.yaml"

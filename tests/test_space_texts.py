@@ -2,7 +2,7 @@
 
 import re
 
-from space.words import MINIATURE
+from space.texts import MINIATURE
 from tools.miniature.captions import vocabulary
 
 
