@@ -10,9 +10,8 @@ from typing import Any
 from impressionism.errors import UserError
 
 COMMANDS: dict[str, str] = {  # a command is the function of that name in the module of that name
-    "render": "Write the card of a trained and evaluated run, from its records alone.",
-    "check": "Say what is wrong with an adapter's folder, before the Hub or its users do.",
-    "method": "Write docs/method.md from the records.",
+    "render": "Write the card of a trained and evaluated run from its records.",
+    "check": "Say what is wrong with an adapter's folder before the Hub or its users do.",
 }
 OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "render": [
@@ -23,10 +22,7 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     ],
     "check": [
         ("folder", {"type": Path, "metavar": "FOLDER", "help": "an adapter's folder, as runs/NAME/adapter"}),
-        ("--base", {"metavar": "FOLDER", "help": "its base model on this machine, or miniature; runs the snippet"}),
-    ],
-    "method": [
-        ("run", {"type": Path, "nargs": "?", "metavar": "RUN", "help": "keep this run's records in docs/method first"}),
+        ("--base", {"metavar": "FOLDER", "help": "its base model on this machine, or miniature"}),
     ],
 }  # fmt: skip
 

@@ -1,11 +1,13 @@
-"""What is wrong with an adapter's folder, told before the Hub or its users find out; needs no network.
+"""Says what is wrong with an adapter's folder before the Hub or its users find out. It needs no network.
 
     python -m model_card check runs/NAME/adapter
 
-It takes any adapter's folder, not only one of ours: the Hub's rules for the front matter, the licence, the pictures,
-what a reader must find in the text, a snippet that runs, and a file whose strength means the same in every tool.
+It takes anyone's adapter folder: the Hub's rules for the front matter, the licence, the pictures, what a reader must
+find in the text, Python blocks that can work, and a file whose strength means the same in every tool. It reads a card
+and never runs its code.
 """
 
+import ast
 import contextlib
 import re
 import sys
@@ -20,11 +22,11 @@ from PIL import Image
 from impressionism import names
 from impressionism.errors import UserError
 from impressionism.records import Run, Scores, parsed
-from model_card import snippet, weights
-from model_card.faults import when
+from model_card import weights
 from model_card.presets import FLUX
 
-LARGEST = 2_000_000  # bytes of a picture
+LARGEST_PICTURE = 2_000_000  # bytes
+LARGEST_FRONT_MATTER, DEEPEST_FRONT_MATTER = 200_000, 20  # bytes, levels of nesting
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PLACEHOLDER = re.compile(r"\bTODO\b|\[More Information Needed\]|\bFIXME\b|<your[ -]|lorem ipsum", re.IGNORECASE)
 STEPS = re.compile(
@@ -33,11 +35,17 @@ STEPS = re.compile(
     re.IGNORECASE,
 )
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)|<img\b([^>]*)>")
+PYTHON = re.compile(r"^```(?:python|py)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def when(*cases: tuple[object, str]) -> list[str]:
+    """The sentences whose condition holds."""
+    return [sentence for condition, sentence in cases if condition]
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A README.md, taken apart."""
+    """A README.md: front matter and text."""
 
     folder: Path
     head: dict[str, Any]
@@ -64,12 +72,28 @@ class ModelCard:
 
     @property
     def widget(self) -> list[dict[str, Any]]:
-        """Its entries, as far as they have the right form."""
+        """The entries that have the right form."""
         return [entry for entry in as_list(self.head.get("widget")) if isinstance(entry, dict)]
 
 
+class FrontMatterLoader(yaml.SafeLoader):
+    """YAML without aliases and with limited nesting, so that a hostile card costs nothing."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed")
+        self.depth += 1
+        if self.depth > DEEPEST_FRONT_MATTER:
+            raise yaml.YAMLError(f"it is nested deeper than {DEEPEST_FRONT_MATTER} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
 def check(folder: Path, *, base: str | None = None) -> bool:
-    """Print every fault in a sentence; whether there is none."""
+    """Print every fault as a sentence; whether there is none."""
     found = faults(folder, base)
     for fault in found:
         print(f"- {fault}", file=sys.stderr)
@@ -79,43 +103,41 @@ def check(folder: Path, *, base: str | None = None) -> bool:
 
 
 def faults(folder: Path, base: str | None = None) -> list[str]:
-    """All that is wrong, a sentence each."""
+    """Everything that is wrong, one sentence each. `base`: the base model's folder, or miniature; without it the
+    weights are compared with FLUX.1-dev's layers."""
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}; name an adapter's, such as runs/NAME/adapter.")
+        raise UserError(f"There is no folder {folder}; name an adapter's folder, such as runs/NAME/adapter.")
     if not (folder / "README.md").exists():
         return ["There is no README.md: write it with `python -m model_card render RUN`."]
     try:
         card = read(folder)
     except (UserError, UnicodeDecodeError) as error:
         return [str(error)]
-    here = base_at_hand(card, base)
-    told = [fault for rule in RULES for fault in rule(card)]
-    return [*told, *weights.faults(folder, here), *snippet.faults(folder, card.text, here if base else None)]
-
-
-def base_at_hand(card: ModelCard, base: str | None) -> Path | None:
-    """The base model's folder on this machine, where it is known."""
-    if base == "miniature" or (base is None and card.is_miniature):
-        return names.MINIATURE
-    if base and not (Path(base) / "transformer" / "config.json").exists():
-        raise UserError(f"--base {base} is no folder of a FLUX pipeline: it has no transformer/config.json.")
-    return Path(base) if base else None
+    transformer = names.MINIATURE if base == "miniature" or (base is None and card.is_miniature) else base
+    if transformer and not (Path(transformer) / "transformer" / "config.json").exists():
+        raise UserError(f"--base {base} is not the folder of a FLUX pipeline: it has no transformer/config.json.")
+    return [
+        *(fault for rule in RULES for fault in rule(card)),
+        *weights.faults(folder, Path(transformer) if transformer else None),
+    ]
 
 
 def read(folder: Path) -> ModelCard:
-    """The card's two parts, split as the Hub splits them."""
+    """The card's front matter and text, split as the Hub splits them."""
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     content = (folder / "README.md").read_text(encoding="utf-8")
     match = REGEX_YAML_BLOCK.search(content)
     if not match:
-        raise UserError("README.md has no front matter: it begins with ---, YAML, ---.")
+        raise UserError("README.md has no front matter: it must begin with ---, YAML, ---.")
+    if len(match[2]) > LARGEST_FRONT_MATTER:
+        raise UserError(f"The front matter is longer than {LARGEST_FRONT_MATTER // 1000} kB.")
     try:
-        head = yaml.safe_load(match[2]) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"The front matter is no YAML: {' '.join(str(error).split())}.") from error
+        head = yaml.load(match[2], FrontMatterLoader) or {}  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits
+        raise UserError(f"The front matter is not valid YAML: {' '.join(str(error).split()):.300}.") from error
     if not isinstance(head, dict):
-        raise UserError("The front matter should hold keys with values.")
+        raise UserError("The front matter must hold keys with values.")
     return ModelCard(folder, head, content[match.end() :])
 
 
@@ -130,11 +152,11 @@ def kinds(card: ModelCard) -> list[str]:
     """Keys that decide how the Hub shows and loads it."""
     head, tags = card.head, card.tags
     return when(
-        (head.get("pipeline_tag") != "text-to-image", "pipeline_tag should be text-to-image, or nobody finds it."),
+        (head.get("pipeline_tag") != "text-to-image", "pipeline_tag should be text-to-image, or nobody will find it."),
         (head.get("library_name") != "diffusers", "library_name should be diffusers."),
-        ("lora" not in tags, "tags should hold lora: else the Hub's snippet does not load it as an adapter."),
+        ("lora" not in tags, "tags should include lora: otherwise the Hub's snippet does not load it as an adapter."),
         (not all(isinstance(tag, str) for tag in tags), "tags should be words."),
-        (len({str(tag) for tag in tags}) < len(tags), "A tag stands there twice."),
+        (len({str(tag) for tag in tags}) < len(tags), "A tag is listed twice."),
     )
 
 
@@ -146,7 +168,7 @@ def bases(card: ModelCard) -> list[str]:
         ("base_model" not in head, "base_model is missing: the Hub cannot say what the adapter belongs to."),
         (
             "base_model" in head and not (isinstance(head["base_model"], str) and HUB_ID.fullmatch(head["base_model"])),
-            f"base_model should be one Hub id, not {head.get('base_model')!r}: the Hub's snippet takes it as it is.",
+            f"base_model should be one Hub id, not {head.get('base_model')!r:.80}: the Hub's snippet uses it as it is.",
         ),
         (head.get("base_model_relation") != "adapter", "base_model_relation should be adapter."),
     )
@@ -158,10 +180,10 @@ def datasets(card: ModelCard) -> list[str]:
     linked = set(re.findall(r"huggingface\.co/datasets/([\w.-]+/[\w.-]+)", card.text))
     return when(
         ("datasets" in card.head and not isinstance(listed, list), "datasets should be a list of Hub ids."),
-        (wrong, "datasets should hold Hub ids, and nothing empty."),
+        (wrong, "datasets should hold Hub ids and nothing empty."),
         (
             linked and not as_list(listed),
-            f"The text links the dataset {min(linked, default='')}, datasets does not.",
+            f"The text links the dataset {min(linked, default='')}, but datasets does not list it.",
         ),
     )
 
@@ -170,16 +192,16 @@ def widgets(card: ModelCard) -> list[str]:
     """Pictures with the prompts that made them; the Hub takes its snippet's prompt from the first."""
     listed, trigger = card.head.get("widget"), card.head.get("instance_prompt")
     if not isinstance(listed, list) or not listed:
-        return ['"widget" must be an array of prompts with their pictures; the gallery is made of it.']
+        return ['"widget" must be an array of prompts with their pictures: the gallery shows it.']
     complete = [entry for entry in card.widget if isinstance(entry.get("text"), str) and url_of(entry)]
     first = str(card.widget[0].get("text", "")) if card.widget else ""
     known = {"negative_prompt", "guidance_scale", "num_inference_steps"}
-    strange = {key for entry in card.widget for key in entry.get("parameters") or {}} - known
+    unknown = {key for entry in card.widget for key in entry.get("parameters") or {}} - known
     return when(
         (len(complete) < len(listed), "Each entry of widget needs a text and output.url."),
         (trigger and str(trigger).lower() not in first.lower(),
          f"The first prompt of widget lacks the trigger {trigger!r}, so the Hub's snippet would paint without it."),
-        (strange, f"The Hub knows no widget parameter {min(strange, default='')}; tell it in the text."),
+        (unknown, f"The Hub knows no widget parameter {min(unknown, default='')}; mention it in the text."),
         (card.is_flux_dev and not trigger, "instance_prompt is missing: nobody can know the trigger."),
     )  # fmt: skip
 
@@ -201,10 +223,10 @@ def index_of_results(card: ModelCard) -> list[str]:
     except (KeyError, TypeError, AttributeError) as error:
         return [f"model-index cannot be read: it lacks {error}."]
     odd = [one.metric_name or one.metric_type for one in results if not isinstance(one.metric_value, int | float)]
-    strange = [one for one in results if not isinstance(one.dataset_config, str | None)]
+    bad_config = [one for one in results if not isinstance(one.dataset_config, str | None)]
     return [
         *when((odd, f"model-index: {odd[0] if odd else ''} has no number."),
-              (strange, "model-index: dataset.config must be a string.")),
+              (bad_config, "model-index: dataset.config must be a string.")),
         *stale(card, results),
     ]  # fmt: skip
 
@@ -226,14 +248,14 @@ def stale(card: ModelCard, results: Iterable[Any]) -> list[str]:
 
 
 def carbon(card: ModelCard) -> list[str]:
-    told = card.head.get("co2_eq_emissions")
-    grams = told.get("emissions") if isinstance(told, dict) else told
+    emissions = card.head.get("co2_eq_emissions")
+    grams = emissions.get("emissions") if isinstance(emissions, dict) else emissions
     if grams is None:
         silent = not re.search(r"CO2|CO₂|carbon", card.text)
         return when((silent, "co2_eq_emissions is missing: measure it, or say in the text that it was not measured."))
     return when(
         (not isinstance(grams, int | float), "co2_eq_emissions.emissions should be grams, as a number."),
-        (isinstance(told, dict) and not told.get("source"), "co2_eq_emissions should name its source."),
+        (isinstance(emissions, dict) and not emissions.get("source"), "co2_eq_emissions should name its source."),
     )
 
 
@@ -248,7 +270,7 @@ def licence(card: ModelCard) -> list[str]:
     is_file = not link.startswith(("http://", "https://"))
     return [
         *when(
-            (not told, "license is missing: without one nobody may use it."),
+            (not told, "license is missing: without one nobody may use the adapter."),
             (told == "other" and not named, "license: other needs license_name."),
             (told == "other" and not link, "license: other needs license_link, a file here or an address."),
             (told == "other" and link and is_file and not (card.folder / link).is_file(),
@@ -300,15 +322,15 @@ def picture(folder: Path, url: str) -> list[str]:
     file = folder / url
     if not file.is_file() or not file.resolve().is_relative_to(folder.resolve()):
         return [f"The picture {url} is not here."]
-    if file.stat().st_size > LARGEST:
-        return [f"The picture {url} is {file.stat().st_size / 1e6:.1f} MB: make it smaller than {LARGEST / 1e6:g} MB."]
+    if (size := file.stat().st_size) > LARGEST_PICTURE:
+        return [f"The picture {url} is {size / 1e6:.1f} MB: make it smaller than {LARGEST_PICTURE / 1e6:g} MB."]
     with contextlib.suppress(OSError, SyntaxError, Image.DecompressionBombError), Image.open(file) as image:
         image.load()
         return []
     return [f"The picture {url} cannot be read."]
 
 
-# ---- What a reader must find
+# ---- What a reader must find in the text
 
 
 def text(card: ModelCard) -> list[str]:
@@ -320,13 +342,13 @@ def text(card: ModelCard) -> list[str]:
         (left, f"A placeholder was left: {left[0] if left else ''}."),
         (
             galleries != 1,
-            f"<Gallery /> should stand there once, not {galleries} times: it shows the widget.",
+            f"<Gallery /> should appear once, not {galleries} times: it shows the widget.",
         ),
-        (trigger and str(trigger) not in card.text, f"The text does not say the trigger, {trigger!r}."),
-        (not re.search(r"\bseeds?\b", card.text), "No seed is told: nobody can paint the pictures again."),
+        (trigger and str(trigger) not in card.text, f"The text does not mention the trigger, {trigger!r}."),
+        (not re.search(r"\bseeds?\b", card.text), "No seed is given: nobody can paint the pictures again."),
         (not re.search(r"\bstrength\b|\bscale\b|\bweight of\b", card.text), "No strength is recommended."),
-        (not re.search(r"limit|bias|fail|worst", headings), "No heading tells of limits or failures."),
-        (not re.search(r"licen[sc]e", headings), "No heading tells of the licence."),
+        (not re.search(r"limit|bias|fail|worst", headings), "No heading mentions limits or failures."),
+        (not re.search(r"licen[sc]e", headings), "No heading mentions the licence."),
     )
 
 
@@ -338,18 +360,52 @@ def steps(card: ModelCard) -> list[str]:
     real = parsed(record, Run.from_json).steps if record else None
     listed = ", ".join(map(str, sorted(told)))
     return when(
-        (len(told) > 1, f"It says that training took {listed} steps: which?"),
+        (len(told) > 1, f"It gives several numbers of training steps ({listed}): which is right?"),
         (len(told) == 1 and real and real not in told, f"It says {listed} training steps; run.json says {real}."),
     )
 
 
-def parts(card: ModelCard) -> list[str]:
-    """Files that a card of ours promises."""
+def weight_files(card: ModelCard) -> list[str]:
+    """Files that the text names."""
     promised = set(re.findall(r"`([\w.-]+\.safetensors)`", card.text))
     return [f"The text names {name}, which is not here." for name in sorted(promised)
             if not (card.folder / name).exists()]  # fmt: skip
 
 
+# ---- Its Python blocks
+
+
+def snippets(card: ModelCard) -> list[str]:
+    """Blocks that do not parse, and mistakes that a reader would stumble over."""
+    import diffusers
+
+    trees, found = [], []
+    for number, block in enumerate(PYTHON.findall(card.text), 1):
+        try:
+            trees.append(list(ast.walk(ast.parse(block))))
+        except (SyntaxError, ValueError, RecursionError) as error:
+            found.append(f"Python block {number} is not valid Python: {error}.")
+    attributes = [{node.attr for node in nodes if isinstance(node, ast.Attribute)} for nodes in trees]
+    loading = [(nodes, used) for nodes, used in zip(trees, attributes, strict=True) if "from_pretrained" in used]
+    for nodes, used in loading:
+        imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "diffusers"]
+        classes = sorted({alias.name for node in imports for alias in node.names})
+        unknown = [name for name in classes if not hasattr(diffusers, name)]
+        others = [name for name in classes if re.fullmatch(r"(?!Flux|Diffusion)\w+Pipeline", name)]
+        named = {node.value.value for node in nodes if isinstance(node, ast.keyword) and node.arg == "weight_name"
+                 and isinstance(node.value, ast.Constant)}  # fmt: skip
+        absent = sorted(str(name) for name in named if not (card.folder / str(name)).is_file())
+        found += when(
+            (unknown, f"The snippet imports {', '.join(unknown)}, which diffusers does not have."),
+            (others, f"The snippet uses {', '.join(others)}, which is not a FLUX pipeline."),
+            (used & {"unet", "load_attn_procs"}, "The snippet uses a unet; FLUX has a transformer."),
+            ("load_lora_weights" not in used, "The snippet never loads the adapter (load_lora_weights)."),
+            (used & {"float16", "half"}, "The snippet computes in float16, where FLUX overflows; use bfloat16."),
+            (absent, f"The snippet loads {', '.join(absent)}, which is not here."),
+        )
+    return found or when((not loading, "No Python block shows how to load it with diffusers."))
+
+
 RULES: tuple[Callable[[ModelCard], list[str]], ...] = (
-    kinds, bases, datasets, widgets, index_of_results, carbon, licence, pictures, text, steps, parts,
+    kinds, bases, datasets, widgets, index_of_results, carbon, licence, pictures, text, steps, weight_files, snippets,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What differs between an adapter of FLUX.1-dev and one of the bundled miniature: licence, tags, and what to say."""
+"""What differs between a card for FLUX.1-dev and one for the bundled miniature: licence, tags and a few phrases."""
 
 import json
 import re
@@ -9,50 +9,49 @@ from impressionism import names
 from impressionism.errors import UserError
 
 HERE = Path(__file__).parent
-QUOTED = re.compile(r"“(The FLUX\.1 \[dev\] Model is licensed by .+?THIS MODEL\.)”", re.DOTALL)
+FLUX_LICENSE = HERE / "licences" / "flux-1-dev.md"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A base model, as far as a card has to know it."""
+    """What the card has to know about a base model."""
 
     base: str
-    """Hub id, or the bundled folder as seen from the project's root."""
+    """Hub id, or the bundled folder relative to the project's root."""
     on_hub: bool
-    called: str
-    """In a sentence."""
+    title: str
+    """Its name in a sentence."""
     license: dict[str, str]
-    """Of the front matter: the licence trio, or the one name of a licence that the Hub knows."""
+    """The licence keys of the front matter."""
     license_file: Path
     attribution: str
-    """What the licence asks to be told, in its own words."""
+    """The notice that the licence requires, verbatim."""
     uses_trigger: bool
-    """Whether the captions began with the recipe's trigger."""
+    """Whether the captions begin with the recipe's trigger phrase."""
     tags: tuple[str, ...]
     dtype: str
     tokens: int
-    """Of T5, as the painter gives it."""
+    """T5's maximum sequence length when painting."""
     styled: str
-    """The style-worded prompt, in a sentence."""
+    """How to call the prompt that asks for the style in words."""
     real: str
-    """What its pictures are measured against."""
+    """What the pictures are measured against."""
     bias: str
-    """Whose world the pictures show."""
 
 
 def attribution_of(licence: Path) -> str:
-    """The notice that FLUX.1 [dev]'s licence quotes in its section 3b, so that it is verbatim by construction."""
-    text = licence.read_text(encoding="utf-8")
-    found = QUOTED.search(text)
-    assert found, f"{licence.name} quotes no attribution notice"
-    return "\n".join(line.strip() for line in found[1].splitlines())
+    """The attribution notice quoted in section 3b of FLUX.1 [dev]'s licence, taken from its text."""
+    quoted = re.search(
+        r"“(The FLUX\.1 \[dev\] Model is licensed by .+?THIS MODEL\.)”", licence.read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert quoted, f"{licence.name} quotes no attribution notice"
+    return "\n".join(line.strip() for line in quoted[1].splitlines())
 
 
-FLUX_LICENSE = HERE / "licences" / "flux-1-dev.md"
 FLUX = Preset(
     base=names.BASE,
     on_hub=True,
-    called="FLUX.1 [dev]",
+    title="FLUX.1 [dev]",
     license={
         "license": "other",
         "license_name": "flux-1-dev-non-commercial-license",
@@ -66,34 +65,34 @@ FLUX = Preset(
     tokens=512,
     styled="the style asked for in words",
     real="real paintings",
-    bias="The paintings are mostly French and of the nineteenth century: their people, dress, streets and fields. "
-    "Ask for other people and places by name, and expect them to drift towards that world as the strength grows.",
+    bias="The paintings are mostly French and from the nineteenth century, and so are their people, dress, streets and "
+    "fields. Name other people and places explicitly, and expect them to drift towards that world at high strength.",
 )
 MINIATURE = Preset(
     base="impressionism/miniature",
     on_hub=False,
-    called="the bundled miniature FLUX",
+    title="the bundled miniature FLUX",
     license={"license": "mit"},
     license_file=HERE.parent / "LICENSE",
-    attribution="The miniature and this adapter were trained from nothing, on pictures that the program draws itself. "
-    "No weights of FLUX.1 [dev] are in them.",
+    attribution="The miniature and this adapter were trained from scratch on pictures that the program draws itself. "
+    "They contain no weights of FLUX.1 [dev].",
     uses_trigger=False,
     tags=("text-to-image", "lora", "diffusers", "flux", "impressionism", "miniature"),
     dtype="float32",
     tokens=json.loads((names.MINIATURE / "tokenizer_2" / "tokenizer_config.json").read_text())["model_max_length"],
-    styled="the prompt worded another way, as it knows no words of style",
+    styled="the prompt worded another way, because it knows no words for styles",
     real="painted scenes",
-    bias="It knows sixteen subjects under six lights, all drawn by a program. Other words lead it astray.",
+    bias="It knows a small list of subjects under six kinds of light, all drawn by a program, and nothing else.",
 )
 
 
 def preset_for(base: str) -> Preset:
-    """By what the run's record calls its base."""
+    """The preset for the base model that the run's record names."""
     if base.startswith("miniature"):
         return MINIATURE
     if base.split("/")[-1] == names.BASE.split("/")[-1]:
         return FLUX
     raise UserError(
-        f"The run was trained on {base}, whose licence is not known here: say --base {names.BASE} if it is a copy of "
-        "that, or --base miniature."
+        f"The run was trained on {base}, and its licence is not known here: say --base {names.BASE} if it is a copy "
+        "of that model, or --base miniature."
     )

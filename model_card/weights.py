@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 from impressionism import names
 from impressionism.errors import UserError
 from model_card import modelspec
-from model_card.faults import when
 
 if TYPE_CHECKING:
     from impressionism.adapters import Update  # PyTorch takes seconds
 
 CLOSE = 0.02  # relative difference of two updates: bfloat16 rounds each factor by 0.004
 PROBES = 4
+
+
+def when(*cases: tuple[object, str]) -> list[str]:
+    """The sentences whose condition holds."""
+    return [sentence for condition, sentence in cases if condition]
 
 
 def faults(folder: Path, base: Path | None) -> list[str]:

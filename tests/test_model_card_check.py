@@ -1,6 +1,5 @@
 """The faults of real cards, built again, and those of a file: each is told in a sentence."""
 
-import ast
 import json
 import re
 import shutil
@@ -13,10 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import make_tiny_adapter
 
-from impressionism.names import MINIATURE, WEIGHTS_FILE
+from impressionism.names import WEIGHTS_FILE
 from impressionism.records import Run
 from model_card import __main__ as model_card
-from model_card import check, modelspec, snippet, weights
+from model_card import check, modelspec, weights
 from model_card.presets import FLUX
 from training.export import label, write_comfy
 
@@ -61,9 +60,9 @@ Begin with **an impressionist painting of**; strength 0.8, seed 7. Trained for 2
 import torch
 from diffusers import FluxPipeline
 
-flux = FluxPipeline.from_pretrained("black-forest-labs/FLUX.1-dev", torch_dtype=torch.bfloat16)
-flux.load_lora_weights("monet/ponds")
-flux("a pond", num_inference_steps=2, width=64, height=64, max_sequence_length=32).images[0].save("pond.png")
+pipe = FluxPipeline.from_pretrained("black-forest-labs/FLUX.1-dev", torch_dtype=torch.bfloat16)
+pipe.load_lora_weights("monet/ponds")
+pipe("a pond", num_inference_steps=2, width=64, height=64, max_sequence_length=32).images[0].save("pond.png")
 ```
 
 ![a pond](images/pond.png)
@@ -93,17 +92,17 @@ def folder(tmp_path: Path) -> Path:
 
 
 def of_card(folder: Path) -> list[str]:
-    """What is said of the card; its weights and its snippets' running are looked at below."""
+    """The faults of the card alone; the weights have tests of their own below."""
     card = check.read(folder)
-    return [fault for rule in check.RULES for fault in rule(card)] + snippet.faults(folder, card.text, None)
+    return [fault for rule in check.RULES for fault in rule(card)]
 
 
-def told(folder: Path, card: str) -> str:
+def faults_of(folder: Path, card: str) -> str:
     (folder / "README.md").write_text(card)
     return "\n".join(of_card(folder))
 
 
-def test_a_good_card_passes_and_its_snippet_runs(folder: Path, tiny_flux: Path, capsys) -> None:
+def test_a_good_card_passes(folder: Path, tiny_flux: Path, capsys) -> None:
     assert model_card.main(["check", str(folder), "--base", str(tiny_flux)]) == 0
     assert "nothing is wrong" in capsys.readouterr().err
 
@@ -114,7 +113,7 @@ def test_every_fault_is_told_and_the_command_fails(folder: Path, capsys) -> None
     (folder / WEIGHTS_FILE).unlink()
     assert model_card.main(["check", str(folder)]) == 1
     said = capsys.readouterr().err
-    for part in ("No heading tells of limits", "<Gallery /> should stand there once", "Attribution Notice", "adapter"):
+    for part in ("No heading mentions limits", "<Gallery /> should appear once", "Attribution Notice", "adapter"):
         assert part in said
     assert re.search(r"\d+ faults\.$", said.strip())
 
@@ -169,23 +168,24 @@ IN_FLOAT16 = re.sub(r"strength 0\.8, seed 7\.", "", GOOD).replace("bfloat16", "f
     [
         pytest.param(SEED, [
             "license is missing", "not None / None", "instance_prompt is missing", "base_model_relation",
-            "training took 1000, 1250, 2000 steps: which?", "StableDiffusionPipeline, which is no pipeline of FLUX",
-            "reaches for a unet", "never loads the adapter", "<Gallery /> should stand there once",
-            "images/lilies.png is not here", "links the dataset monet/curated", "No seed is told", "are no results",
-            "co2_eq_emissions is missing", "No heading tells of limits", "tags should hold lora",
+            "several numbers of training steps (1000, 1250, 2000)",
+            "StableDiffusionPipeline, which is not a FLUX pipeline",
+            "uses a unet", "never loads the adapter", "<Gallery /> should appear once",
+            "images/lilies.png is not here", "links the dataset monet/curated", "No seed is given", "are no results",
+            "co2_eq_emissions is missing", "No heading mentions limits", "tags should include lora",
         ], id="the seed's"),
         pytest.param(WRONG_LICENCE, ["under its licence, not creativeml-openrail-m"], id="a Stable Diffusion licence"),
         pytest.param(BY_DIFFUSERS, [
             "A placeholder was left: TODO", "license: other needs license_name", "license: other needs license_link",
-            '"widget" must be an array', "pipeline_tag should be text-to-image", "A tag stands there twice",
+            '"widget" must be an array', "pipeline_tag should be text-to-image", "A tag is listed twice",
             "No Python block shows how to load it",
         ], id="diffusers' trainer's"),
         pytest.param(BY_AI_TOOLKIT, ['"widget" must be an array', "pipeline_tag should be"], id="ai-toolkit's"),
-        pytest.param(IN_FLOAT16, ["FLUX overflows", "No seed is told", "No strength is recommended"], id="in float16"),
+        pytest.param(IN_FLOAT16, ["FLUX overflows", "No seed is given", "No strength is recommended"], id="in float16"),
     ],
 )  # fmt: skip
 def test_the_faults_of_real_cards_are_found(folder: Path, card: str, sentences: list[str]) -> None:
-    said = told(folder, card)
+    said = faults_of(folder, card)
     for sentence in sentences:
         assert sentence in said
 
@@ -195,7 +195,7 @@ def test_the_faults_of_real_cards_are_found(folder: Path, card: str, sentences: 
     [
         ("base_model: black-forest-labs/FLUX.1-dev\n", "", "base_model is missing"),
         ("base_model: black-forest-labs/FLUX.1-dev", "base_model:\n- black-forest-labs/FLUX.1-dev", "one Hub id, not"),
-        ("datasets:\n- monet/ponds", "datasets:\n-", "datasets should hold Hub ids, and nothing empty"),
+        ("datasets:\n- monet/ponds", "datasets:\n-", "datasets should hold Hub ids and nothing empty"),
         ("text: an impressionist painting of a pond", "text: a pond", "lacks the trigger 'an impressionist"),
         ("    url: images/pond.png", "    url: images/none.png", "images/none.png is not here"),
         ("    url: images/pond.png", "    url: ../outside.png", "../outside.png is not here"),
@@ -205,14 +205,14 @@ def test_the_faults_of_real_cards_are_found(folder: Path, card: str, sentences: 
         ("Trained for 2,000 steps.", "<your description>", "A placeholder was left"),
         ('"monet/ponds")', '"monet/ponds", weight_name="ponds.safetensors")', "loads ponds.safetensors, which is not"),
         ("FluxPipeline\n", "FluxLilyPipeline\n", "imports FluxLilyPipeline, which diffusers does not have"),
-        ('flux("a pond"', 'flux("a pond', "is no Python"),
+        ('pipe("a pond"', 'pipe("a pond', "is not valid Python"),
         ("license_link: LICENSE.md", "license_link: LICENCE.txt", "license_link names LICENCE.txt"),
         ("  - task:\n      type: text-to-image\n", "  - task:\n      name: painting\n", "model-index cannot be read"),
     ],
 )  # fmt: skip
 def test_each_fault_of_a_card_is_one_sentence(folder: Path, old: str, new: str, sentence: str) -> None:
     assert old in GOOD
-    assert sentence in told(folder, GOOD.replace(old, new))
+    assert sentence in faults_of(folder, GOOD.replace(old, new))
 
 
 def test_no_card_and_no_front_matter_are_told(folder: Path) -> None:
@@ -247,39 +247,27 @@ def test_a_number_of_steps_that_the_run_did_not_take_is_told(folder: Path) -> No
     assert "It says 2000 training steps; run.json says 1500." in of_card(folder)
 
 
-# ---- Its snippet
+# ---- Hostile front matter
 
 
 @pytest.mark.parametrize(
-    "line",
-    ["import os", "import torch.hub", "torch.hub.load('a/b', 'c')", "open('x', 'w')", "__import__('os')",
-     "print(flux.__class__)", "torch.load('x')", "eval('1')",
-     "from diffusers import utils\nutils.import_utils.os.system('ls')", "from diffusers import utils as FluxPipeline",
-     "from torch import load as torch", "import torch as flux", "flux.numpy_to_pil.__func__", "flux.transformer.save",
-     "flux('x').images[0].save('/tmp/x.png')", "flux('x').images[0].save('../x.png')", "flux('x').images[0].save(name)",
-     "name = '/tmp/x.png'\nflux('x').images[0].save(name)", "keep = flux('x').images[0].save\nkeep('/tmp/x.png')",
-     "flux('x').images[0].save(f'{1}/x.png')", "flux.save_pretrained('/tmp/x')", "print('x', file=flux)",
-     "FluxPipeline.from_pretrained('x', custom_pipeline='y')", "FluxPipeline.from_pretrained('x', trust_remote_code=1)",
-     "FluxPipeline.from_pretrained('x', **{'custom_pipeline': 'y'})", "load = FluxPipeline.from_pretrained\nload('x')",
-     "flux.load_lora_weights('x', weight_name='../y.bin')"],
-)  # fmt: skip
-def test_a_snippet_that_could_do_more_than_paint_is_not_run(line: str) -> None:
-    block = snippet.BLOCK.findall(GOOD)[0]
-    assert snippet.runnable(ast.parse(block))
-    assert not snippet.runnable(ast.parse(f"{block}\n{line}"))
-
-
-def test_a_card_runs_nothing_unless_a_base_is_named_for_it(folder: Path) -> None:
-    card = GOOD.replace("base_model: black-forest-labs/FLUX.1-dev\nbase_model_relation: adapter\n", "")
-    card = card.replace("- lora\n", "- lora\n- miniature\n").replace("import torch\n", "1 / 0\nimport torch\n")
-    (folder / "README.md").write_text(card)
-    assert "ZeroDivisionError" not in "\n".join(check.faults(folder))
-    assert "ZeroDivisionError" in "\n".join(snippet.faults(folder, card, MINIATURE))
-
-
-def test_a_snippet_that_fails_is_told(folder: Path, tiny_flux: Path) -> None:
-    broken = GOOD.replace("import torch\n", "1 / 0\nimport torch\n")
-    assert snippet.faults(folder, broken, tiny_flux) == ["The snippet fails: ZeroDivisionError: division by zero."]
+    "hostile",
+    [
+        "a: &a [x, x]\n"
+        + "\n".join(
+            f"{name}: &{name} [*{before}, *{before}]" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+        ),
+        "a: " + "[" * 5000 + "]" * 5000,
+        "a: " + "9" * 100_000,
+        "a: !!python/object/apply:os.system [ls]",
+        "? [a, b]\n: c\n? {d: e}\n: f",
+    ],
+    ids=["aliases", "5,000 lists", "a huge integer", "a Python tag", "keys that cannot be hashed"],
+)
+def test_hostile_front_matter_ends_in_one_sentence(folder: Path, hostile: str) -> None:
+    (folder / "README.md").write_text(f"---\n{hostile}\n---\n# Ponds\n")
+    [fault] = check.faults(folder)
+    assert fault.startswith("The front matter") and len(fault) < 400
 
 
 # ---- Its weights

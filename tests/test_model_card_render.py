@@ -19,11 +19,12 @@ from impressionism import names
 from impressionism.pictorial import STATISTICS
 from impressionism.records import Estimate, Preference, Scores, StudyResult
 from model_card import __main__ as model_card
-from model_card import check, evidence, method, modelspec, render, snippet
+from model_card import check, modelspec, render, run_records
 from model_card.presets import FLUX, MINIATURE
 from training import parcel
 
 FLUX_ID = names.BASE
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +55,7 @@ def rescored(run: Path, /, **changes) -> None:
 # ---- The whole card
 
 
-def test_a_rendered_card_stands_every_check_and_its_snippets_run(run: Path, tiny_flux: Path) -> None:
+def test_a_rendered_card_passes_every_check(run: Path, tiny_flux: Path) -> None:
     write(run)
     assert check.faults(run / "adapter", str(tiny_flux)) == []
 
@@ -67,8 +68,8 @@ def test_the_same_records_give_the_same_bytes_and_nothing_is_written_twice(run: 
     write(run)
     assert "none of them new or changed" in capsys.readouterr().out
     assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in (run / "adapter").rglob("*.*")} == before
-    evident = evidence.read(run)
-    composed = [render.compose(evident, FLUX, repo=None, space=None) for _ in range(2)]
+    records = run_records.read(run)
+    composed = [render.compose(records, FLUX, repo=None, space=None) for _ in range(2)]
     assert composed[0] == composed[1]
 
 
@@ -83,19 +84,23 @@ def test_all_that_is_written_may_go_to_the_hub_and_the_hub_takes_it(run: Path, h
 def test_the_snippet_paints_the_very_picture_that_stands_first(run, tiny_flux, tmp_path, monkeypatch) -> None:
     card = write(run, base="miniature")
     monkeypatch.chdir(tmp_path)
-    block = next(block for block in snippet.BLOCK.findall(card) if "from_pretrained" in block)
-    exec(snippet.placed(ast.parse(block), run / "adapter", tiny_flux), {})
-    [first] = [exhibit for exhibit in evidence.read(run).exhibits if exhibit.file == "lilies/1001-adapter-1.png"]
+    block = next(block for block in check.PYTHON.findall(card) if "from_pretrained" in block)
+    here = {"impressionism/miniature": tiny_flux, f"runs/{run.name}/adapter": run / "adapter"}
+    for name, folder in here.items():
+        assert f'"{name}"' in block
+        block = block.replace(f'"{name}"', repr(str(folder)))
+    exec(block, {})
+    [first] = [exhibit for exhibit in run_records.read(run).exhibits if exhibit.file == "lilies/1001-adapter-1.png"]
     there, here = Image.open(run / "gallery" / first.file), Image.open(tmp_path / "painting.png")
     assert front(card)["widget"][0]["text"] == first.recipe.sampling.prompt
     assert there.tobytes() == here.tobytes()
 
 
 def test_the_client_s_call_is_one_that_the_space_takes(run: Path) -> None:
-    block = next(block for block in snippet.BLOCK.findall(write(run)) if "gradio_client" in block)
+    block = next(block for block in check.PYTHON.findall(write(run)) if "gradio_client" in block)
     called = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call) and node.keywords]
     asked = {keyword.arg for keyword in called[0].keywords} - {"api_name"}
-    api = ast.parse((method.ROOT / "space" / "api.py").read_text())
+    api = ast.parse((ROOT / "space" / "api.py").read_text())
     compare = next(node for node in ast.walk(api) if isinstance(node, ast.FunctionDef) and node.name == "compare")
     assert {"prompt", "strength", "seed"} <= asked <= {argument.arg for argument in compare.args.args}
 
@@ -136,12 +141,12 @@ def test_the_licence_s_notice_is_verbatim_and_says_what_was_changed(run: Path) -
 
 
 def test_numbers_follow_the_scores_into_text_snippets_and_the_file_s_hint(run: Path) -> None:
-    curve = [dataclasses.replace(at, strength=0.85 * at.strength) for at in evidence.read(run).scores.curve]
+    curve = [dataclasses.replace(at, strength=0.85 * at.strength) for at in run_records.read(run).scores.curve]
     rescored(run, curve=curve, strength=0.85, strength_low=0.35, strength_high=1.15, prompts=47, seeds=3)
     card = write(run)
     assert 'set_adapters("impressionism", 0.85)' in card and "strength=0.85," in card
     assert "`strength_model`\n0.85" in card and "47 prompts × 3 seeds" in card
-    assert "**0.35** on half of what" in card and "**1.15** the composition" in card
+    assert "From **0.35** on" in card and "up to **1.15**" in card
     hint = modelspec.metadata_of(run / "adapter" / "lilies_comfy.safetensors")["modelspec.usage_hint"]
     assert hint == "Strength 0.85, useful from 0.35 to 1.15; 0 is the base model."
 
@@ -158,10 +163,10 @@ def test_what_speaks_against_the_adapter_is_told(run: Path) -> None:
     weak = Estimate(value=0.3, low=0.2, high=0.4, n=2)
     rescored(run, arms={"adapter": weak, "base-styled": dataclasses.replace(weak, value=0.5, high=0.6)})
     card = write(run)
-    said = rf"^- {STATISTICS['strokes'].label} \(−50 %.* of the way to real paintings\): it moves away from them\.$"
+    said = rf"^- {STATISTICS['strokes'].label}: it moves away from real paintings \(−50 %.*\)\.$"
     assert re.search(said, card, re.MULTILINE)
     assert "not shown to be more Impressionist than the base model with the style asked for in words" in card
-    assert "the weights are not on this machine: Likeness to the prompt (CLIPScore), by CLIP." in card
+    assert "Not computed (the weights are not on this machine): Likeness to the prompt (CLIPScore), by CLIP." in card
     assert (
         "by pictorial statistics: worse than the base model, 5.00 (4.89 to 5.13) against 3.00 (2.89 to 3.13)." in card
     )
@@ -190,7 +195,7 @@ def test_rendering_leaves_the_evaluated_file_and_all_tensors_alone(run: Path) ->
 def test_what_people_chose_is_told_with_its_interval(run: Path) -> None:
     (run / "ab.json").write_text(comparison().to_json())
     card = write(run)
-    assert "6 people were asked, blind, in 210 votes on 12 prompts" in card and "exploratory" in card
+    assert "in 210 votes on 12 prompts" in card and "exploratory" in card
     assert "which looks more like an Impressionist painting: 62 % (55 to 69)" in card
     results = front(card)["model-index"][0]["results"]
     assert {"human-win-rate-style"} == {one["type"] for one in results[-1]["metrics"]}
@@ -228,7 +233,7 @@ def test_the_pictures_say_that_they_are_generated(run: Path) -> None:
 # ---- What it refuses
 
 
-@pytest.mark.parametrize("record", [*evidence.NEEDED, "adapter/lilies_comfy.safetensors"])
+@pytest.mark.parametrize("record", [*run_records.WRITTEN_BY, "adapter/lilies_comfy.safetensors"])
 def test_a_missing_record_is_named_with_the_way_to_it(run: Path, record: str, capsys) -> None:
     (run / record).unlink()
     assert model_card.main(["render", str(run)]) == 2
@@ -237,9 +242,8 @@ def test_a_missing_record_is_named_with_the_way_to_it(run: Path, record: str, ca
     assert not (run / "adapter" / "README.md").exists()
 
 
-@pytest.mark.parametrize("command", ["render", "method"])
-def test_a_run_that_is_not_there_is_named_and_nothing_else(tmp_path: Path, command: str, capsys) -> None:
-    assert model_card.main([command, str(tmp_path / "lilies")]) == 2
+def test_a_run_that_is_not_there_is_named_and_nothing_else(tmp_path: Path, capsys) -> None:
+    assert model_card.main(["render", str(tmp_path / "lilies")]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"There is no folder {tmp_path / 'lilies'}; ") and said.count("\n") == 1
     assert "written by" not in said
@@ -275,8 +279,8 @@ def a_picture_less(run: Path) -> None:
     ("spoil", "sentence"),
     [
         (other_weights, f"measured other weights than {names.WEIGHTS_FILE}"),
-        (another_run, "scores.json is of the run poplars, not of lilies"),
-        (a_rehearsal, "a rehearsal's votes (synthetic)"),
+        (another_run, "scores.json belongs to the run poplars, not to lilies"),
+        (a_rehearsal, "synthetic votes from a rehearsal"),
         (damaged, "has no charm"),
         (without_trigger, "painted with the trigger 'in the manner of Giverny,'"),
         (a_picture_less, "the gallery has no "),
@@ -299,8 +303,13 @@ def test_presets_differ_in_the_licence_file() -> None:
 
 
 def test_no_number_of_a_result_is_written_in_the_template() -> None:
-    """Digits in card.md are section numbers, sizes of code and the two ends of the strength only."""
-    text = re.sub(r"\{[{%#].*?[}%#]\}|```.*?```|\]\([^)]*\)", "", (render.TEMPLATE).read_text(), flags=re.DOTALL)
+    """Digits in card.md.j2 are section numbers, sizes of code and the two ends of the strength only."""
+    text = re.sub(
+        r"\{[{%#].*?[}%#]\}|```.*?```|\]\([^)]*\)",
+        "",
+        (ROOT / "model_card" / "card.md.j2").read_text(),
+        flags=re.DOTALL,
+    )
     assert set(re.findall(r"\d+(?:\.\d+)?", text)) <= {"0", "1", "95", "100", "4", "2", "256"}
 
 
@@ -309,29 +318,3 @@ def test_json_of_the_run_is_untouched(run: Path) -> None:
     write(run)
     assert {name: (run / name).read_text() for name in before} == before
     assert json.loads(before["run.json"])["steps"] == 4
-
-
-# ---- docs/method.md
-
-
-def test_the_method_page_is_what_its_records_make_of_it() -> None:
-    written = method.compose(method.ROOT)
-    for name, content in written.items():
-        file = method.ROOT / "docs" / name
-        assert file.exists(), f"{name} is missing: python -m model_card method"
-        if file.suffix == ".md":  # a plot's bytes depend on the machine's fonts and zlib
-            assert file.read_bytes() == content, "the records have changed: python -m model_card method"
-
-
-def test_a_run_s_records_are_kept_and_shown_on_the_method_page(run: Path, tmp_path: Path) -> None:
-    root = tmp_path / "repository"
-    for name in ("benchmarks/miniature.json", "training/recipes/impressionism.yaml", "README.md"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(method.ROOT / name, root / name)
-    method.method(run, root=root)
-    page = (root / "docs" / "method.md").read_text()
-    assert "What came of it: lilies" in page and "0.61<br>(0.50" in page
-    for link in re.findall(r"\]\((method/[^)]+)\)", page):
-        assert Image.open(root / "docs" / link).width > 500
-    (run / "scores.json").unlink()
-    assert model_card.main(["method", str(run)]) == 2
