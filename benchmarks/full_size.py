@@ -28,8 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.process import Memory, lines_of, processor, progress, surroundings
-from benchmarks.tables import markdown, marked
+from benchmarks.measure import Memory, lines_of, markdown, marked, processor, progress, surroundings
 
 HERE = Path(__file__).parent
 RESULT = HERE / "full_size.json"
@@ -306,7 +305,7 @@ def run(stage: str, folder: Path) -> dict:
 
 def table(result: dict) -> str:
     stages = result["stages"]
-    head = ["FLUX.1-dev's size on two CPU cores", "seconds", "own memory", "with mapped files", "asked"]
+    head = ["FLUX.1-dev's size on two CPU cores", "seconds", "own memory", "with mapped files", "target"]
     rows = []
     if written := stages.get("write"):
         size = f"random weights, {written['bytes'] / GB:.1f} GB, written"

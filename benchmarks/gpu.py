@@ -25,10 +25,10 @@ from typing import Any
 import torch
 
 from benchmarks import full_size
-from benchmarks.gpu_painting import painting, painting_table
+from benchmarks.gpu_painting import painting, painting_plot, painting_table
 from benchmarks.gpu_scale import FULL, SMALL, Scale
 from benchmarks.gpu_training import TOKENS, diffusers, diffusers_table, training, training_table
-from benchmarks.process import surroundings
+from benchmarks.measure import surroundings
 
 HERE = Path(__file__).parent
 RESULT = HERE / "gpu.json"
@@ -44,6 +44,10 @@ def table(result: dict) -> str:
     if "painting" in result:
         parts.append(painting_table(result["painting"]))
     return "\n\n".join(parts)
+
+
+def plot(result: dict) -> bytes:
+    return painting_plot(result["painting"])
 
 
 def main() -> None:

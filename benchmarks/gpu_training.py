@@ -16,13 +16,13 @@ import torch
 
 from benchmarks import full_size
 from benchmarks.gpu_scale import FULL, GIB, RANK, Scale, timed
-from benchmarks.tables import markdown, marked, not_measured
+from benchmarks.measure import markdown, marked, not_measured
 
 SCRIPT = Path("examples/research_projects/flux_lora_quantization/train_dreambooth_lora_flux_miniature.py")
 TOKENS, PEER_TOKENS = 512, 77  # the script takes no other number of tokens
 ASKED = {("nf4", 512): 5.6, ("nf4", 768): 6.2, ("nf4", 1024): 7.0, ("int4", 1024): 8, ("int8", 1024): 13,
          ("int2", 1024): 5.5}  # GiB, of `attention`, every block recomputed  # fmt: skip
-SHARE = 0.45  # of the rate of products alone, asked of the model's own: of compiled blocks, or with none recomputed
+SHARE = 0.45  # target of the matmul rate at 1024², compiled or without checkpointing
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Setting:
     def name(self) -> str:
         """As the table has it."""
         said = f"{'bf16' if self.quantize == 'none' else self.quantize}, {self.resolution}², {self.targets}"
-        said += ", recomputed" * self.checkpointing + ", compiled" * self.compile + ", 77 tokens" * self.peer
+        said += ", checkpointed" * self.checkpointing + ", compiled" * self.compile + ", 77 tokens" * self.peer
         return said + f", {self.offload} blocks in main memory" * (self.offload > 0)
 
     @classmethod
@@ -55,7 +55,7 @@ class Setting:
 
 
 def settings(scale: Scale) -> list[Setting]:
-    """What is asked about first; those of one precision together, which loads its base once."""
+    """The most wanted first; rows of one precision together, because each precision loads the base once."""
     *smaller, largest = scale.resolutions
     least = smaller[0]
     found = [Setting("nf4", side) for side in scale.resolutions]
@@ -209,8 +209,8 @@ def embeddings(folder: Path, picture: Path) -> Path:
 
 
 def training_table(part: dict) -> str:
-    head = ["A training step, batch 1, rank 16", "seconds", "memory", "`plan` that day", "asked",
-            "products done, of the matmul rate", "the model's own, of it"]  # fmt: skip
+    head = ["A training step, batch 1, rank 16", "seconds", "memory", "`plan` that day", "target",
+            "share of the matmul rate", "without recomputation"]  # fmt: skip
     rows = []
     for row in part["rows"]:
         setting = Setting.of(row)
@@ -220,11 +220,11 @@ def training_table(part: dict) -> str:
             continue
         plain = setting == Setting(setting.quantize, setting.resolution)
         most = ASKED.get((setting.quantize, setting.resolution)) if plain else None
-        asked = "" if most is None else marked(f"≤ {most} GiB", row["peak"] <= most * GIB)
+        target = "" if most is None else marked(f"≤ {most} GiB", row["peak"] <= most * GIB)
         done, own = (row[key] / row["seconds"] / row["matmul_rate"] for key in ("operations", "model_operations"))
         fast = setting.resolution == 1024 and (setting.compile or not setting.checkpointing)
-        verdict = marked(f", asked {100 * SHARE:.0f} %", own >= SHARE) if fast else ""
-        rows.append([setting.name(), f"{row['seconds']:.3f}", f"{row['peak'] / GIB:.2f} GiB", plan, asked,
+        verdict = marked(f", target {100 * SHARE:.0f} %", own >= SHARE) if fast else ""
+        rows.append([setting.name(), f"{row['seconds']:.3f}", f"{row['peak'] / GIB:.2f} GiB", plan, target,
                      f"{done:.0%}", f"{own:.0%}{verdict}"])  # fmt: skip
     return markdown(head, rows) + not_measured(one.name() for one in missing(settings(FULL), part["rows"]))
 
@@ -238,10 +238,10 @@ def diffusers_table(part: dict, ours: list[dict]) -> str:
 
 def beside(mine: dict, theirs: dict) -> list[str]:
     name = f"{theirs['resolution']}²" + ", compiled" * mine["compile"]
-    name += ", nothing recomputed" * (not mine["checkpointing"])
+    name += ", not checkpointed" * (not mine["checkpointing"])
     if failed := mine["failed"] or theirs.get("failed"):
         return [name, failed]
     each = [f"{side['seconds']:.3f} s, {side['peak'] / GIB:.2f} GiB" for side in (mine, theirs)]
     each[1] += ", its weights NaN" * (not theirs["finite"])
     faster, share = theirs["seconds"] / mine["seconds"], mine["peak"] / theirs["peak"]
-    return [name, *each, marked(f"{faster:.2f}, asked 2", faster >= 2), f"{share:.2f}"]
+    return [name, *each, marked(f"{faster:.2f}, target 2", faster >= 2), f"{share:.2f}"]

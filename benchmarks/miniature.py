@@ -27,8 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from benchmarks.process import processor, surroundings, taken
-from benchmarks.tables import markdown, marked
+from benchmarks.measure import markdown, marked, processor, surroundings, taken
 from impressionism import names
 from impressionism.paint import compare, defaults, paint, sweep
 from impressionism.pictorial import stroke_statistic
@@ -248,7 +247,7 @@ def table(result: dict) -> str:
         ("strokes kept by the autoencoder", f"{vae['strokes_kept']:.1%}", "≥ 80 %", vae["strokes_kept"] >= 0.8),
     ]  # fmt: skip
     lines = ((claim, measured, marked(asked, reached)) for claim, measured, asked, reached in rows)
-    return markdown(["The miniature", "measured", "asked"], lines)
+    return markdown(["The miniature", "measured", "target"], lines)
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MethodType
@@ -27,9 +26,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch._dynamo.utils import counters
 
-from benchmarks.process import processor, surroundings, taken
-from benchmarks.ratio import Ratio, ratio
-from benchmarks.tables import markdown, marked
+from benchmarks.measure import Ratio, in_turn, markdown, marked, processor, ratio, seconds_of, surroundings, taken
 from impressionism.compiled import compile_blocks
 from impressionism.paint import PromptEmbeds, common, compare, encode, noise, paint, set_strength, sweep
 from impressionism.pipeline import ADAPTER_NAME, Painter, adapted, load_pipeline, lora_layers
@@ -59,23 +56,6 @@ ASKED = {  # what the ratio may be at most, or the seconds
     "comparison": (1.9, "a comparison, beside one picture"),
     "adapter": (1.08, "one FLUX.1-dev block of each kind with a rank-16 adapter, beside none (256 px, float32)"),
 }
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
-
-
-def in_turn(repeats: int, **works: Callable[[], Any]) -> dict[str, list[float]]:
-    """Seconds of each, alternating, after one round that does not count."""
-    for work in works.values():
-        work()
-    found: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(repeats):
-        for name in list(works) if turn % 2 else reversed(works):
-            found[name].append(seconds(works[name]))
-    return found
 
 
 # ---- The painter
@@ -197,7 +177,7 @@ def slider(repeats: int) -> dict:
     names = [f".*transformer_blocks.*{name.replace('.', chr(92) + '.')}" for name in every]
     transformer.add_adapter(LoraConfig(r=1, target_modules="|".join(names)), adapter_name=ADAPTER_NAME)
     pipe: Any = type("Flux", (), {"transformer": transformer})
-    times = [seconds(lambda s=turn: set_strength(pipe, s / repeats)) for turn in range(repeats)]
+    times = [seconds_of(lambda s=turn: set_strength(pipe, s / repeats)) for turn in range(repeats)]
     return {"layers": len(lora_layers(pipe)), "milliseconds": statistics.median(times) * 1000}
 
 
@@ -218,7 +198,7 @@ def starts() -> dict:
     """Seconds to the answer of --help; of the page, to its first answer. The median of three each."""
 
     def thrice(work: Callable[[], Any]) -> float:
-        return statistics.median(seconds(work) for _ in range(3))
+        return statistics.median(seconds_of(work) for _ in range(3))
 
     helps = {" ".join(command): thrice(lambda command=command: help_of(command)) for command in COMMANDS}
     return {"help": helps, "space": thrice(page_answers)}
@@ -251,12 +231,12 @@ def table(result: dict) -> str:
     moved, compiled, helps = result["slider"], result["recompilations"], result["starts"]["help"]
     slowest = max(helps, key=helps.get)
     rows = [
-        *((what, ratios[name].told(), ratios[name].judged(f"≤ {most}", most)) for name, (most, what) in ASKED.items()),
-        ("… both in one batch: the way not taken, not the same bits", ratios["batch"].told()),
-        ("a sweep of six strengths, beside one picture", ratios["six"].told()),
-        ("… the base alone, then five in one batch: not taken either", ratios["five"].told()),
+        *((what, ratios[name].text(), ratios[name].judged(f"≤ {most}", most)) for name, (most, what) in ASKED.items()),
+        ("… both in one batch: the way not taken, not the same bits", ratios["batch"].text()),
+        ("a sweep of six strengths, beside one picture", ratios["six"].text()),
+        ("… the base alone, then five in one batch: not taken either", ratios["five"].text()),
         (f"{TOGETHER} pictures in one batch, beside one by one",
-         Ratio(TOGETHER / many.median, TOGETHER / many.high, TOGETHER / many.low).told(".2f") + " × as many a second"),
+         Ratio(TOGETHER / many.median, TOGETHER / many.high, TOGETHER / many.low).text(".2f") + " × as many a second"),
         (f"a new strength on {moved['layers']} layers", f"{moved['milliseconds']:.2f} ms",
          marked("≤ 5 ms", moved["milliseconds"] <= 5)),
         ("graphs compiled by five new strengths", f"{compiled}", marked("0", compiled == 0)),
@@ -264,7 +244,7 @@ def table(result: dict) -> str:
          marked("≤ 1 s", helps[slowest] <= 1)),
         ("`python -m space` until it answers", f"{result['starts']['space']:.1f} s"),
     ]  # fmt: skip
-    return markdown(["Painting, on the miniature", "measured", "asked"], rows)
+    return markdown(["Painting, on the miniature", "measured", "target"], rows)
 
 
 def main() -> None:

@@ -30,10 +30,7 @@ import httpx
 import psutil
 from tqdm import tqdm
 
-from benchmarks.painting import in_turn
-from benchmarks.process import processor, surroundings, taken
-from benchmarks.ratio import Ratio, ratio
-from benchmarks.tables import markdown, marked
+from benchmarks.measure import Ratio, in_turn, markdown, marked, processor, ratio, surroundings, taken
 from impressionism.paint import common, defaults, encode, noise, set_strength
 from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import GenerationParams
@@ -205,16 +202,16 @@ def table(result: dict) -> str:
     beside, share, singles = Ratio(*a["beside"]), Ratio(*b["share"]), Ratio(*c["singles"])
     more = Ratio(*(times - 1 for times in beside))
     rows = [
-        ("the app's time over the bare pipeline call's", more.told("+.1%"), beside.judged("≤ 3 %", 1.03)),
-        ("a moved slider, of a first comparison", share.told(".1%"), share.judged("≤ 55 %", 0.55)),
-        ("a sweep of six, in single pictures", singles.told(".2f"), singles.judged("≤ 5.2", 5.2)),
+        ("the app's time over the bare pipeline call's", more.text("+.1%"), beside.judged("≤ 3 %", 1.03)),
+        ("a moved slider, of a first comparison", share.text(".1%"), share.judged("≤ 55 %", 0.55)),
+        ("a sweep of six, in single pictures", singles.text(".2f"), singles.judged("≤ 5.2", 5.2)),
         ("an exact repeat", f"{d['median_ms']:.0f} ms", marked("≤ 100 ms", d["reached"])),
         (f"the idle page, {e['visitors']} visitors", f"{e['pages_per_second']:.0f} a second"),
         ("waiting for visitors", f"{e['core_while_waiting']:.1%} of a core"),
         (f"memory grown over {f['pictures']} pictures", f"{f['grown_MiB_after_50']:.0f} MiB",
          marked("≤ 32 MiB", f["reached"])),
     ]  # fmt: skip
-    return markdown(["The Space, with the miniature on two CPU cores", "measured", "asked"], rows)
+    return markdown(["The Space, with the miniature on two CPU cores", "measured", "target"], rows)
 
 
 def measured(painter: Painter, space: Space, chosen: argparse.Namespace) -> dict:

@@ -32,8 +32,7 @@ from PIL import Image
 from scipy.stats import mannwhitneyu, spearmanr
 from tqdm import tqdm
 
-from benchmarks.process import surroundings
-from benchmarks.tables import markdown, marked
+from benchmarks.measure import markdown, marked, surroundings
 from impressionism.pictorial import heat, index, measure
 from impressionism.pictorial.known import CALIBRATION
 from impressionism.pictorial.measures import to_size
@@ -202,7 +201,7 @@ def table(result: dict) -> str:
         ("a picture, on one core", f"{d['seconds']['index']:.2f} s", "≤ 0.3 s", d["reached"]),
     ]
     lines = ((claim, found, marked(asked, reached)) for claim, found, asked, reached in rows)
-    return markdown(["The Impressionist index", "measured", "asked"], lines)
+    return markdown(["The Impressionist index", "measured", "target"], lines)
 
 
 def main() -> None:

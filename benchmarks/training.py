@@ -43,11 +43,9 @@ from transformers import CLIPTextModel
 
 from benchmarks.full_size import planned
 from benchmarks.gpu_training import matmul_rate
+from benchmarks.measure import Memory, Ratio, lines_of, markdown, marked, processor, progress, ratio, surroundings
 from benchmarks.miniature import scenes
-from benchmarks.process import Memory, lines_of, processor, progress, surroundings
-from benchmarks.ratio import Ratio, ratio
-from benchmarks.tables import markdown, marked
-from impressionism import names
+from impressionism import names, plots
 
 HERE = Path(__file__).parent
 SCRIPT = Path("examples/dreambooth/train_dreambooth_lora_flux.py")
@@ -61,10 +59,6 @@ LAYERS = (  # the peer's default
     "attn.to_k", "attn.to_q", "attn.to_v", "attn.to_out.0",
     "attn.add_k_proj", "attn.add_q_proj", "attn.add_v_proj", "attn.to_add_out",
     "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
-)  # fmt: skip
-MEMORY = (  # what it is of, its key, whether something is asked of it
-    ("memory up to the last step", "training_memory", True), ("… with what was imported", "training_peak", False),
-    ("memory of the whole process", "memory", True), ("… with what was imported", "peak", False),
 )  # fmt: skip
 OURS_BESIDE = {r"^single_transformer_blocks\.\d+\.proj_": 0}  # `all` has these too, the peer's default does not
 LIBRARIES = {  # that a side imports; ours reads a plain folder without `datasets`
@@ -342,35 +336,50 @@ def faster(runs: dict[str, list[dict]], side: str = "ours") -> Ratio:
 
 
 def table(result: dict) -> str:
-    """The figures as the README shows them."""
     rows = []
     for name, part in result["models"].items():
         ours, theirs = (part["medians"][side] for side in ("ours", "theirs"))
         rows.append(speed(f"{name}: a sample", ours, theirs, part["faster"]))
-        products = part["products"]["operations"] / part["products"]["rate"] / part["settings"]["batch"]  # seconds
-        shares = (f"{products / side['seconds_per_sample']:.0%}" for side in (ours, theirs))
-        rows.append((f"{name}: … of it the products, at the processor's rate of products alone", *shares))
+        matmuls = part["products"]["operations"] / part["products"]["rate"] / part["settings"]["batch"]  # seconds
+        shares = (f"{matmuls / side['seconds_per_sample']:.0%}" for side in (ours, theirs))
+        rows.append((f"{name}: share of the step spent in matrix multiplication", *shares))
         first = max(run["first"] for run in part["runs"]["ours_compiled"])
-        told = f"{name}: a sample with our blocks compiled, which took up to {first:.0f} s"
-        rows.append(speed(told, part["medians"]["ours_compiled"], theirs, part["faster_compiled"]))
-        for what, key, asked in MEMORY:
+        label = f"{name}: a sample with our blocks compiled (compiling takes up to {first:.0f} s)"
+        rows.append(speed(label, part["medians"]["ours_compiled"], theirs, part["faster_compiled"]))
+        for label, key in (("memory of training", "training_memory"), ("memory of the whole process", "memory")):
             memory = (f"{side[key] / 1e6:.0f} MB" for side in (ours, theirs))
             share = ours[key] / theirs[key]
-            verdict = marked("≤ 0.7", share <= 0.7) if asked else ""
-            rows.append((f"{name}: {what}", *memory, f"{share:.2f} of it", verdict))
+            rows.append((f"{name}: {label}", *memory, f"{share:.2f} of it", marked("≤ 0.7", share <= 0.7)))
         if base := part["base_held_out"]:
             losses = [part["medians"][side]["held_out_loss"] for side in ("ours", "theirs", "theirs_uncached")]
             mine, cached, uncached = (f"{loss:.4f}" for loss in losses)
             rows.append((f"{name}: held-out loss, {base:.4f} before", mine, f"{cached} ({uncached} without its cache)",
                          f"{losses[0] - losses[1]:+.4f}", marked("lower", losses[0] < losses[1])))  # fmt: skip
-    return markdown(["Training", "ours", "diffusers' script", "", "asked"], rows)
+    return markdown(["Training", "ours", "diffusers' script", "", "target"], rows)
 
 
-def speed(told: str, mine: dict, theirs: dict, faster: Sequence[float]) -> tuple[str, ...]:
-    """A row of seconds a sample."""
-    found = Ratio(*faster)
+def speed(label: str, mine: dict, theirs: dict, faster: Sequence[float]) -> tuple[str, ...]:
+    """A row of seconds per sample."""
+    times = Ratio(*faster)
     seconds = (f"{side['seconds_per_sample']:.3f} s" for side in (mine, theirs))
-    return told, *seconds, f"{found.told('.2f')} × faster", found.judged("≥ 1.3", 1.3, least=True)
+    return label, *seconds, f"{times.text('.2f')} × faster", times.judged("≥ 1.3", 1.3, least=True)
+
+
+def plot(result: dict) -> bytes:
+    """Ours as a share of the script's: seconds with their interval, and memory."""
+    figure, axes = plots.canvas(3.0)
+    targets = {"seconds per sample": 1 / 1.3, "memory of training": 0.7, "memory of\nthe whole process": 0.7}
+    models = zip((-0.16, 0.16), (plots.BLUE, plots.ORANGE), result["models"].items(), strict=True)
+    for aside, colour, (name, part) in models:
+        middle, low, high = (1 / times for times in part["faster"])
+        ours, theirs = (part["medians"][side] for side in ("ours", "theirs"))
+        shares = [middle, *(ours[key] / theirs[key] for key in ("training_memory", "memory"))]
+        axes.bar([where + aside for where in range(3)], shares, 0.3, color=colour, label=name)
+        axes.errorbar(aside, middle, [[middle - high], [low - middle]], color=plots.GREY, capsize=4)
+    axes.axhline(1, color=plots.GREY, linewidth=0.8, label="diffusers' script")
+    axes.hlines(list(targets.values()), [-0.4, 0.6, 1.6], [0.4, 1.4, 2.4], "black", "dashed", label="target")
+    axes.set(ylabel="ours, as a share", xticks=range(3), xticklabels=targets)
+    return plots.png(figure)
 
 
 def main() -> None:

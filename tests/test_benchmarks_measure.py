@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from benchmarks.ratio import Ratio, ratio
+from benchmarks.measure import Ratio, ratio
 
 
 def test_a_slow_spell_that_takes_both_changes_nothing():
     found = ratio([2.0, 20.0, 2.2], [1.0, 10.0, 1.1])
     assert found == pytest.approx((2, 2, 2))
-    assert found.told(".1%") == "200.0% (200.0% to 200.0%)"
+    assert found.text(".1%") == "200.0% (200.0% to 200.0%)"
 
 
 def test_what_is_too_close_to_tell_is_called_not_sure():
