@@ -222,17 +222,16 @@ def painting_table(found: dict) -> str:
 def painting_plot(rows: dict[str, Any]) -> bytes:
     """Seconds and memory of each way to paint."""
     ways = {name: row for name, row in rows.items() if "seconds" in row}
-    figure, axes = plots.canvas(0.35 * len(ways) + 0.8)
-    right = figure.add_subplot(1, 2, 2, sharey=axes)
-    axes.set_subplotspec(figure.add_gridspec(1, 2)[0])
+    figure, _ = plots.canvas(0.35 * len(ways) + 0.8)
+    figure.clear()
+    left, right = figure.subplots(1, 2, sharey=True)
     seconds = [statistics.median(row["seconds"]) for row in ways.values()]
     memory = [row["peak"] / GIB for row in ways.values()]
-    for side, values, label in ((axes, seconds, "seconds per picture"), (right, memory, "GiB")):
+    for side, values, label in ((left, seconds, "seconds per picture"), (right, memory, "GiB")):
         side.bar_label(side.barh(list(ways), values, 0.6, color=plots.BLUE), fmt="{:.1f}", padding=3, fontsize=8)
         side.set(xlabel=label, xlim=(0, 1.15 * max(values)))
-    right.tick_params(labelleft=False)
-    right.spines[["top", "right"]].set_visible(False)
-    axes.invert_yaxis()
+        side.spines[["top", "right"]].set_visible(False)
+    left.invert_yaxis()
     return plots.png(figure)
 
 
