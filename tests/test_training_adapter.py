@@ -5,7 +5,7 @@ from safetensors import safe_open
 
 from impressionism.quantize import load_transformer
 from training import adapter
-from training.options import Adapter
+from training.recipe import Adapter
 
 INPUTS = {
     "hidden_states": torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0)),

@@ -8,7 +8,7 @@ from PIL import Image
 
 from impressionism.errors import UserError
 from training import cache, examples
-from training.options import Data, Model, RunOptions, TrainingConfig
+from training.recipe import Data, Model, RunOptions, TrainingConfig
 
 
 @pytest.fixture

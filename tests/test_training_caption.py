@@ -23,7 +23,7 @@ from training import caption as command
 from training import captioner, examples
 from training.caption import caption, parse, prompt_for, shorten
 from training.content import content_of, style_words
-from training.options import TrainingConfig
+from training.recipe import TrainingConfig
 
 GOOD = {"full": "an impressionist painting of a boat at dawn, in loose brushstrokes", "content": "A boat at dawn."}
 

@@ -14,7 +14,7 @@ from PIL import Image
 from impressionism.errors import UserError
 from training import examples
 from training.curate import artist_cap, border, choose, curate, scan
-from training.options import Curate, Data, TrainingConfig
+from training.recipe import Curate, Data, TrainingConfig
 from training.report import ImageRecord, Reason
 from training.sources import open_source
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from impressionism.errors import UserError
 from training import examples
-from training.options import Data
+from training.recipe import Data
 
 SIZE = ("64x64", "96x64", "64x96")
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from impressionism.errors import UserError
 from impressionism.quantize import load_transformer
 from training import adapter, export
-from training.options import Adapter
+from training.recipe import Adapter
 
 RECIPES = {
     "every": Adapter(targets="every", rank=4, alpha=6, dtype="float32"),

@@ -18,7 +18,7 @@ from training import __main__ as training
 from training import cache, fit
 from training import recipe as recipes
 from training.base import inject_adapter, prepare
-from training.options import TrainingConfig
+from training.recipe import TrainingConfig
 
 
 def draw(seed: int) -> Image.Image:
@@ -46,7 +46,7 @@ def recipe_file(tiny_flux, pictures, tmp_path):
         model: {{base: {tiny_flux}, quantize: nf4, device: cpu}}
         data: {{source: {pictures}, resolution: 64, held_out: 0.2, caption_dropout: 0.2}}
         adapter: {{rank: 4, targets: all}}
-        optimizer: {{steps: 8, batch: 2, rate: 1e-3, warmup: 2, schedule: cosine}}
+        optimizer: {{steps: 8, train_batch_size: 2, learning_rate: 1e-3, lr_warmup_steps: 2, lr_scheduler: cosine}}
         run: {{folder: {tmp_path / "run"}, cache: {pictures / "cache"}, log_every: 2, validate_every: 4,
                checkpoint_every: 4}}
     """)
@@ -66,7 +66,7 @@ def paint(pipe: FluxPipeline) -> np.ndarray:
 
 def test_the_straight_line_from_pictures_to_a_changed_picture(tiny_flux, recipe_file, tmp_path, capsys):
     assert training.main(["cache", str(recipe_file)]) == 0
-    assert training.main(["fit", str(recipe_file), "optimizer.rate=0.02"]) == 0
+    assert training.main(["fit", str(recipe_file), "optimizer.learning_rate=0.02"]) == 0
     run = tmp_path / "run"
     files = {path.name for path in run.iterdir()}
     assert files == {".lock", "recipe.yaml", "log.jsonl", "tensorboard", "checkpoints", "adapter", "run.json"}
@@ -74,7 +74,7 @@ def test_the_straight_line_from_pictures_to_a_changed_picture(tiny_flux, recipe_
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log if "loss" in line] == [2, 4, 6, 8]
     assert [line["step"] for line in log if "validation" in line] == [4, 8]
-    assert recipes.read(run / "recipe.yaml").optimizer.rate == 0.02
+    assert recipes.read(run / "recipe.yaml").optimizer.learning_rate == 0.02
     record = Run.from_json((run / "run.json").read_text())
     assert record.steps == 8 and record.trained_parameters == sum(w.numel() for w in weights_of(run).values())
     assert record.validation_loss != record.base_validation_loss
@@ -85,19 +85,19 @@ def test_the_straight_line_from_pictures_to_a_changed_picture(tiny_flux, recipe_
     assert np.abs(paint(pipe) - before).max() > 0.01
 
     capsys.readouterr()
-    assert training.main(["fit", str(recipe_file), "optimizer.rate=0.02"]) == 0
+    assert training.main(["fit", str(recipe_file), "optimizer.learning_rate=0.02"]) == 0
     assert "finished after 8 steps, the adapter is in" in capsys.readouterr().err
     assert training.main(["fit", str(recipe_file)]) == 2
-    assert "optimizer.rate is 0.02 there and 0.001 here" in capsys.readouterr().err
+    assert "optimizer.learning_rate is 0.02 there and 0.001 here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [
-    ["optimizer.name=adamw", "optimizer.accumulate=2"],
+    ["optimizer.name=adamw", "optimizer.gradient_accumulation_steps=2"],
     ["optimizer.name=adamw8bit", "adapter.rank=64", "adapter.targets=every"],
     ["model.quantize=int8", "model.gradient_checkpointing=true", "optimizer.ema=0.9"],
     ["model.quantize=none", "adapter.targets=style", "flow.weighting=cosmap", "data.resolution=[32, 64]"],
-    ["model.quantize=int4", "optimizer.name=prodigy", "optimizer.rate=1"],
-    ["model.quantize=int2", "model.modulation_bank=false", "optimizer.schedule=linear"],
+    ["model.quantize=int4", "optimizer.name=prodigy", "optimizer.learning_rate=1"],
+    ["model.quantize=int2", "model.modulation_bank=false", "optimizer.lr_scheduler=linear"],
     ["model.quantize=fp8", "model.gradient_checkpointing=2"],
     ["model.offload=1", "run.save=best"],
 ])  # fmt: skip
@@ -138,8 +138,8 @@ def test_one_picture_is_learnt(recipe_file, tmp_path):
         "data.instance_prompt=a ball",
         "data.held_out=0",
         "optimizer.steps=60",
-        "optimizer.rate=0.01",
-        "optimizer.batch=8",
+        "optimizer.learning_rate=0.01",
+        "optimizer.train_batch_size=8",
         "run.log_every=20",
     ]
     record = fit.fit(recipes.read(recipe_file, changes))
@@ -199,7 +199,12 @@ def test_a_run_goes_on_after_its_folder_moved_and_the_bases_page_on_the_hub_chan
 def test_an_adapters_file_names_the_trigger_only_where_captions_began_with_it(recipe_file, tmp_path):
     for trigger, expected in (("a ball", "a ball"), ("an impressionist painting of", None)):
         folder = tmp_path / (expected or "without")
-        options = [f"data.trigger={trigger}", "optimizer.steps=1", "optimizer.warmup=0", f"run.folder={folder}"]
+        options = [
+            f"data.trigger={trigger}",
+            "optimizer.steps=1",
+            "optimizer.lr_warmup_steps=0",
+            f"run.folder={folder}",
+        ]
         fit.fit(recipes.read(recipe_file, options))
         with safe_open(folder / "adapter" / "pytorch_lora_weights.safetensors", "pt") as file:
             assert file.metadata().get("modelspec.trigger_phrase") == expected
@@ -222,8 +227,8 @@ def test_the_rate_warms_up_and_then_follows_its_schedule(schedule, end):
 @pytest.mark.parametrize(("name", "rate"), [("adamw", 1e-3), ("prodigy", 1.0)])
 def test_the_optimizer_of_all_weights_at_once_does_what_one_of_each_would(recipe_file, name, rate):
     """But for the order in which a norm is summed; in 8 bits the blocks that share a scale are others."""
-    recipe = recipes.read(recipe_file, [f"optimizer.name={name}", f"optimizer.rate={rate}", "optimizer.warmup=0",
-                                       "optimizer.schedule=constant"])  # fmt: skip
+    recipe = recipes.read(recipe_file, [f"optimizer.name={name}", f"optimizer.learning_rate={rate}",
+                                       "optimizer.lr_warmup_steps=0", "optimizer.lr_scheduler=constant"])  # fmt: skip
     ready = prepare(recipe)
     weights = inject_adapter(ready, recipe)
     start = {key: weight.detach().clone() for key, weight in weights.items()}
@@ -239,7 +244,7 @@ def test_the_optimizer_of_all_weights_at_once_does_what_one_of_each_would(recipe
         fit.step_gradient(ready, recipe, some)
         for key, weight in weights.items():
             each[key].grad, weight.grad = weight.grad, None
-        norm = float(torch.nn.utils.clip_grad_norm_(each.values(), recipe.optimizer.clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(each.values(), recipe.optimizer.max_grad_norm))
         alone.step()
         _, _, its = fit.take_step(ready, recipe, some, weights, {}, together, step)
         assert its == pytest.approx(norm, rel=1e-4)

@@ -11,7 +11,7 @@ from impressionism.errors import UserError
 from training import base, fit
 from training import recipe as recipes
 from training.measure import measure
-from training.options import TrainingConfig
+from training.recipe import TrainingConfig
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict]:
@@ -20,7 +20,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict]:
 
 def test_every_variant_is_measured_beside_its_plan(recipe_file, capsys):  # noqa: F811
     recomputing = "model.quantize=int8 adapter.targets=style model.gradient_checkpointing=true"
-    variants = ["optimizer.batch=1", "optimizer.batch=4", recomputing]
+    variants = ["optimizer.train_batch_size=1", "optimizer.train_batch_size=4", recomputing]
     measure(recipes.read(recipe_file), variant=variants, steps=3, json=True)
     found = lines(capsys)
     assert [row["variant"] for row in found] == variants
@@ -34,7 +34,9 @@ def test_every_variant_is_measured_beside_its_plan(recipe_file, capsys):  # noqa
 
 
 def test_a_variant_that_fails_leaves_the_others_alone(recipe_file, capsys):  # noqa: F811
-    measure(recipes.read(recipe_file), variant=["adapter.alpha=1.0e+30", "optimizer.batch=1"], steps=3, json=True)
+    measure(
+        recipes.read(recipe_file), variant=["adapter.alpha=1.0e+30", "optimizer.train_batch_size=1"], steps=3, json=True
+    )
     bad, good = lines(capsys)
     assert "not finite" in bad["failed"]
     assert good["failed"] is None
@@ -49,11 +51,11 @@ def test_it_leaves_no_run_behind_and_says_its_figures_in_a_sentence(recipe_file,
 
 @pytest.mark.parametrize(
     ("variant", "steps", "match"),
-    [("optimizer.bach=1", 3, "did you mean batch"), ("optimizer.batch=1", 1, "--steps should be 2")],
+    [("optimizer.bach=1", 3, "did you mean batch"), ("optimizer.train_batch_size=1", 1, "--steps should be 2")],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_loads(recipe_file, variant, steps, match):  # noqa: F811
     with pytest.raises(UserError, match=match):
-        measure(recipes.read(recipe_file), variant=["optimizer.batch=1", variant], steps=steps)
+        measure(recipes.read(recipe_file), variant=["optimizer.train_batch_size=1", variant], steps=steps)
 
 
 @pytest.mark.parametrize("quantize", ["none", "nf4"])

@@ -48,7 +48,7 @@ def test_an_adapter_has_the_size_of_published_ones(targets, rank, layers, megaby
 def test_operations_are_those_of_the_blocks_matrices_and_attention(checkpointing, side, tera):
     recipe = shipped(
         "impressionism", f"data.resolution=[{side}x{side}]", f"model.gradient_checkpointing={checkpointing}",
-        "optimizer.accumulate=1", "adapter.targets=attention", "adapter.rank=1",
+        "optimizer.gradient_accumulation_steps=1", "adapter.targets=attention", "adapter.rank=1",
     )  # fmt: skip
     assert plan.predict(recipe, cards.of_size(24)).operations / 1e12 == pytest.approx(tera, rel=0.01)
 
@@ -71,7 +71,7 @@ def test_a_quantized_weight_takes_the_bytes_that_are_counted(quantize):
     ],
 )  # fmt: skip
 def test_what_is_counted_on_shapes_is_what_a_real_step_allocates(overrides):
-    recipe = shipped("miniature", "optimizer.batch=2", "data.resolution=[96x96]", *overrides)
+    recipe = shipped("miniature", "optimizer.train_batch_size=2", "data.resolution=[96x96]", *overrides)
     facts = plan.facts_of(recipe.model)
     shape = plan.shape_of(recipe, facts, (96, 96), CPU)
     costs = plan.costs_of(plan.layers_of(facts, recipe), shape, recipe.model, facts)
@@ -191,7 +191,7 @@ def test_of_a_sharded_base_a_process_holds_its_part_and_the_blocks_in_use(capsys
 
 
 def test_what_cannot_fit_is_refused_with_the_nearest_recipe_that_does(capsys):
-    large = ["plan", str(recipes.SHIPPED / "48gb.yaml"), "optimizer.batch=8", "data.resolution=1024"]
+    large = ["plan", str(recipes.SHIPPED / "48gb.yaml"), "optimizer.train_batch_size=8", "data.resolution=1024"]
     assert training.main([*large, "--vram", "7"]) == 2
     message = capsys.readouterr().err
     assert (
@@ -235,8 +235,9 @@ MEASURED = json.loads((Path(__file__).parents[1] / "benchmarks" / "gpu.json").re
 def test_it_says_what_an_h200_took(row):
     """Left out: blocks that wait, which travel as fast as the host lets them. A row of 77 tokens is 3.01 % off."""
     recipe = shipped(
-        "impressionism", *row["variant"].split(), "adapter.rank=16", "optimizer.name=adamw8bit", "optimizer.batch=1",
-        "optimizer.accumulate=1", "optimizer.steps=6", "optimizer.warmup=0",
+        "impressionism", *row["variant"].split(), "adapter.rank=16", "optimizer.name=adamw8bit",
+        "optimizer.train_batch_size=1", "optimizer.gradient_accumulation_steps=1", "optimizer.steps=6",
+        "optimizer.lr_warmup_steps=0",
     )  # fmt: skip
     found = plan.predict(recipe, cards.of_size(141))
     assert found.peak == pytest.approx(row["peak"], rel=0.035 if row["peer"] else 0.03)

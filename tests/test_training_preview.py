@@ -13,7 +13,7 @@ from training.base import inject_adapter, prepare
 
 def test_previews_are_painted_from_the_same_noise_and_laid_out_step_by_prompt(recipe_file, tmp_path):  # noqa: F811
     options = ["preview.prompts=[a ball, a red ball]", "preview.every=4", "preview.steps=2", "preview.size=64x64",
-               "optimizer.rate=0.05"]  # fmt: skip
+               "optimizer.learning_rate=0.05"]  # fmt: skip
     fit.fit(recipes.read(recipe_file, options))
     previews = tmp_path / "run" / "previews"
     steps = ["step-000000", "step-000004", "step-000008"]

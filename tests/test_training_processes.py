@@ -25,7 +25,7 @@ from impressionism.errors import UserError
 from training import fit
 from training import recipe as recipes
 from training.base import inject_adapter, prepare
-from training.options import TrainingConfig
+from training.recipe import TrainingConfig
 
 # A process that imports the libraries once, never trains itself (autograd's threads do not survive a fork), and forks.
 HARNESS = """
@@ -152,9 +152,15 @@ def test_ended_at_thirty_random_moments_it_still_comes_out_the_same_bit_for_bit(
 
 
 def test_two_processes_with_half_the_batch_agree_with_one(recipe_file, tmp_path):  # noqa: F811
-    one = recipes.read(recipe_file, ["optimizer.batch=4", f"run.folder={tmp_path / 'one'}"])
+    one = recipes.read(recipe_file, ["optimizer.train_batch_size=4", f"run.folder={tmp_path / 'one'}"])
     fit.fit(one)
-    both = ["fit", recipe_file, "optimizer.batch=2", f"run.folder={tmp_path / 'two'}", f"run.cache={tmp_path / 'new'}"]
+    both = [
+        "fit",
+        recipe_file,
+        "optimizer.train_batch_size=2",
+        f"run.folder={tmp_path / 'two'}",
+        f"run.cache={tmp_path / 'new'}",
+    ]
     result = on_two_processes(*both)
     assert result.returncode == 0, result.stderr
     expected = weights_of(tmp_path / "one")
@@ -183,8 +189,8 @@ def test_a_second_run_in_the_folder_is_refused(recipe_file):  # noqa: F811
 def test_a_sharded_base_gives_the_same_adapter_and_previews_and_the_run_can_be_resumed(recipe_file, tmp_path):  # noqa: F811
     options = ["model.quantize=none", "model.gradient_checkpointing=1", "preview.prompts=[a ball]", "preview.steps=2",
                "preview.size=64x64", "preview.every=4"]  # fmt: skip
-    one = recipes.read(recipe_file, [*options, "optimizer.batch=3", f"run.folder={tmp_path / 'one'}"])
-    three = [*options, "optimizer.batch=1", "model.shard=true", f"run.folder={tmp_path / 'three'}"]
+    one = recipes.read(recipe_file, [*options, "optimizer.train_batch_size=3", f"run.folder={tmp_path / 'one'}"])
+    three = [*options, "optimizer.train_batch_size=1", "model.shard=true", f"run.folder={tmp_path / 'three'}"]
     losses = on_processes(3, stopped_and_resumed, recipes.read(recipe_file, three))
     record = fit.fit(one)
     assert record and losses[0] == pytest.approx(record.validation_loss, rel=1e-5)

@@ -24,7 +24,7 @@ from impressionism.names import WEIGHTS_FILE
 from impressionism.records import Candidate, Estimate, Provenance, Run, Scores
 from training import __main__ as training
 from training import examples, parcel, recipe
-from training.options import Data
+from training.recipe import Data
 
 CARD = """---
 license: mit

@@ -25,12 +25,12 @@ def test_overrides_win_and_take_their_type(tmp_path):
     path = write(tmp_path, "data: {source: here}\nadapter: {rank: 4}")
     overrides = [
         "adapter.rank=8",
-        "optimizer.rate=1e-3",
+        "optimizer.learning_rate=1e-3",
         "data.resolution=[64x64, 96x64]",
         "data.instance_prompt=",
     ]
     recipe = recipes.read(path, overrides)
-    assert (recipe.adapter.rank, recipe.optimizer.rate) == (8, 1e-3)
+    assert (recipe.adapter.rank, recipe.optimizer.learning_rate) == (8, 1e-3)
     assert recipe.data.resolution == ("64x64", "96x64")
     assert recipe.data.instance_prompt is None
 
@@ -52,7 +52,7 @@ def test_all_problems_are_told_at_once_with_their_paths(tmp_path):
     for part in (
         "data.source: is missing", "data.resolution: should be a multiple of 16", "data.held_out: ",
         "adapter.rnk: no such key (did you mean rank?)", "adapter.rank: ", "not 'many'", "adapter.targets: ",
-        "optimizer: warmup (20) should be shorter than steps (10)", "flow.shift: ", "previews: no such key",
+        "optimizer: lr_warmup_steps (20) should be shorter than steps (10)", "flow.shift: ", "previews: no such key",
         "run.seeed: no such key (did you mean seed?)", "'steps=4' should read section.key=value",
     ):  # fmt: skip
         assert part in message
@@ -82,7 +82,7 @@ def test_only_an_unquantized_base_on_the_card_is_sharded(tmp_path, beside):
 def test_keys_may_follow_options_and_nothing_else_may(capsys):
     recipe = str(SHIPPED[0].with_name("8gb.yaml"))
     said = []
-    for order in (["optimizer.batch=2", "--vram", "24"], ["--vram", "24", "optimizer.batch=2"]):
+    for order in (["optimizer.train_batch_size=2", "--vram", "24"], ["--vram", "24", "optimizer.train_batch_size=2"]):
         assert command.main(["plan", recipe, "--json", *order]) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1]

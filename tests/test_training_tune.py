@@ -29,7 +29,7 @@ from training import __main__ as training
 from training import adapter, cache, fit, tune
 from training import recipe as recipes
 from training.base import inject_adapter, prepare
-from training.options import Adapter
+from training.recipe import Adapter
 
 HERE = Path(__file__).parents[1]
 
@@ -55,8 +55,9 @@ def recipe_file(tiny_flux, pictures, tmp_path):
         model: {{base: {tiny_flux}, quantize: nf4, device: cpu}}
         data: {{source: {pictures}, resolution: 32, held_out: 0.2}}
         adapter: {{rank: 4, targets: attention}}
-        optimizer: {{steps: 20, batch: 2, rate: 1e-3}}
-        tune: {{trials: 6, steps: 8, rungs: 2, ranks: [2, 4], rates: [1e-4, 3e-2], targets: [attention, style]}}
+        optimizer: {{steps: 20, train_batch_size: 2, learning_rate: 1e-3}}
+        tune: {{trials: 6, steps: 8, rungs: 2, ranks: [2, 4], learning_rates: [1e-4, 3e-2],
+                targets: [attention, style]}}
         run: {{folder: {tmp_path / "run"}, cache: {pictures / "cache"}}}
     """)
     return path
@@ -127,7 +128,7 @@ def test_a_study_ends_stops_trials_early_and_comes_out_the_same_again(recipe_fil
     assert len({json.dumps(trial.params) for trial in first.trials}) == 6
     own = recipes.read(recipe_file)
     assert first.trials[0].params["adapter.rank"] == own.adapter.rank
-    assert first.trials[0].params["optimizer.rate"] == own.optimizer.rate
+    assert first.trials[0].params["optimizer.learning_rate"] == own.optimizer.learning_rate
 
 
 def test_the_best_recipe_trains_to_what_the_study_saw(recipe_file, tmp_path):
@@ -154,13 +155,13 @@ def test_the_report_says_which_number_mattered_and_keeps_what_went_astray_at_the
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(20):
         trial = study.ask()
-        rate = tune.suggest(trial, recipe.tune)["optimizer.rate"]
+        rate = tune.suggest(trial, recipe.tune)["optimizer.learning_rate"]
         score = 1 + abs(np.log(rate / 3e-3)) / 10 if trial.number else 1000.0  # the first went astray
         trial.report(score, 8)
         study.tell(trial, score)
     page = tune.tune_report.page("<reeds>", study.trials, study.best_trial, recipe)
     rows = page[page.index("What mattered") :]
-    assert rows.index("optimizer.rate") < min(rows.index(path) for path in tune.CHOICES)
+    assert rows.index("optimizer.learning_rate") < min(rows.index(path) for path in tune.CHOICES)
     assert "&lt;reeds&gt;" in page and "<reeds>" not in page and "No trial beat the base" in page
     assert "trial 0: held-out loss +99900.00%" in page
     heights = [float(height) for height in re.findall(r'cy="([\d.]+)"', page)]
@@ -309,15 +310,15 @@ def test_an_adapter_on_an_offloaded_layer_lies_where_the_layer_computes():
 
 @pytest.mark.parametrize("changes, sentence", [
     (["data.held_out=0"], "set data.held_out above 0"),
-    (["optimizer.warmup=8"], "optimizer.warmup (8) should be shorter than tune.steps (8)"),
+    (["optimizer.lr_warmup_steps=8"], "optimizer.lr_warmup_steps (8) should be shorter than tune.steps (8)"),
     (["tune.ranks=[0]"], "tune.ranks.0: should be greater than or equal to 1, not 0"),
     (["tune.ranks=[4, 4]"], "tune.ranks: should name at least one choice, and none twice, not [4, 4]"),
-    (["tune.rates=[1e-3, 1e-4]"], "tune.rates: should be the least and the greatest, above 0 and up to 1"),
+    (["tune.learning_rates=[1e-3, 1e-4]"], "should be the least and the greatest, above 0 and up to 1"),
     (["tune.caption_dropout=[0, 2]"], "tune.caption_dropout: should be the least and the greatest, from 0 to 1"),
     (["tune.shifts=[-1]"], 'tune.shifts: should be a number above 0 or "resolution", not -1'),
     (["tune.steps=3"], "steps (3) should be at least 4 to be halved 2 times"),
-    (["tune.ranks=[4]", "tune.rates=[1e-3, 1e-3]", "tune.targets=[all]", "tune.sigmas=[uniform]", "tune.shifts=[1]",
-      "tune.caption_dropout=[0, 0]"], "should leave something to search: the space has one point"),
+    (["tune.ranks=[4]", "tune.learning_rates=[1e-3, 1e-3]", "tune.targets=[all]", "tune.sigmas=[uniform]",
+      "tune.shifts=[1]", "tune.caption_dropout=[0, 0]"], "should leave something to search: the space has one point"),
     (["tune.storage=sqlite:////nowhere/study.db"], "The database of tune.storage cannot be opened"),
     (["tune.storage=postgresql://monet:secret@127.0.0.1:1/tune"], "The database of tune.storage cannot be opened"),
     (["tune.storage=nothing"], "The database of tune.storage cannot be opened"),
@@ -331,11 +332,11 @@ def test_what_cannot_be_searched_is_refused_in_one_sentence(recipe_file, capsys,
 def test_a_study_of_another_recipe_is_refused_but_a_longer_one_goes_on(recipe_file):
     recipe = recipes.read(recipe_file)
     tune.open_study(recipe)
-    with pytest.raises(UserError, match=r"optimizer.batch is 2 there and 1 here; set run.folder"):
-        tune.open_study(recipes.read(recipe_file, ["optimizer.batch=1"]))
+    with pytest.raises(UserError, match=r"optimizer.train_batch_size is 2 there and 1 here; set run.folder"):
+        tune.open_study(recipes.read(recipe_file, ["optimizer.train_batch_size=1"]))
     with pytest.raises(UserError, match=r"adapter.ranks is {} there and {'to_q': 2} here"):
         tune.open_study(recipes.read(recipe_file, ["adapter.ranks={to_q: 2}"]))
-    tune.open_study(recipes.read(recipe_file, ["tune.trials=9", "optimizer.rate=0.5", "preview.every=3"]))
+    tune.open_study(recipes.read(recipe_file, ["tune.trials=9", "optimizer.learning_rate=0.5", "preview.every=3"]))
 
 
 def test_several_processes_are_told_to_be_workers(recipe_file, monkeypatch):

@@ -19,7 +19,7 @@ from impressionism.modulation import MODULATION
 from impressionism.names import WEIGHTS_FILE
 from training import flow
 from training.lora import FrozenLinear, LoraLinear
-from training.options import Adapter
+from training.recipe import Adapter
 
 # Patterns of whole names: a bare "proj_out" would also take the model's last layer.
 BLOCKS = r"(single_)?transformer_blocks\.\d+\."

@@ -21,7 +21,7 @@ from training import adapter, cache, examples, flow
 from training.batches import Batch, Latents, Loader, MicroBatch
 from training.cache import Cache
 from training.examples import Example, say
-from training.options import TrainingConfig
+from training.recipe import TrainingConfig
 
 COMPILER = "inductor"  # of torch.compile
 

@@ -12,7 +12,7 @@ from diffusers import FluxPipeline
 from training import flow
 from training.cache import Cache
 from training.examples import Example, Order, Size
-from training.options import Data, TrainingConfig
+from training.recipe import Data, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,21 @@ class Schedule:
         self, recipe: TrainingConfig, examples: list[Example], latents: Latents, *, rank: int = 0, world: int = 1
     ):
         self.recipe, self.latents, self.rank = recipe, latents, rank
-        self.batch = recipe.optimizer.batch
+        self.batch = recipe.optimizer.train_batch_size
         self.together = self.batch * world
         self.order = Order(examples, batch=self.together, seed=recipe.run.seed)
 
     def __getitem__(self, step: int) -> list[MicroBatch]:
         options, run = self.recipe.optimizer, self.recipe.run
         sigmas = flow.sample_sigmas(
-            self.together * options.accumulate, flow.generator(run.seed, "sigmas", step),
+            self.together * options.gradient_accumulation_steps, flow.generator(run.seed, "sigmas", step),
             distribution=self.recipe.flow.sigmas, mean=self.recipe.flow.mean, std=self.recipe.flow.std,
         ).split(self.together)  # fmt: skip
         mine = slice(self.rank * self.batch, (self.rank + 1) * self.batch)
-        return [self._part(step * options.accumulate + place, sigma, mine) for place, sigma in enumerate(sigmas)]
+        return [
+            self._part(step * options.gradient_accumulation_steps + place, sigma, mine)
+            for place, sigma in enumerate(sigmas)
+        ]
 
     def _part(self, index: int, sigma: torch.Tensor, mine: slice) -> MicroBatch:
         examples = self.order[index][mine]

@@ -34,7 +34,7 @@ from impressionism.hub import PIPELINE_FILES, folder_of, sha256_of, without_bars
 from impressionism.quantize import give_back_memory
 from training import examples as intake
 from training.examples import Example, Size, say
-from training.options import Model, TrainingConfig
+from training.recipe import Model, TrainingConfig
 
 PIXELS = {"cuda": 1024 * 1024, "cpu": 80 * 1024}  # through the VAE at once; more no longer fit a CPU's caches
 CAPTIONS = 16  # through the text encoders at once

@@ -25,7 +25,7 @@ from training import examples as intake
 from training.captioner import Captioner, Endpoint, Local, NoCaption
 from training.content import content_of, style_words
 from training.examples import Row, say
-from training.options import TrainingConfig
+from training.recipe import TrainingConfig
 
 IN_A_ROW = 20  # failures after which it is not the pictures' fault
 NOT_AN_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from PIL import Image
 
 from impressionism.errors import UserError
-from training.options import Caption, Model
+from training.recipe import Caption, Model
 
 TIMEOUT = 300.0  # seconds for an answer: a server on a CPU takes long
 BACKOFF = 1.0  # seconds before the second try; doubled for each further one

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from impressionism.errors import UserError
 from impressionism.pictorial import to_lab
 from training.examples import sample_id, say, to_rgb
-from training.options import Curate, TrainingConfig
+from training.recipe import Curate, TrainingConfig
 from training.report import ImageRecord, Reason, write_report
 from training.sources import Source, open_source, same_word
 

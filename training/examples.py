@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from impressionism.errors import UserError
-from training.options import MULTIPLE, Data
+from training.recipe import MULTIPLE, Data
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 SHAPES = ((1, 1), (5, 4), (4, 5), (4, 3), (3, 4), (3, 2), (2, 3), (16, 9), (9, 16))  # width : height

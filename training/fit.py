@@ -36,7 +36,7 @@ from training.base import TrainingContext, inject_adapter, losses, prepare
 from training.batches import MicroBatch, Schedule
 from training.examples import Example, say
 from training.log import Log, Meter
-from training.options import Data, Optimizer, TrainingConfig
+from training.recipe import Data, Optimizer, TrainingConfig
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "bitsandbytes", "safetensors")
 FREE = (  # sections and keys that change no number of a run
@@ -129,7 +129,7 @@ def upcoming(
 ) -> Iterator[list[tuple[MicroBatch, Rows | None]]]:
     """The parts of step after step, with their modulation."""
     schedule = Schedule(recipe, base.trained_on, base.latents, rank=base.rank, world=base.world)
-    accumulate = recipe.optimizer.accumulate
+    accumulate = recipe.optimizer.gradient_accumulation_steps
     some = max(1, AHEAD // accumulate)
     for start in range(step, recipe.optimizer.steps, some):
         steps = [schedule[index] for index in range(start, min(start + some, recipe.optimizer.steps))]
@@ -144,13 +144,13 @@ def take_step(
 ) -> tuple[float, float, float]:  # fmt: skip
     """One optimizer step: its loss, its rate, its gradient's norm; where that is not finite the weights stay good."""
     options = recipe.optimizer
-    rate = options.rate * rate_factor(step, options.steps, options.warmup, options.schedule)
+    rate = options.learning_rate * rate_factor(step, options.steps, options.lr_warmup_steps, options.lr_scheduler)
     for group in optimizer.param_groups:
         group["lr"] = rate
     loss = step_gradient(base, recipe, parts)
     [whole] = optimizer.param_groups[0]["params"]
     whole.grad = mean_gradient(base, weights)
-    norm = float(torch.nn.utils.clip_grad_norm_([whole], options.clip))
+    norm = float(torch.nn.utils.clip_grad_norm_([whole], options.max_grad_norm))
     if math.isfinite(norm):
         optimizer.step()
         average(averages, weights, options.ema, step)
@@ -208,7 +208,11 @@ def rate_factor(step: int, steps: int, warmup: int, schedule: str) -> float:
 def make_optimizer(options: Optimizer, weights: Weights) -> torch.optim.Optimizer:
     """Of one parameter that holds all the weights, which become views of it, so once for each adapter: its step is then
     a few operations, not a few for each weight."""
-    settings: dict[str, Any] = {"params": [joined(weights)], "lr": options.rate, "weight_decay": options.weight_decay}
+    settings: dict[str, Any] = {
+        "params": [joined(weights)],
+        "lr": options.learning_rate,
+        "weight_decay": options.weight_decay,
+    }
     if options.name == "adamw8bit":
         import bitsandbytes
 
@@ -279,7 +283,7 @@ def _stop(good: Path, parts: list[tuple[MicroBatch, Rows | None]]) -> None:
     names = ", ".join(example.name for part, _ in parts for example in part.examples)
     raise UserError(
         f"The gradient of the step after {good} is not finite (pictures: {names}); that state is the last good one: "
-        "lower optimizer.rate, or take the picture out, and begin again in another run.folder."
+        "lower optimizer.learning_rate, or take the picture out, and begin again in another run.folder."
     )
 
 

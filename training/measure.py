@@ -23,7 +23,7 @@ from training import recipe as recipes
 from training.base import TrainingContext, inject_adapter, prepare
 from training.cards import GIB
 from training.log import Meter
-from training.options import TrainingConfig
+from training.recipe import TrainingConfig
 
 # Keys of `model` that leave the base as it is.
 NOT_THE_BASE = {"gradient_checkpointing": False, "max_sequence_length": 512}
@@ -54,7 +54,7 @@ def measure(recipe: TrainingConfig, *, variant: list[str], steps: int, json: boo
         raise UserError("--steps should be 2 at least: the first warms up and is left out.")
     if cache.processes(recipe.model).num_processes > 1:
         raise UserError("Steps are measured in one process: start `python -m training measure` by itself.")
-    short = recipes.changed(recipe, [f"optimizer.steps={steps}", "optimizer.warmup=0"])
+    short = recipes.changed(recipe, [f"optimizer.steps={steps}", "optimizer.lr_warmup_steps=0"])
     asked = [(text, recipes.changed(short, text.split())) for text in variant or [""]]
     base, its = None, None
     for text, wanted in asked:

@@ -27,7 +27,7 @@ from training import recipe as recipes
 from training.cards import GIB, GpuSpec
 from training.examples import Size
 from training.footprint import META, Block, Cost, Moment, Shape
-from training.options import COMPILABLE, Model, Optimizer, TrainingConfig
+from training.recipe import COMPILABLE, Model, Optimizer, TrainingConfig
 
 FINEST_FIRST = ("none", "int8", "nf4")  # int4 saves nothing over nf4, and int2 is left to those who ask for it
 SPARE = 1.08  # times what is counted on a GPU: an allocator's memory lies in pieces, of which no peak tells
@@ -169,7 +169,7 @@ def predict(recipe: TrainingConfig, card: GpuSpec, pictures: int | None = None, 
     sizes = [max(sizes, key=math.prod) for sizes in buckets]
     shapes = sorted((shape_of(recipe, facts, size, card) for size in sizes), key=lambda shape: shape.image)
     costs = [costs_of(blocks, shape, model, facts) for shape in shapes]
-    shape, dtype, steps = shapes[-1], shapes[-1].dtype, options.steps * options.accumulate
+    shape, dtype, steps = shapes[-1], shapes[-1].dtype, options.steps * options.gradient_accumulation_steps
 
     packed = [sum(_stored(layer, shape) for layer in block if not left_out(layer, shape)) for block in blocks]
     offloaded = packed[max(0, len(blocks) - model.offload) :]
@@ -180,7 +180,7 @@ def predict(recipe: TrainingConfig, card: GpuSpec, pictures: int | None = None, 
     gathered = GATHERED * max(packed) if share < whole else 0
     numbers = sum(layer.numbers for layer in layers)
     state = optimizer_bytes(options, numbers)
-    rows = sum(layer.rows for layer in layers if left_out(layer, shape)) * options.batch * dtype.itemsize
+    rows = sum(layer.rows for layer in layers if left_out(layer, shape)) * options.train_batch_size * dtype.itemsize
     ahead = rows * min(AHEAD, steps)
     resident = {
         f"base in {model.quantize}{', modulation left out' * shape.banked}": share - sum(offloaded),
@@ -198,7 +198,7 @@ def predict(recipe: TrainingConfig, card: GpuSpec, pictures: int | None = None, 
     return Prediction(
         recipe=recipe, card=card, parts=parts,
         loading=first + max(gathered, 2 * max(layer.rows * layer.columns for layer in layers)),
-        encoding=captions, encoding_pictures=pixels, operations=operations * options.accumulate,
+        encoding=captions, encoding_pictures=pixels, operations=operations * options.gradient_accumulation_steps,
         seconds=step_seconds(recipe, shape, card, operations, passes(blocks, model), sum(offloaded)),
         layers=sum(layer.rank > 0 for layer in layers), numbers=numbers,
         adapter=numbers * getattr(torch, recipe.adapter.dtype).itemsize,
@@ -214,12 +214,12 @@ def step_seconds(
     model = recipe.model
     travel = offloaded * (3 if model.gradient_checkpointing is True else 2) / TRAVEL
     computing = cards.seconds(card, operations, passes, model.quantize, model.compile, shape.text)
-    return recipe.optimizer.accumulate * (computing + travel)
+    return recipe.optimizer.gradient_accumulation_steps * (computing + travel)
 
 
 def at_the_peak(moment: Moment, options: Optimizer, numbers: int) -> dict[str, int]:
     """What comes and goes with a step, at its fullest: in a pass, or while all gradients are copied into one."""
-    gradients = 4 * numbers if options.accumulate > 1 else moment.gradients
+    gradients = 4 * numbers if options.gradient_accumulation_steps > 1 else moment.gradients
     if moment.kept + gradients + moment.passing < 8 * numbers:
         return {"gradients": 4 * numbers, "for the moment": 4 * numbers}
     return {"gradients": gradients, "activations kept": moment.kept, "for the moment": moment.passing}
@@ -231,14 +231,14 @@ def shape_of(recipe: TrainingConfig, facts: Facts, size: Size, card: GpuSpec) ->
     return Shape(
         width=config["num_attention_heads"] * config["attention_head_dim"],
         heads=config["num_attention_heads"],
-        batch=recipe.optimizer.batch,
+        batch=recipe.optimizer.train_batch_size,
         image=math.prod(size) // 256,
         text=min(model.max_sequence_length, facts.text_tokens),
         dtype=automatic if model.dtype == "auto" else getattr(torch, model.dtype),
         quantize=model.quantize,
         gpu=card.gpu,
         banked=model.modulation_bank and recipe.adapter.targets != "every",
-        accumulating=recipe.optimizer.accumulate > 1,
+        accumulating=recipe.optimizer.gradient_accumulation_steps > 1,
     )
 
 
@@ -434,7 +434,7 @@ def refusal(recipe: TrainingConfig, card: GpuSpec) -> str:
     other = f"the nearest that fits is training/recipes/{fits.name}. Or lower" if fits else "lower"
     return (
         f"{card.name} has {_size(card.memory)} for a run, and this recipe needs {_size(least.needed)} at the least; "
-        f"{other} data.resolution, optimizer.batch or adapter.rank."
+        f"{other} data.resolution, optimizer.train_batch_size or adapter.rank."
     )
 
 
@@ -463,7 +463,7 @@ def as_text(prediction: Prediction) -> str:
     rows += [("while pictures are encoded", _size(one.encoding_pictures))]
     rows += [("while captions are encoded", _size(one.encoding))]
     rows += [("", "")]
-    count = options.batch * options.accumulate
+    count = options.train_batch_size * options.gradient_accumulation_steps
     each = "1 picture" if count == 1 else f"{count} pictures"
     rows += [("a step", f"{_time(one.seconds)} ({each}) at {card.rate / 1e12:.3g} TFLOPS ({card.why})")]
     rows += [(f"{options.steps} steps", _time(one.hours * 3600))]

@@ -15,7 +15,7 @@ from impressionism.paint import render
 from impressionism.records import GenerationParams
 from training.base import TrainingContext
 from training.log import Log
-from training.options import Preview, TrainingConfig
+from training.recipe import Preview, TrainingConfig
 
 SIDE = 256  # pixels of a picture on the sheet, at most
 

@@ -26,8 +26,8 @@ from huggingface_hub.utils.sha import git_hash
 from impressionism import names
 from impressionism.errors import UserError
 from training.examples import say
-from training.options import TrainingConfig
 from training.parcel import UploadBundle, gather, one_line
+from training.recipe import TrainingConfig
 
 if TYPE_CHECKING:
     from impressionism.pipeline import Painter  # loaded late: a push that has nothing to do is quick

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from training.options import Curate
+from training.recipe import Curate
 
 STYLE = Path(__file__).with_suffix(".css")
 THUMBNAIL = 180  # px

@@ -13,7 +13,7 @@ import datasets
 
 from impressionism.errors import UserError
 from training import examples
-from training.options import Curate, Data
+from training.recipe import Curate, Data
 
 COLUMNS = {  # what is taken over, from the first of these columns that there is
     "text": ("text", "caption", "prompt"),

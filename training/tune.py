@@ -29,12 +29,12 @@ from training.base import TrainingContext, inject_adapter, prepare
 from training.batches import MicroBatch
 from training.examples import say
 from training.fit import judged, make_optimizer, signals, take_step, upcoming
-from training.options import TrainingConfig, Tune
+from training.recipe import TrainingConfig, Tune
 
 HEARTBEAT = 30  # s between a running trial's signs of life; after four without one it counts as lost
 POLL = 2  # s between two looks at the trials of other workers
 CHOICES = {"adapter.rank": "ranks", "adapter.targets": "targets", "flow.sigmas": "sigmas", "flow.shift": "shifts"}
-SPANS = {"optimizer.rate": "rates", "data.caption_dropout": "caption_dropout"}
+SPANS = {"optimizer.learning_rate": "learning_rates", "data.caption_dropout": "caption_dropout"}
 FREE = {  # sections and keys in which the workers of a study may differ: none of them changes a trial
     "curate", "caption", "preview", "model.device", "model.keep_quantized", "optimizer.steps", "run.folder",
     "run.cache", "run.log_every", "run.validate_every", "run.checkpoint_every", "run.keep", "run.save",
@@ -80,11 +80,11 @@ def tune(recipe: TrainingConfig) -> bool:
 
 def _check(recipe: TrainingConfig) -> None:
     """What pydantic does not see: it would only come out after the base is loaded."""
-    options, warmup = recipe.tune, recipe.optimizer.warmup
+    options, warmup = recipe.tune, recipe.optimizer.lr_warmup_steps
     if not recipe.data.held_out:
         raise UserError("A trial is judged by held-out pictures: set data.held_out above 0.")
     if warmup >= options.steps:
-        raise UserError(f"optimizer.warmup ({warmup}) should be shorter than tune.steps ({options.steps}).")
+        raise UserError(f"optimizer.lr_warmup_steps ({warmup}) should be shorter than tune.steps ({options.steps}).")
     if cache.processes(recipe.model).num_processes > 1:
         raise UserError("A trial runs in one process: start `python -m training tune` once for each GPU instead.")
 
@@ -200,7 +200,10 @@ class Sampler(BaseSampler):
 def suggest(trial: Trial, options: Tune) -> dict[str, Any]:
     """This trial's numbers, by their path in the recipe."""
     choices = {path: trial.suggest_categorical(path, getattr(options, key)) for path, key in CHOICES.items()}
-    spans = {path: trial.suggest_float(path, *getattr(options, key), log=key == "rates") for path, key in SPANS.items()}
+    spans = {
+        path: trial.suggest_float(path, *getattr(options, key), log=key == "learning_rates")
+        for path, key in SPANS.items()
+    }
     return choices | spans
 
 
@@ -350,7 +353,7 @@ def _conclude(study: optuna.Study, recipe: TrainingConfig) -> bool:
         say(f"{folder}: left with {left} trials to do; the same command goes on from there.")
         return False
     if best is None:
-        say(f"{folder}: done, but no trial came to its end; lower tune.rates. See {folder / 'report.html'}.")
+        say(f"{folder}: done, but no trial came to its end; lower tune.learning_rates. See {folder / 'report.html'}.")
         return True
     say(f"{folder}: done. The best is trial {best.number}, {tune_report.outcome(best)}; see {folder / 'report.html'}.")
     say(f"Train with its numbers: python -m training fit {folder / 'best.yaml'}")

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from training.options import TrainingConfig
+from training.recipe import TrainingConfig
 
 STYLES = [Path(__file__).with_name(name) for name in ("report.css", "tune_report.css")]
 WIDE, NARROW = (1080, 300), (520, 230)  # px

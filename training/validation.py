@@ -8,7 +8,7 @@ import torch
 from training import flow
 from training.base import TrainingContext, losses
 from training.batches import MicroBatch, fixed_parts
-from training.options import TrainingConfig
+from training.recipe import TrainingConfig
 
 SIGMAS = flow.fixed_sigmas(4)
 
@@ -28,7 +28,9 @@ def parts_for(base: TrainingContext, recipe: TrainingConfig) -> list[MicroBatch]
     """Each held-out picture at each noise level."""
     pictures = sorted({example.id for example in base.held_out})[: recipe.run.validation_pictures]
     return fixed_parts(
-        [example for example in base.held_out if example.id in pictures], SIGMAS, batch=recipe.optimizer.batch
+        [example for example in base.held_out if example.id in pictures],
+        SIGMAS,
+        batch=recipe.optimizer.train_batch_size,
     )
 
 

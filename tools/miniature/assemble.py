@@ -57,7 +57,7 @@ def train_adapter(out: Path, work: Path, steps: int) -> None:
         "run.folder": run,
         "run.cache": work / "cache",
         "optimizer.steps": steps,
-        "optimizer.warmup": min(20, steps - 1),
+        "optimizer.lr_warmup_steps": min(20, steps - 1),
     }
     fit(read(RECIPE, [f"{key}={value}" for key, value in overrides.items()]))
     (out / "adapter").mkdir(exist_ok=True)
