@@ -32,12 +32,3 @@ def from_environment(what: str) -> str | None:
 def on_zero_gpu() -> bool:
     """There a card is emulated until a visitor's call, so its memory says nothing."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
-OLD_RECIPE_KEYS = {  # `section.key` of a training recipe, as published ones and earlier runs have it → its name now
-    "optimizer.rate": "learning_rate",
-    "optimizer.warmup": "lr_warmup_steps",
-    "optimizer.schedule": "lr_scheduler",
-    "optimizer.clip": "max_grad_norm",
-    "optimizer.batch": "train_batch_size",
-    "optimizer.accumulate": "gradient_accumulation_steps",
-    "tune.rates": "learning_rates",
-}

@@ -15,11 +15,20 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from impressionism.errors import UserError
-from impressionism.names import OLD_RECIPE_KEYS, TRIGGER
+from impressionism.names import TRIGGER
 
 SHIPPED = Path(__file__).parent / "recipes"
 MULTIPLE = 16  # px: the autoencoder's 8 times the transformer's 2 × 2 patches
 COMPILABLE = ("none", "nf4")  # precisions whose blocks torch.compile takes whole
+OLD_KEYS = {  # as published recipes and earlier runs have them → their names now
+    "optimizer.rate": "learning_rate",
+    "optimizer.warmup": "lr_warmup_steps",
+    "optimizer.schedule": "lr_scheduler",
+    "optimizer.clip": "max_grad_norm",
+    "optimizer.batch": "train_batch_size",
+    "optimizer.accumulate": "gradient_accumulation_steps",
+    "tune.rates": "learning_rates",
+}
 
 Rank = Annotated[int, Field(ge=1, le=1024)]
 Targets = Literal["attention", "all", "every", "style", "compact"]
@@ -439,7 +448,10 @@ class TrainingConfig(Section):
 
 
 def read(path: Path, overrides: list[str] | None = None) -> TrainingConfig:
-    """The recipe at `path` with `section.key=value` laid over it; raises UserError with every problem."""
+    """The recipe at `path`, or the shipped one of that name, with `section.key=value` laid over it; raises UserError
+    with every problem."""
+    if not path.exists() and (shipped := SHIPPED / f"{path}.yaml").exists():
+        path = shipped
     values = _load(path)
     if isinstance(run := values.setdefault("run", {}), dict):
         run.setdefault("folder", f"runs/{path.stem}")
@@ -507,7 +519,7 @@ def _validated(values: dict[str, Any], overrides: list[str], where: str) -> Trai
 def _rename_old_keys(values: dict[str, Any]) -> list[str]:
     """Old names of keys become the present ones; a problem for each that is there under both."""
     problems = []
-    for old, new in OLD_RECIPE_KEYS.items():
+    for old, new in OLD_KEYS.items():
         section, _, key = old.partition(".")
         if isinstance(keys := values.get(section), dict) and key in keys:
             value = keys.pop(key)
@@ -525,8 +537,8 @@ def _override(values: dict[str, Any], override: str) -> list[str]:
         return [f"{override!r} should read section.key=value"]
     if not isinstance(values.setdefault(section, {}), dict):
         return []  # the section itself is wrong, and the validation says so
-    key = OLD_RECIPE_KEYS.get(path, key)
-    for old, new in OLD_RECIPE_KEYS.items():  # what the file says under an old name gives way, too
+    key = OLD_KEYS.get(path, key)
+    for old, new in OLD_KEYS.items():  # what the file says under an old name gives way, too
         if old.startswith(f"{section}.") and new == key:
             values[section].pop(old.removeprefix(f"{section}."), None)
     try:
