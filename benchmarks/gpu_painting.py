@@ -20,7 +20,7 @@ from benchmarks.gpu_scale import GIB, RANK, Scale, timed
 from benchmarks.measure import markdown, marked, not_measured
 from benchmarks.painting import in_one_batch
 from impressionism import names, plots
-from impressionism.compiled import blocks_of, compile_ahead, compile_blocks, enliven, use_packages
+from impressionism.compiled import blocks_of, compile_ahead, compile_blocks, use_packages
 from impressionism.modulation import Bank, modulation_ahead
 from impressionism.paint import compare, paint, sweep
 from impressionism.pipeline import Painter, first_line, load_pipeline
@@ -135,7 +135,6 @@ def prepare(painter: Painter, way: Way, short: GenerationParams, folder: Path) -
 
 def compile_within(pipe: FluxPipeline) -> None:
     """As compile_blocks, with room around each block for hooks, which no compiler reads."""
-    enliven(pipe)
     for block in itertools.chain.from_iterable(blocks_of(pipe).values()):
         block.forward = torch.compile(block.forward, fullgraph=True)
 

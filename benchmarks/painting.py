@@ -15,21 +15,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch._dynamo.utils import counters
 
 from benchmarks.measure import Ratio, in_turn, markdown, marked, processor, ratio, seconds_of, surroundings, taken
 from impressionism.compiled import compile_blocks
+from impressionism.lora import Update, inject, linears, lora_layers
 from impressionism.paint import PromptEmbeds, common, compare, encode, noise, paint, set_strength, sweep
-from impressionism.pipeline import ADAPTER_NAME, Painter, adapted, load_pipeline, lora_layers
+from impressionism.pipeline import ADAPTER_NAME, Painter, load_pipeline
 from impressionism.records import GenerationParams
 
 HERE = Path(__file__).parent
@@ -93,28 +91,19 @@ def pictures(painter: Painter, sampling: GenerationParams, repeats: int) -> dict
 
 
 def in_one_batch(painter: Painter, sampling: GenerationParams, strengths: Sequence[float]) -> None:
-    """A picture a strength, all in one pass: the scale is a column."""
+    """One picture for each strength, all in one pass: the layers' scalings have one row for each picture."""
     pipe: Any = painter.pipe
     words = encode(painter, sampling.prompt)
-    layers = lora_layers(pipe)
+    updates = [layer.updates[ADAPTER_NAME] for layer in lora_layers(pipe.transformer).values()]
     set_strength(pipe, 1.0)
-    held = [layer.scaling[ADAPTER_NAME] for layer in layers]
-    for layer, scale in zip(layers, held, strict=True):
-        layer.scaling[ADAPTER_NAME] = Column([scale * strength for strength in strengths])
+    held = [update.scaling for update in updates]
+    column = torch.tensor(strengths).view(-1, 1, 1)
+    for update, scaling in zip(updates, held, strict=True):
+        update.scaling = column.to(scaling) * scaling
     count = len(strengths)
     pipe(**common(pipe, sampling, repeated(words, count)), latents=noise(pipe, sampling).repeat(count, 1, 1))
-    for layer, scale in zip(layers, held, strict=True):
-        layer.scaling[ADAPTER_NAME] = scale
-
-
-class Column:
-    """Multiplies each picture of a batch by a scale of its own."""
-
-    def __init__(self, scales: list[float]):
-        self.scales = scales
-
-    def __rmul__(self, update: torch.Tensor) -> torch.Tensor:
-        return update * update.new_tensor(self.scales).view(-1, *[1] * (update.dim() - 1))
+    for update, scaling in zip(updates, held, strict=True):
+        update.scaling = scaling
 
 
 def together(painter: Painter, sampling: GenerationParams) -> None:
@@ -151,10 +140,8 @@ def adapter(repeats: int) -> dict:
     temb = torch.randn(1, WIDTH)
     rotary = (torch.ones(image + text, WIDTH // HEADS), torch.zeros(image + text, WIDTH // HEADS))
     plain = blocks()
-    dressed = inject_adapter_in_model(LoraConfig(r=16, target_modules=LINEAR), blocks(), ADAPTER_NAME)
-    for layer in dressed.modules():
-        if isinstance(layer, LoraLayer):
-            layer.forward = MethodType(adapted, layer)
+    dressed = blocks()
+    inject(dressed, ADAPTER_NAME, updates_for(dressed, rank=16), torch.float32)
 
     def run(both: Any) -> None:
         for block in both:
@@ -162,6 +149,15 @@ def adapter(repeats: int) -> dict:
 
     times = in_turn(repeats, adapter=lambda: run(dressed), none=lambda: run(plain))
     return {"seconds": times, "ratio": ratio(times["adapter"], times["none"])}
+
+
+def updates_for(model: nn.Module, rank: int, layers: Sequence[str] = LINEAR) -> dict[str, Update]:
+    """A random update for each linear layer whose name ends so."""
+    return {
+        path: Update(torch.randn(rank, linear.in_features), torch.randn(linear.out_features, rank), 1.0)
+        for path, linear in linears(model).items()
+        if path.endswith(tuple(layers)) and path != "proj_out"
+    }
 
 
 # ---- The slider
@@ -174,11 +170,10 @@ def slider(repeats: int) -> dict:
         pooled_projection_dim=16, num_layers=19, num_single_layers=38,
     )  # fmt: skip
     every = [*LINEAR, "norm1.linear", "norm1_context.linear", "norm.linear"]
-    names = [f".*transformer_blocks.*{name.replace('.', chr(92) + '.')}" for name in every]
-    transformer.add_adapter(LoraConfig(r=1, target_modules="|".join(names)), adapter_name=ADAPTER_NAME)
+    inject(transformer, ADAPTER_NAME, updates_for(transformer, 1, every), torch.float32)
     pipe: Any = type("Flux", (), {"transformer": transformer})
     times = [seconds_of(lambda s=turn: set_strength(pipe, s / repeats)) for turn in range(repeats)]
-    return {"layers": len(lora_layers(pipe)), "milliseconds": statistics.median(times) * 1000}
+    return {"layers": len(lora_layers(transformer)), "milliseconds": statistics.median(times) * 1000}
 
 
 def recompilations(painter: Painter, sampling: GenerationParams) -> int:

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
-from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
 
 from impressionism.errors import UserError
+from impressionism.lora import LoraLinear
 from impressionism.quantize import give_back_memory
 
 MODULATION = r"norm1\.linear|norm1_context\.linear|norm\.linear"  # of a block
@@ -60,9 +60,9 @@ class Bank:
         self.transformer: Any = transformer
         self.layers = []
         for name in list(_names(transformer)):
-            adapted = isinstance(transformer.get_submodule(name), LoraLayer)
+            adapted = isinstance(transformer.get_submodule(name), LoraLinear)
             layer = CachedModulation(files[f"{name}.weight"], name, device, dtype, adapted)
-            transformer.set_submodule(f"{name}.base_layer" if adapted else name, layer)
+            transformer.set_submodule(f"{name}.base" if adapted else name, layer)
             self.layers.append(layer)
 
     @torch.no_grad()

@@ -18,8 +18,9 @@ import torch
 from diffusers import FluxImg2ImgPipeline, FluxPipeline
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from impressionism import lora
 from impressionism.errors import UserError
-from impressionism.pipeline import ADAPTER_NAME, Painter, known_layers
+from impressionism.pipeline import ADAPTER_NAME, Painter
 from impressionism.records import GenerationParams, ImageMetadata
 
 OnStep = Callable[[int, int, torch.Tensor], None]
@@ -156,10 +157,7 @@ def card_left(pipe: FluxPipeline) -> Iterator[None]:
 
 def set_strength(pipe: FluxPipeline, strength: float) -> None:
     """1 is the adapter as trained; at 0 it is switched off, so that not even a rounding is left of it."""
-    for layer in known_layers(pipe):
-        layer.set_scale(ADAPTER_NAME, strength)
-        if not isinstance(layer.scaling[ADAPTER_NAME], torch.Tensor):  # as in compiled.py: one code for all strengths
-            layer._disable_adapters = strength == 0  # enable_adapters() would also change what is trained
+    lora.set_strength(pipe.transformer, ADAPTER_NAME, strength)
 
 
 def noise(pipe: FluxPipeline, sampling: GenerationParams) -> Any:

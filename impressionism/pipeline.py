@@ -6,20 +6,16 @@ painter = load_pipeline()   # FLUX.1-dev and the published adapter on a GPU, els
 import importlib.metadata
 import json
 import re
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import psutil
 import torch
 from diffusers import FluxPipeline
-from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
-from torch.nn import functional as F
 
-from impressionism import names
+from impressionism import lora, names
 from impressionism.adapters import find_adapter, read_adapter
 from impressionism.errors import UserError
 from impressionism.hub import PIPELINE_FILES, check_name, commit_of, digest_of, folder_of, label, without_bars
@@ -27,7 +23,6 @@ from impressionism.quantize import MODES, load_transformer
 from impressionism.records import Provenance
 
 ADAPTER_NAME = "impressionism"  # of the LoRA on the painter's transformer
-KNOWN: weakref.WeakKeyDictionary[torch.nn.Module, list[LoraLayer]] = weakref.WeakKeyDictionary()
 GIB = 2**30
 
 # Free memory that a precision needs, as a multiple of the pipeline's files in bfloat16, activations included.
@@ -232,60 +227,10 @@ def small_t5(folder: Path, dtype: torch.dtype, device: str) -> torch.nn.Module:
 # ---- The adapter
 
 
-def load_adapter(pipe: FluxPipeline, file: Path) -> None:
+def load_adapter(pipe: FluxPipeline, file: Path, name: str = ADAPTER_NAME) -> None:
     """Puts the adapter on the transformer, whichever tool wrote it, or refuses it in a sentence."""
-    linears = {
-        name.removesuffix(".base_layer"): layer
-        for name, layer in pipe.transformer.named_modules()
-        if isinstance(layer, torch.nn.Linear)
-    }
-    updates = read_adapter(file, linears)
-    dtype = pipe.transformer.dtype  # asked once: diffusers goes through every module to answer
-    weights = {
-        f"transformer.{path}.lora_{side}.weight": matrix.to(dtype)
-        for path, update in updates.items()
-        for side, matrix in (("A", update.down), ("B", update.up))
-    }
-    try:
-        pipe.load_lora_into_transformer(
-            weights, None, pipe.transformer, ADAPTER_NAME, None, _pipeline=pipe, low_cpu_mem_usage=True
-        )
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{file.name} cannot be put on this model: {first_line(error)}") from error
-    layers = {name: layer for name, layer in pipe.transformer.named_modules() if isinstance(layer, LoraLayer)}
-    if lost := updates.keys() ^ layers.keys():
-        raise UserError(f"{file.name} changes {len(updates)} layers, but {min(lost)} did not get its own.")
-    for path, update in updates.items():  # a layer's own: PEFT takes patterns of names, which may fit several
-        layers[path].lora_alpha[ADAPTER_NAME] = update.scale * len(update.down)
-        layers[path].set_scale(ADAPTER_NAME, 1.0)
-        layers[path].forward = MethodType(adapted, layers[path])
-    KNOWN.pop(pipe.transformer, None)
-    pipe.transformer.requires_grad_(False)
-
-
-def adapted(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    """What PEFT's forward pass does for one adapter that is never merged: adds the update where the base's output lies
-    (PEFT makes three copies), and looks up nothing else, which took as long as a small layer's products."""
-    result = layer.base_layer(x)
-    if layer._disable_adapters:
-        return result
-    down, up = layer.lora_A[ADAPTER_NAME].weight, layer.lora_B[ADAPTER_NAME].weight
-    h = F.linear(x, down) * layer.scaling[ADAPTER_NAME]
-    result.view(-1, len(up)).addmm_(h.view(-1, len(down)), up.T)
-    return result
-
-
-def lora_layers(pipe: FluxPipeline) -> list[LoraLayer]:
-    """The transformer's layers that carry the painter's adapter."""
-    layers = (module for module in pipe.transformer.modules() if isinstance(module, LoraLayer))
-    return [layer for layer in layers if ADAPTER_NAME in layer.lora_A]
-
-
-def known_layers(pipe: FluxPipeline) -> list[LoraLayer]:
-    """The same, sought once after load_adapter: FLUX.1-dev has thousands of modules, and each picture asks."""
-    if pipe.transformer not in KNOWN:
-        KNOWN[pipe.transformer] = lora_layers(pipe)
-    return KNOWN[pipe.transformer]
+    updates = read_adapter(file, lora.linears(pipe.transformer))
+    lora.inject(pipe.transformer, name, updates, pipe.transformer.dtype)
 
 
 # ---- Saying what it is

@@ -78,6 +78,18 @@ class GenerationParams(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockStrengths(Record):
+    """What multiplies the adapter's strength in each group of the transformer's blocks."""
+
+    two_stream: float = 1.0
+    """The blocks in which text and picture have weights of their own: 19 in FLUX.1."""
+    early_single: float = 1.0
+    """The first 10 of FLUX.1's 38 single-stream blocks, and the same share of another model's."""
+    late_single: float = 1.0
+    """The other single-stream blocks, which hold most of the style."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Provenance(Record):
     """Which weights painted, and in what precision."""
 
@@ -89,6 +101,10 @@ class Provenance(Record):
     """Hub id or folder name of the adapter; none: the base model alone."""
     adapter_revision: str | None = None
     """Commit of the adapter on the Hub, or a digest of its file."""
+    accelerator: str | None = None
+    """Hub id or folder name of the few-step adapter that painted along, in fast mode."""
+    accelerator_revision: str | None = None
+    """Commit of the accelerator on the Hub, or a digest of its file."""
     quantize: str = "none"
     """Precision of the base transformer's weights: none, fp8, int8, nf4, int4 or int2."""
     dtype: str = "float32"
@@ -107,6 +123,10 @@ class ImageMetadata(Record):
     strength: float
     """Weight of the adapter's update: 0 is the base model exactly, 1 the adapter as trained."""
     provenance: Provenance
+    blocks: BlockStrengths | None = None
+    """Where the adapter is stronger or weaker than `strength` says; none: everywhere the same."""
+    fast: bool = False
+    """Whether the accelerator painted along."""
     source: str | None = None
     """For a repaint: SHA-256 of the source picture's pixels as they entered the model."""
     change: float | None = None

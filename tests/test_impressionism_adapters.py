@@ -22,8 +22,9 @@ from torch import nn
 from impressionism import names
 from impressionism.adapters import Linears, find_adapter, read_adapter
 from impressionism.errors import UserError
+from impressionism.lora import lora_layers, remove
 from impressionism.paint import paint, set_strength
-from impressionism.pipeline import Painter, load_adapter, load_pipeline, lora_layers
+from impressionism.pipeline import ADAPTER_NAME, Painter, load_adapter, load_pipeline
 from impressionism.records import GenerationParams
 
 BOAT = GenerationParams(prompt="a boat", steps=2, width=64, height=64)
@@ -60,7 +61,7 @@ def bare(tiny_flux: Path) -> Painter:
 def fresh(bare: Painter) -> Iterator[Painter]:
     """The same, for adapters that fit; they are taken off afterwards."""
     yield bare
-    bare.pipe.unload_lora_weights()
+    remove(bare.pipe.transformer, ADAPTER_NAME)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +200,7 @@ def test_every_layout_paints_the_same_picture_at_the_same_strength(
     base = paint(fresh, BOAT, 0.7)
     load_adapter(fresh.pipe, file)
     theirs = paint(fresh, BOAT, 0.7)
-    fresh.pipe.unload_lora_weights()
+    remove(fresh.pipe.transformer, ADAPTER_NAME)
     load_adapter(fresh.pipe, write(tmp_path / "ours.safetensors", LAYOUTS["diffusers, metadata"](layers)))
     ours = paint(fresh, BOAT, 0.7)
     assert difference(theirs, ours) < 0.5 < 5 < difference(base, ours)
@@ -283,8 +284,9 @@ def test_the_painters_strength_multiplies_what_the_file_says(fresh: Painter, lin
     load_adapter(fresh.pipe, write(tmp_path / "it.safetensors", LAYOUTS["diffusers, metadata"](layers)))
     for strength in (1.0, 0.5, -0.5, 1.5):
         set_strength(fresh.pipe, strength)
-        for layer in lora_layers(fresh.pipe):
-            assert layer.scaling["impressionism"] == strength * 8 / layer.r["impressionism"]
+        for layer in lora_layers(fresh.pipe.transformer).values():
+            update = layer.updates[ADAPTER_NAME]
+            assert update.scaling == pytest.approx(strength * 8 / update.rank)
 
 
 # ---- Held against diffusers, whose converters know FLUX.1's width only
@@ -392,7 +394,7 @@ def test_an_adapter_that_does_not_fit_is_refused(bare: Painter, tmp_path: Path, 
     with pytest.raises(UserError, match=sentence) as caught:
         load_adapter(bare.pipe, file)
     assert str(caught.value).startswith(file.name) and "\n" not in str(caught.value)
-    assert not lora_layers(bare.pipe)
+    assert not lora_layers(bare.pipe.transformer)
 
 
 def test_an_adapter_of_another_model_is_called_by_that_models_name(linears: Linears, tmp_path: Path) -> None:

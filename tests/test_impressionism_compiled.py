@@ -3,10 +3,13 @@
 import copy
 import dataclasses
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+import spaces
 import torch
 from torch._dynamo.utils import counters
 
@@ -78,11 +81,17 @@ def taken(painter: Painter, block: torch.nn.Module, sampling: GenerationParams) 
     watch = block.register_forward_pre_hook(lambda _, __, kwargs: given.update(kwargs), with_kwargs=True)
     render(painter.pipe, sampling, encode(painter, sampling.prompt))
     watch.remove()
-    return {name: value for name, value in given.items() if torch.is_tensor(value) or value}
+    return given
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
-def test_packages_paint_the_same_pictures_at_every_strength_and_size(tiny_flux: Path, tiny_adapter: Path, tmp_path):
+def test_packages_paint_the_same_pictures_at_every_strength_and_size(
+    tiny_flux: Path, tiny_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # spaces imports its emulation of CUDA first, which needs PyTorch's CUDA build; its compiler needs none
+    package = types.ModuleType("spaces.zero.torch")
+    package.__path__ = [str(Path(spaces.__file__).parent / "zero" / "torch")]
+    monkeypatch.setitem(sys.modules, "spaces.zero.torch", package)
     painter, plain = fresh(tiny_flux, tiny_adapter), fresh(tiny_flux, tiny_adapter)
     painter.pipe.transformer._repeated_blocks = ["FluxSingleTransformerBlock"]  # one kind's compiling takes long enough
     compile_ahead(painter.pipe, lambda: paint(painter, SAMPLING), tmp_path, **QUICKLY)
@@ -91,13 +100,3 @@ def test_packages_paint_the_same_pictures_at_every_strength_and_size(tiny_flux: 
         for sampling in (SAMPLING, dataclasses.replace(SAMPLING, width=96)):
             ours, theirs = (np.asarray(paint(one, sampling, strength)).astype(int) for one in (painter, plain))
             assert np.abs(ours - theirs).max() <= 1, strength  # sums are rounded otherwise
-
-
-def test_a_package_that_cannot_be_loaded_leaves_the_blocks_as_they_are(
-    tiny_flux: Path, tiny_adapter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
-    painter, plain = fresh(tiny_flux, tiny_adapter), fresh(tiny_flux, tiny_adapter)
-    (tmp_path / "FluxTransformerBlock.pt2").write_bytes(b"torn")
-    use_packages(painter.pipe, tmp_path)
-    assert np.array_equal(np.asarray(paint(painter, SAMPLING, 0.5)), np.asarray(paint(plain, SAMPLING, 0.5)))
-    assert "FluxTransformerBlock.pt2 does not run here" in caplog.text

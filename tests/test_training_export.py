@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from impressionism.errors import UserError
+from impressionism.lora import TRAINED, updates_of
 from impressionism.quantize import load_transformer
 from training import adapter, export
 from training.recipe import Adapter
@@ -34,13 +35,13 @@ def trained(tiny_flux: Path, wanted: Adapter):
     adapter.add(transformer, wanted, seed=0)
     random = torch.Generator().manual_seed(1)
     for layer in adapter.adapted(transformer).values():
-        layer.lora_B.data = torch.randn(layer.lora_B.shape, generator=random) * 0.3
+        up = layer.updates[TRAINED].lora_B
+        up.data = torch.randn(up.shape, generator=random) * 0.3
     return transformer
 
 
 def live(transformer) -> export.Layers:
-    layers = adapter.adapted(transformer)
-    return {name: (layer.lora_A, layer.lora_B, layer.scale) for name, layer in layers.items()}
+    return updates_of(transformer, TRAINED)
 
 
 @torch.no_grad()

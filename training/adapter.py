@@ -15,22 +15,30 @@ from safetensors.torch import save_file
 from torch import nn
 
 from impressionism.errors import UserError
+from impressionism.lora import (
+    TRAINED,
+    FrozenLinear,
+    LoraLinear,
+    Update,
+    early_single_blocks,
+    lora_layers,
+    trainable,
+    updates_of,
+)
 from impressionism.modulation import MODULATION
 from impressionism.names import WEIGHTS_FILE
 from training import flow
-from training.lora import FrozenLinear, LoraLinear
 from training.recipe import Adapter
 
 # Patterns of whole names: a bare "proj_out" would also take the model's last layer.
 BLOCKS = r"(single_)?transformer_blocks\.\d+\."
 ATTENTION = r"attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
 FEED_FORWARD = r"ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out"
-STYLE_FROM = 10 / 38  # of the single blocks: those before hold content (SplitFlux, arXiv 2511.15258)
 
 
 def pattern(targets: str, single_blocks: int) -> str:
     """The whole names of the layers that a preset stands for, in a transformer of so many single blocks."""
-    late = [str(index) for index in range(round(STYLE_FROM * single_blocks), single_blocks)]
+    late = [str(index) for index in range(early_single_blocks(single_blocks), single_blocks)]
     return {
         "attention": f"{BLOCKS}({ATTENTION})",
         "all": f"{BLOCKS}({ATTENTION}|{FEED_FORWARD})",
@@ -66,30 +74,35 @@ def add(transformer: FluxTransformer2DModel, wanted: Adapter, *, seed: int) -> N
         rank = ranks[name]
         scale = wanted.alpha / rank if wanted.alpha and rank else 1.0
         generator = flow.generator(seed, "lora", name)
-        layer = LoraLinear(base, rank, scale, generator, device) if rank else FrozenLinear(base)
+        layer = trainable(base, rank, scale, generator, device) if rank else FrozenLinear(base)
         transformer.set_submodule(name, layer)
 
 
 def adapted(transformer: FluxTransformer2DModel) -> dict[str, LoraLinear]:
-    return {name: module for name, module in transformer.named_modules() if isinstance(module, LoraLinear)}
+    return lora_layers(transformer)
 
 
 def trained(transformer: FluxTransformer2DModel) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
+    """What an optimizer trains: `layer.lora_A` and `layer.lora_B` of each adapted layer."""
+    return {
+        f"{path}.{side}": getattr(layer.updates[TRAINED], side)
+        for path, layer in lora_layers(transformer).items()
+        for side in ("lora_A", "lora_B")
+    }
 
 
 def switch(transformer: FluxTransformer2DModel, on: bool) -> None:
     """The update on, or off to see the base."""
     for layer in adapted(transformer).values():
-        layer.on = on
+        layer.updates[TRAINED].on = on
 
 
 def save(transformer: FluxTransformer2DModel, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
     """Write the adapter as diffusers names it, with alpha equal to rank."""
-    layers = adapted(transformer)
+    layers = updates_of(transformer, TRAINED)
     weights = {}
-    for name, layer in layers.items():
-        a, b = layer.lora_A.detach(), layer.lora_B.detach() * layer.scale
+    for name, (down, up, scale) in layers.items():
+        a, b = down.detach(), up.detach() * scale
         weights[f"transformer.{name}.lora_A.weight"] = a.to("cpu", dtype).contiguous()
         weights[f"transformer.{name}.lora_B.weight"] = b.to("cpu", dtype).contiguous()
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,8 +112,8 @@ def save(transformer: FluxTransformer2DModel, folder: Path, dtype: torch.dtype =
     return folder / WEIGHTS_FILE
 
 
-def _metadata(layers: dict[str, LoraLinear]) -> dict:
-    ranks = {name: layer.rank for name, layer in layers.items()}
+def _metadata(layers: dict[str, Update]) -> dict:
+    ranks = {name: len(update.down) for name, update in layers.items()}
     usual = max(set(ranks.values()), key=list(ranks.values()).count)
     facts: dict = {"r": usual, "lora_alpha": usual, "target_modules": list(ranks)}
     if others := {name: rank for name, rank in ranks.items() if rank != usual}:

@@ -40,10 +40,9 @@ class Local:
     def __init__(self, wanted: Caption, model: Model):
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        from training.runtime import resolve_runtime
+        from training.cache import place
 
-        runtime = resolve_runtime(model)
-        self.device, self.dtype = runtime.device, runtime.dtype
+        self.device, self.dtype = place(model)
         self.max_new_tokens = 256 + 4 * wanted.max_words  # both captions, and the JSON around them
         try:
             self.processor = AutoProcessor.from_pretrained(wanted.model)

@@ -22,9 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
+from impressionism.lora import FrozenLinear, LoraLinear, trainable
 from impressionism.modulation import MODULATION
 from training import flow
-from training.lora import FrozenLinear, LoraLinear
 
 META = torch.device("meta")
 MATMULS = {torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.addmm_}
@@ -226,7 +226,7 @@ def linears(block: nn.Module) -> list[tuple[str, nn.Linear]]:
 
 def _adapted(base: nn.Module, rank: int) -> LoraLinear:
     with torch.device("cpu"):  # its generator is the CPU's
-        return LoraLinear(base, rank, 1.0, torch.Generator())
+        return trainable(base, rank, 1.0, torch.Generator())
 
 
 class _Row(nn.Module):
