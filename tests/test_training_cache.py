@@ -71,9 +71,9 @@ def test_only_what_is_missing_is_made(tiny_flux, pictures, capsys):
 def test_another_encoder_is_another_cache(tiny_flux, pictures):
     model = recipe(tiny_flux, pictures).model
     other = model.model_copy(update={"max_sequence_length": 16})
-    assert cache.fingerprint(model, tiny_flux) != cache.fingerprint(other, tiny_flux)
+    assert cache.fingerprint(model, tiny_flux, torch.float32) != cache.fingerprint(other, tiny_flux, torch.float32)
     with pytest.raises(UserError, match="is no FLUX model: it lacks vae"):
-        cache.fingerprint(model, pictures)
+        cache.fingerprint(model, pictures, torch.float32)
 
 
 def test_a_truncated_picture_is_skipped(tiny_flux, pictures, capsys):

@@ -89,7 +89,14 @@ def on_processes(count: int, work: Callable, *arguments: object) -> list:
 def joined(rank: int, count: int, port: int, work: Callable, *arguments: object) -> object:
     """With what `accelerate launch` tells a process of the others."""
     torch.set_num_threads(1)
-    known = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    known = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": count,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "TORCHELASTIC_RUN_ID": "test",
+    }
     os.environ |= {name: str(value) for name, value in known.items()}
     try:
         return work(*arguments)

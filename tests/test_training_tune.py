@@ -18,6 +18,7 @@ import optuna
 import pytest
 import torch
 import yaml
+from accelerate import PartialState
 from diffusers import FluxTransformer2DModel
 from optuna.trial import TrialState
 from PIL import Image, ImageDraw
@@ -26,10 +27,11 @@ from tiny import TRANSFORMER
 
 from impressionism.errors import UserError
 from training import __main__ as training
-from training import adapter, cache, fit, tune
+from training import adapter, fit, tune
 from training import recipe as recipes
 from training.base import inject_adapter, prepare
 from training.recipe import Adapter
+from training.runtime import resolve_runtime
 
 HERE = Path(__file__).parents[1]
 
@@ -340,6 +342,7 @@ def test_a_study_of_another_recipe_is_refused_but_a_longer_one_goes_on(recipe_fi
 
 
 def test_several_processes_are_told_to_be_workers(recipe_file, monkeypatch):
-    monkeypatch.setattr(cache.processes(recipes.read(recipe_file).model), "num_processes", 2)
+    resolve_runtime(recipes.read(recipe_file).model)
+    monkeypatch.setattr(PartialState(), "num_processes", 2)
     with pytest.raises(UserError, match="start `python -m training tune` once for each GPU"):
         tune.tune(recipes.read(recipe_file))

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch._functorch.config as functorch_config
-from accelerate.utils import reduce
 from diffusers.training_utils import compute_loss_weighting_for_sd3
 from torch._dynamo.backends.registry import lookup_backend
 from torch.distributed.device_mesh import init_device_mesh
@@ -22,6 +21,7 @@ from training.batches import Batch, Latents, Loader, MicroBatch
 from training.cache import Cache
 from training.examples import Example, say
 from training.recipe import TrainingConfig
+from training.runtime import Runtime, resolve_runtime
 
 COMPILER = "inductor"  # of torch.compile
 
@@ -31,18 +31,13 @@ class TrainingContext:
     transformer: Any  # FluxTransformer2DModel; diffusers' types would hide its modules
     bank: Bank | None
     folder: Path
-    device: torch.device
-    dtype: torch.dtype
+    runtime: Runtime
     kept: Cache
     loader: Loader
     latents: Latents
     examples: list[Example]
     trained_on: list[Example]
     held_out: list[Example]
-    rank: int = 0
-    """Which process this is."""
-    world: int = 1
-    """How many there are."""
     sharded: bool = False
     """Each holds a part of the weights only: a pass is then one of all processes together."""
 
@@ -56,57 +51,52 @@ class TrainingContext:
                 rows = self.bank.ahead(known)
             yield from zip(some, rows, strict=True)
 
-    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Over all processes."""
-        if self.world == 1:
-            return tensor
-        return reduce(tensor.to(self.device), "sum").to(tensor.device)  # type: ignore[union-attr]
 
-    def any(self, here: bool) -> bool:
-        """Whether it is so in any process, so that all of them leave together."""
-        return bool(self.sum(torch.tensor(float(here))) > 0)
-
-
-def prepare(recipe: TrainingConfig, *, bank: bool | None = None, on: TrainingContext | None = None) -> TrainingContext:
+def prepare(
+    recipe: TrainingConfig, runtime: Runtime | None = None, *, bank: bool | None = None,
+    on: TrainingContext | None = None,
+) -> TrainingContext:  # fmt: skip
     """Cache what is missing, then load the transformer, or take that of the base `on`, with its bank; VAE and text
     encoders have left memory by then."""
-    kept, known = cache.fill(recipe)
-    state = cache.processes(recipe.model)
+    runtime = runtime or resolve_runtime(recipe.model)
+    kept, known = cache.fill(recipe, runtime)
     trained_on, held_out = examples.split(known, recipe.data.held_out)
     folder = cache.locate(recipe.model)
-    device, dtype = cache.place(recipe.model)
-    sharded = recipe.model.shard and state.num_processes > 1
+    device = runtime.device
+    sharded = recipe.model.shard and runtime.world > 1
     if device.type == "cuda":  # cuDNN's attention has a wrong backward pass: on an H200, with PyTorch 2.11, gradients
         torch.backends.cuda.enable_cudnn_sdp(False)  # were NaN with 512 tokens of caption; the other kernels' were not
     if on is not None:
         transformer, modulation = on.transformer, on.bank
     else:
-        transformer, modulation = load(recipe, folder, "cpu" if sharded else device, bank)
+        transformer, modulation = load(recipe, folder, runtime, sharded, bank)
         if sharded:
-            shard(transformer, device, state.num_processes)
+            shard(transformer, runtime)
     latents = Latents.of(folder)
     return TrainingContext(
         transformer=transformer, bank=modulation,
-        folder=folder, device=device, dtype=dtype, kept=kept, latents=latents,
+        folder=folder, runtime=runtime, kept=kept, latents=latents,
         loader=Loader(kept, latents, device, recipe.run.seed),
         examples=known, trained_on=trained_on, held_out=held_out,
-        rank=state.process_index, world=state.num_processes, sharded=sharded,
+        sharded=sharded,
     )  # fmt: skip
 
 
-def load(recipe: TrainingConfig, folder: Path, onto: torch.device | str, bank: bool | None) -> tuple[Any, Bank | None]:
+def load(
+    recipe: TrainingConfig, folder: Path, runtime: Runtime, sharded: bool, bank: bool | None
+) -> tuple[Any, Bank | None]:
     """The frozen transformer, and the bank that computes its modulation ahead, if any."""
-    device, dtype = cache.place(recipe.model)
+    device, dtype = runtime.device, runtime.dtype
     keep = recipe.run.cache / "transformers" if recipe.model.keep_quantized else None
     banked = recipe.model.modulation_bank and recipe.adapter.targets != "every" if bank is None else bank
     transformer = kept_transformer(
-        folder, quantize=recipe.model.quantize, dtype=dtype, device=onto, keep=keep,
+        folder, quantize=recipe.model.quantize, dtype=dtype, device="cpu" if sharded else device, keep=keep,
         without=MODULATION_LAYERS if banked else None, say=say,
     )  # fmt: skip
     return transformer, Bank(transformer, folder, device, dtype) if banked else None
 
 
-def shard(transformer: Any, device: torch.device, processes: int) -> None:
+def shard(transformer: Any, runtime: Runtime) -> None:
     """Leave a process its part of every block's weights, on the device; the whole transformer was read on the CPU.
 
     A block is gathered before its forward and before its backward pass, and freed after each. An adapter that is put
@@ -114,12 +104,12 @@ def shard(transformer: Any, device: torch.device, processes: int) -> None:
     """
     # It warns that its outputs are views; nothing is added to them in place.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module")
-    mesh = init_device_mesh(device.type, (processes,))
+    mesh = init_device_mesh(runtime.device.type, (runtime.world,))
     for block in blocks_of(transformer):
         fully_shard(block, mesh=mesh)
     ends = {weight for name, weight in transformer.named_parameters() if not name.startswith(BLOCKS)}
     for weight in ends:
-        weight.data = weight.data.to(device)
+        weight.data = weight.data.to(runtime.device)
     fully_shard(transformer, mesh=mesh, ignored_params=ends)  # of its own it has none then, and leads the blocks
 
 
@@ -175,7 +165,7 @@ def losses(
         base.bank.use(rows)
     sigma = batch.sigma
     prediction = base.transformer(
-        hidden_states=flow.mix(batch.x, batch.noise, sigma).to(base.dtype),
+        hidden_states=flow.mix(batch.x, batch.noise, sigma).to(base.runtime.dtype),
         encoder_hidden_states=batch.text,
         pooled_projections=batch.pooled,
         timestep=sigma,  # FluxPipeline feeds timestep / 1000, which is sigma

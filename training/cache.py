@@ -8,7 +8,6 @@ fingerprint covers the encoders, their precision and the picture transform. So a
 never belongs to another sample; what exists is not made again, and writing may stop at any moment.
 """
 
-import datetime
 import gc
 import hashlib
 import itertools
@@ -22,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from diffusers import AutoencoderKL, FluxPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -35,10 +33,10 @@ from impressionism.quantize import give_back_memory
 from training import examples as intake
 from training.examples import Example, Size, say
 from training.recipe import Model, TrainingConfig
+from training.runtime import Runtime, resolve_runtime
 
 PIXELS = {"cuda": 1024 * 1024, "cpu": 80 * 1024}  # through the VAE at once; more no longer fit a CPU's caches
 CAPTIONS = 16  # through the text encoders at once
-PATIENCE = datetime.timedelta(hours=3)  # that processes wait for one that downloads, encodes or paints
 BATCHES_AHEAD = 8  # that are decoded while the VAE is at work on those before them
 ENCODERS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 
@@ -72,22 +70,22 @@ def cache(recipe: TrainingConfig) -> None:
     fill(recipe)
 
 
-def fill(recipe: TrainingConfig) -> tuple[Cache, list[Example]]:
+def fill(recipe: TrainingConfig, runtime: Runtime | None = None) -> tuple[Cache, list[Example]]:
     """Encode what is missing, each process its share; the cache, and the examples that are in it."""
-    state = processes(recipe.model)
+    runtime = runtime or resolve_runtime(recipe.model)
     examples = intake.read(recipe.data)
     folder = locate(recipe.model)
-    cache = Cache(recipe.run.cache / fingerprint(recipe.model, folder))
+    cache = Cache(recipe.run.cache / fingerprint(recipe.model, folder, runtime.dtype))
     said = {text for example in examples for text in (example.caption, example.content) if text}
     captions = sorted({"", *said, *recipe.preview.prompts})
-    mine = slice(state.process_index, None, state.num_processes)
+    mine = slice(runtime.rank, None, runtime.world)
     latents = [example for example in examples[mine] if not cache.latents_file(example).exists()]
     texts = [caption for caption in captions[mine] if not cache.text_file(caption).exists()]
     if latents:
-        _encode_pictures(cache, latents, folder, recipe.model)
+        _encode_pictures(cache, latents, folder, runtime)
     if texts:
-        _encode_captions(cache, texts, folder, recipe.model)
-    state.wait_for_everyone()
+        _encode_captions(cache, texts, folder, recipe.model.max_sequence_length, runtime)
+    runtime.wait()
     usable = [example for example in examples if cache.latents_file(example).exists()]
     if not usable:
         raise UserError(f"No picture of {recipe.data.source} could be decoded; see the lines above.")
@@ -96,25 +94,11 @@ def fill(recipe: TrainingConfig) -> tuple[Cache, list[Example]]:
     return cache, usable
 
 
-def processes(model: Model) -> PartialState:
-    """This process among those that `accelerate launch` started; one by itself otherwise."""
-    return PartialState(cpu=place(model)[0].type == "cpu", timeout=PATIENCE)
-
-
 def locate(model: Model) -> Path:
     """The base model's folder on this machine; a Hub id is fetched first."""
     if model.base == "miniature":
         return names.MINIATURE
     return folder_of(model.base, model.revision, PIPELINE_FILES)
-
-
-def place(model: Model) -> tuple[torch.device, torch.dtype]:
-    """Where to compute, and in which precision."""
-    if model.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("model.device is cuda, but no GPU is to be seen; set model.device=cpu or auto.")
-    device = torch.device("cuda" if model.device != "cpu" and torch.cuda.is_available() else "cpu")
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(model.dtype)
-    return device, dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
 
 
 def digest(folder: Path, *parts: str) -> str:
@@ -128,18 +112,17 @@ def digest(folder: Path, *parts: str) -> str:
     return total.hexdigest()
 
 
-def fingerprint(model: Model, folder: Path) -> str:
+def fingerprint(model: Model, folder: Path, dtype: torch.dtype) -> str:
     """What the entries depend on besides the sample itself."""
     if missing := [part for part in ENCODERS if not (folder / part).is_dir()]:
         raise UserError(f"{folder} is no FLUX model: it lacks {', '.join(missing)}.")
-    dtype = str(place(model)[1])
-    what = [digest(folder, *ENCODERS), dtype, model.max_sequence_length, intake.TRANSFORM]
+    what = [digest(folder, *ENCODERS), str(dtype), model.max_sequence_length, intake.TRANSFORM]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
 @torch.no_grad()
-def _encode_pictures(cache: Cache, examples: list[Example], folder: Path, model: Model) -> None:
-    device, dtype = place(model)
+def _encode_pictures(cache: Cache, examples: list[Example], folder: Path, runtime: Runtime) -> None:
+    device, dtype = runtime.device, runtime.dtype
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=dtype).to(device)  # type: ignore[arg-type]
     with tqdm(total=len(examples), desc="pictures", unit="picture") as bar:
         for batch, decoded in _decoded_ahead(_batches_of_one_size(examples, device.type)):
@@ -156,10 +139,11 @@ def _encode_pictures(cache: Cache, examples: list[Example], folder: Path, model:
 
 @torch.no_grad()
 @without_bars()
-def _encode_captions(cache: Cache, captions: list[str], folder: Path, model: Model) -> None:
-    device, dtype = place(model)
-    pipe = FluxPipeline.from_pretrained(folder, transformer=None, vae=None, dtype=dtype).to(device)
-    tokens = min(model.max_sequence_length, pipe.tokenizer_2.model_max_length)
+def _encode_captions(
+    cache: Cache, captions: list[str], folder: Path, max_sequence_length: int, runtime: Runtime
+) -> None:
+    pipe = FluxPipeline.from_pretrained(folder, transformer=None, vae=None, dtype=runtime.dtype).to(runtime.device)
+    tokens = min(max_sequence_length, pipe.tokenizer_2.model_max_length)
     with tqdm(total=len(captions), desc="captions", unit="caption") as bar:
         for start in range(0, len(captions), CAPTIONS):
             batch = captions[start : start + CAPTIONS]

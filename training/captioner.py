@@ -40,9 +40,10 @@ class Local:
     def __init__(self, wanted: Caption, model: Model):
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        from training.cache import place
+        from training.runtime import resolve_runtime
 
-        self.device, self.dtype = place(model)
+        runtime = resolve_runtime(model)
+        self.device, self.dtype = runtime.device, runtime.dtype
         self.max_new_tokens = 256 + 4 * wanted.max_words  # both captions, and the JSON around them
         try:
             self.processor = AutoProcessor.from_pretrained(wanted.model)

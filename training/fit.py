@@ -22,7 +22,6 @@ from typing import Any
 
 import filelock
 import torch
-from accelerate import PartialState
 from tqdm import tqdm
 
 from impressionism.errors import UserError
@@ -38,6 +37,7 @@ from training.batches import MicroBatch, Schedule
 from training.examples import Example, say
 from training.log import Log, Meter
 from training.recipe import Data, Optimizer, TrainingConfig
+from training.runtime import Runtime, resolve_runtime
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "bitsandbytes", "safetensors")
 FREE = (  # sections and keys that change no number of a run
@@ -52,17 +52,18 @@ def fit(recipe: TrainingConfig, *, until: int | None = None) -> Run | bool:
     """Train, or go on training; false if the run was told to leave: by SIGTERM, Ctrl-C, or at step `until`."""
     if done := _finished(recipe):
         return done
-    with _alone(recipe):
-        base = prepare(recipe)
+    runtime = resolve_runtime(recipe.model)
+    with _alone(recipe, runtime):
+        base = prepare(recipe, runtime)
         return train(base, recipe, until=until)
 
 
 def train(base: TrainingContext, recipe: TrainingConfig, *, until: int | None = None) -> Run | bool:
     """The run itself, on a base that is in memory."""
-    run, options, first = recipe.run, recipe.optimizer, base.rank == 0
+    run, options, first = recipe.run, recipe.optimizer, base.runtime.rank == 0
 
     # Model: the base is frozen, the adapter on it is trained.
-    meter = Meter(base.device)
+    meter = Meter(base.runtime.device)
     weights = inject_adapter(base, recipe)
     averages = {name: weight.detach().clone() for name, weight in weights.items()} if options.ema else {}
     optimizer = make_optimizer(options, weights)
@@ -97,11 +98,11 @@ def train(base: TrainingContext, recipe: TrainingConfig, *, until: int | None = 
             if not math.isfinite(norm):
                 if first:
                     checkpoint.save(checkpoints, weights, averages, optimizer, position, keep=run.keep)
-                _stop(checkpoint.at(checkpoints, step), these)
+                _stop(base, checkpoint.at(checkpoints, step), these)
             shown.append(loss)
 
             step += 1
-            last_step, leaving = step == options.steps, base.any(bool(received) or step == until)
+            last_step, leaving = step == options.steps, base.runtime.any(bool(received) or step == until)
             seconds, peak = time.monotonic() - begun, max(position["peak"], meter.peak())
             position |= {"step": step, "seconds": seconds, "peak": peak}
             if last_step or step % run.log_every == 0:
@@ -129,7 +130,7 @@ def upcoming(
     base: TrainingContext, recipe: TrainingConfig, step: int
 ) -> Iterator[list[tuple[MicroBatch, Rows | None]]]:
     """The parts of step after step, with their modulation."""
-    schedule = Schedule(recipe, base.trained_on, base.latents, rank=base.rank, world=base.world)
+    schedule = Schedule(recipe, base.trained_on, base.latents, rank=base.runtime.rank, world=base.runtime.world)
     accumulate = recipe.optimizer.gradient_accumulation_steps
     some = max(1, AHEAD // accumulate)
     for start in range(step, recipe.optimizer.steps, some):
@@ -167,7 +168,7 @@ def step_gradient(base: TrainingContext, recipe: TrainingConfig, parts: list[tup
         loss = losses(base, batch, rows, recipe.flow.guidance, recipe.flow.weighting).mean() / len(parts)
         loss.backward()
         total += loss.detach().cpu()
-    return float(base.sum(total)) / base.world
+    return float(base.runtime.sum(total)) / base.runtime.world
 
 
 def mean_gradient(base: TrainingContext, weights: Weights) -> torch.Tensor:
@@ -177,7 +178,7 @@ def mean_gradient(base: TrainingContext, weights: Weights) -> torch.Tensor:
     )
     for weight in weights.values():
         weight.grad = None
-    return base.sum(gradient).div_(base.world)
+    return base.runtime.sum(gradient).div_(base.runtime.world)
 
 
 @torch.no_grad()
@@ -242,7 +243,7 @@ def _validate(base: TrainingContext, parts: list[MicroBatch], recipe: TrainingCo
     now, before = validation.score(base, parts, recipe), validation.Score(**position["base"])
     step, best = position["step"], position["best"]
     log.write(step, **validation.as_figures(now, before))
-    if base.rank == 0:
+    if base.runtime.rank == 0:
         change = now.mean / before.mean - 1
         say(f"step {step}: held-out loss {now.mean:.4f}, the base's {before.mean:.4f} ({change:+.1%})")
     better = best is None or now.mean < best["loss"]
@@ -259,8 +260,8 @@ def rests_on(base: TrainingContext) -> dict:
     return {
         "pictures and captions": hashlib.sha256(said.encode()).hexdigest()[:16],
         "base model": weights_of(base.folder),
-        "number of processes": base.world,
-        "precision": str(base.dtype),
+        "number of processes": base.runtime.world,
+        "precision": str(base.runtime.dtype),
     }
 
 
@@ -278,9 +279,9 @@ def _same(now: dict, then: dict, folder: Path) -> None:
         )
 
 
-def _stop(good: Path, parts: list[tuple[MicroBatch, Rows | None]]) -> None:
+def _stop(base: TrainingContext, good: Path, parts: list[tuple[MicroBatch, Rows | None]]) -> None:
     """The weights are those of the step before, and kept; say what was being looked at."""
-    PartialState().wait_for_everyone()  # the first process writes, and would be ended with the others
+    base.runtime.wait()  # the first process writes, and would be ended with the others
     names = ", ".join(example.name for part, _ in parts for example in part.examples)
     raise UserError(
         f"The gradient of the step after {good} is not finite (pictures: {names}); that state is the last good one: "
@@ -292,7 +293,7 @@ def _finish(
     base: TrainingContext, recipe: TrainingConfig, weights: Weights, averages: checkpoint.Weights, position: dict
 ) -> Run | bool:
     """The adapter's files, read back and compared; run.json comes last, so its presence means done."""
-    if base.rank:
+    if base.runtime.rank:
         return True
     best = position["best"]
     if recipe.run.save == "best" and best:
@@ -348,10 +349,10 @@ def signals() -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def _alone(recipe: TrainingConfig) -> Iterator[None]:
+def _alone(recipe: TrainingConfig, runtime: Runtime) -> Iterator[None]:
     """One run at a time in a folder; the system lets go of the lock when a process ends, however it ends."""
     folder = recipe.run.folder
-    if cache.processes(recipe.model).process_index:
+    if not runtime.first:
         yield  # the first process holds it for all
         return
     folder.mkdir(parents=True, exist_ok=True)

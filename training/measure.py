@@ -24,6 +24,7 @@ from training.base import TrainingContext, inject_adapter, prepare
 from training.cards import GIB
 from training.log import Meter
 from training.recipe import TrainingConfig
+from training.runtime import resolve_runtime
 
 # Keys of `model` that leave the base as it is.
 NOT_THE_BASE = {"gradient_checkpointing": False, "max_sequence_length": 512}
@@ -52,7 +53,7 @@ def measure(recipe: TrainingConfig, *, variant: list[str], steps: int, json: boo
     """The command."""
     if steps < 2:
         raise UserError("--steps should be 2 at least: the first warms up and is left out.")
-    if cache.processes(recipe.model).num_processes > 1:
+    if resolve_runtime(recipe.model).world > 1:
         raise UserError("Steps are measured in one process: start `python -m training measure` by itself.")
     short = recipes.changed(recipe, [f"optimizer.steps={steps}", "optimizer.lr_warmup_steps=0"])
     asked = [(text, recipes.changed(short, text.split())) for text in variant or [""]]
@@ -61,7 +62,7 @@ def measure(recipe: TrainingConfig, *, variant: list[str], steps: int, json: boo
         if base is None or its != base_of(wanted):
             base = None
             cache.free()
-        card = cards.at_hand(cache.place(wanted.model)[0])
+        card = cards.at_hand(resolve_runtime(wanted.model).device)
         predicted = plan.predict(wanted, card)
         alone = plan.predict(recipes.changed(wanted, ["model.gradient_checkpointing=false"]), card)
         found = Measured(text, predicted.peak, predicted.seconds, predicted.operations, alone.operations)
@@ -83,7 +84,7 @@ def taken(base: TrainingContext, recipe: TrainingConfig) -> dict[str, Any]:
     """Peak and seconds of the recipe's steps."""
     weights = inject_adapter(base, recipe)
     optimizer = fit.make_optimizer(recipe.optimizer, weights)
-    meter = Meter(base.device)  # offloaded blocks have left the card
+    meter = Meter(base.runtime.device)  # offloaded blocks have left the card
     ends = []
     for step, parts in enumerate(fit.upcoming(base, recipe, 0)):
         _, _, norm = fit.take_step(base, recipe, parts, weights, {}, optimizer, step)  # which waits for the GPU

@@ -22,12 +22,13 @@ from diffusers import FluxTransformer2DModel
 from impressionism import names
 from impressionism.errors import UserError
 from impressionism.modulation import AHEAD
-from training import adapter, cache, cards, encoding, examples, footprint
+from training import adapter, cards, encoding, examples, footprint
 from training import recipe as recipes
 from training.cards import GIB, GpuSpec
 from training.examples import Size
 from training.footprint import META, Block, Cost, Moment, Shape
 from training.recipe import COMPILABLE, Model, Optimizer, TrainingConfig
+from training.runtime import resolve_runtime
 
 FINEST_FIRST = ("none", "int8", "nf4")  # int4 saves nothing over nf4, and int2 is left to those who ask for it
 SPARE = 1.08  # times what is counted on a GPU: an allocator's memory lies in pieces, of which no peak tells
@@ -133,7 +134,7 @@ def plan(recipe: TrainingConfig, *, vram: float | None = None, processes: int = 
     """The command."""
     if processes < 1:
         raise UserError(f"--processes should be 1 or more, not {processes}.")
-    card = cards.of_size(vram) if vram is not None else cards.at_hand(cache.place(recipe.model)[0])
+    card = cards.of_size(vram) if vram is not None else cards.at_hand(resolve_runtime(recipe.model).device)
     pictures = count(recipe)
     if json:
         print(as_json(predict(recipe, card, pictures, processes)))

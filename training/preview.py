@@ -24,10 +24,10 @@ def paint(base: TrainingContext, recipe: TrainingConfig, step: int, log: Log | N
     """`previews/step-000500/00.png …`, one for each prompt, and `previews/sheet.jpg`; what exists is left."""
     wanted, previews = recipe.preview, recipe.run.folder / "previews"
     folder = previews / f"step-{step:06d}"
-    if not wanted.prompts or not base.any(base.rank == 0 and not folder.exists()):
+    if not wanted.prompts or not base.runtime.any(base.runtime.rank == 0 and not folder.exists()):
         return
-    pictures = list(painted(base, wanted)) if base.sharded or base.rank == 0 else []
-    if base.rank:
+    pictures = list(painted(base, wanted)) if base.sharded or base.runtime.rank == 0 else []
+    if base.runtime.rank:
         return  # the first process writes for all
     partial = previews / f".{folder.name}.partial"
     partial.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def painted(base: TrainingContext, wanted: Preview) -> Iterator[Image.Image]:
     pipe = pipeline(base)
     with modulation_ahead(base.bank, pipe) if base.bank else contextlib.nullcontext():
         for prompt in wanted.prompts:
-            text, pooled = (part[None].to(base.device) for part in base.kept.text(prompt))
+            text, pooled = (part[None].to(base.runtime.device) for part in base.kept.text(prompt))
             yield render(pipe, sampling_of(wanted, prompt), (text, pooled))
 
 
@@ -57,10 +57,10 @@ def sampling_of(wanted: Preview, prompt: str) -> GenerationParams:
 
 def pipeline(base: TrainingContext) -> FluxPipeline:
     """The live transformer between the base's scheduler and autoencoder; the captions' embeddings are in the cache."""
-    vae: Any = AutoencoderKL.from_pretrained(base.folder, subfolder="vae", dtype=base.dtype)
+    vae: Any = AutoencoderKL.from_pretrained(base.folder, subfolder="vae", dtype=base.runtime.dtype)
     scheduler: Any = FlowMatchEulerDiscreteScheduler.from_pretrained(base.folder, subfolder="scheduler")
     encoders: Any = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
-    pipe = FluxPipeline(scheduler=scheduler, vae=vae.to(base.device), transformer=base.transformer, **encoders)
+    pipe = FluxPipeline(scheduler=scheduler, vae=vae.to(base.runtime.device), transformer=base.transformer, **encoders)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

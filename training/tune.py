@@ -24,12 +24,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 
 from impressionism.errors import UserError
-from training import adapter, cache, flow, tune_report, validation
+from training import adapter, flow, tune_report, validation
 from training.base import TrainingContext, inject_adapter, prepare
 from training.batches import MicroBatch
 from training.examples import say
 from training.fit import judged, make_optimizer, signals, take_step, upcoming
 from training.recipe import TrainingConfig, Tune
+from training.runtime import resolve_runtime
 
 HEARTBEAT = 30  # s between a running trial's signs of life; after four without one it counts as lost
 POLL = 2  # s between two looks at the trials of other workers
@@ -85,7 +86,7 @@ def _check(recipe: TrainingConfig) -> None:
         raise UserError("A trial is judged by held-out pictures: set data.held_out above 0.")
     if warmup >= options.steps:
         raise UserError(f"optimizer.lr_warmup_steps ({warmup}) should be shorter than tune.steps ({options.steps}).")
-    if cache.processes(recipe.model).num_processes > 1:
+    if resolve_runtime(recipe.model).world > 1:
         raise UserError("A trial runs in one process: start `python -m training tune` once for each GPU instead.")
 
 

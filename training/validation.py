@@ -39,8 +39,8 @@ def score(base: TrainingContext, parts: list[MicroBatch], recipe: TrainingConfig
     """What the adapter, as it is now, loses; every process takes its share of the parts."""
     genres = sorted({example.genre for part in parts for example in part.examples if example.genre})
     sums = torch.zeros(len(SIGMAS), len(genres) + 1, 2)  # [..., 0] of losses, [..., 1] of samples; genre 0: unknown
-    mine = parts[base.rank :: base.world]
-    idle = -(-len(parts) // base.world) - len(mine)  # passes that others make: sharded weights want all processes
+    mine = parts[base.runtime.rank :: base.runtime.world]
+    idle = -(-len(parts) // base.runtime.world) - len(mine)  # a sharded pass is one of all processes
     for index, (part, rows) in enumerate(base.with_modulation(mine + parts[:idle], recipe.flow.guidance)):
         found = losses(base, base.loader.fixed(part), rows, recipe.flow.guidance)
         if index == len(mine):
@@ -48,7 +48,7 @@ def score(base: TrainingContext, parts: list[MicroBatch], recipe: TrainingConfig
         level = min(range(len(SIGMAS)), key=lambda index: abs(SIGMAS[index] - float(part.sigma[0])))
         for example, loss in zip(part.examples, found.tolist(), strict=True):
             sums[level, genres.index(example.genre) + 1 if example.genre else 0] += torch.tensor([loss, 1.0])
-    return _score(base.sum(sums), genres)
+    return _score(base.runtime.sum(sums), genres)
 
 
 def _score(sums: torch.Tensor, genres: list[str]) -> Score:
