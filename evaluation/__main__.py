@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from impressionism.errors import UserError
-
 RUN: tuple[str, dict[str, Any]] = (
     "run",
     {"type": Path, "metavar": "RUN", "help": "a run's folder, as runs/NAME; what is found out goes there too"},
@@ -74,12 +72,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
     command = options.pop("command")
-    from impressionism.command import status_of
+    from impressionism.errors import status_of
 
     def run() -> int:
         return getattr(importlib.import_module(f"evaluation.{command}"), command)(**options) or 0
 
-    return status_of(run, UserError)
+    return status_of(run)
 
 
 def _parser() -> argparse.ArgumentParser:

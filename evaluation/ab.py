@@ -25,8 +25,7 @@ from PIL import Image
 
 from evaluation import tally, votes
 from evaluation.study import QUESTIONS, Side, Study, Trial, digest, plan, pseudonym, schedule
-from impressionism.errors import UserError
-from impressionism.hub import readable_errors
+from impressionism.errors import UserError, readable_errors
 from impressionism.records import Question
 
 PATTERNS = ["study.json", "*.jsonl"]  # what goes to the dataset

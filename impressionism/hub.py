@@ -1,6 +1,8 @@
 """From a name to a folder on this machine, and each way that can fail as a sentence that says what to do."""
 
+import errno
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -9,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from impressionism import names
-from impressionism.errors import UserError
+from impressionism.errors import UserError, readable_errors
+
+logger = logging.getLogger(__name__)
 
 # What a FluxPipeline is made of; not the 24 GB single file in FLUX.1-dev's root, and no pickle.
 PIPELINE_FILES = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors"]
@@ -36,7 +40,24 @@ def folder_of(name: str | Path, revision: str | None, patterns: list[str], inste
     from huggingface_hub import snapshot_download
 
     with readable_errors(str(name), revision, instead):
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
+        try:
+            return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            return cached_snapshot(str(name), revision, patterns, error)
+
+
+def cached_snapshot(name: str, revision: str | None, patterns: list[str], error: OSError) -> Path:
+    """The commit in a cache that cannot take a newer one, as when an administrator fills it; raises error without."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        folder = snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True)
+    except errors.LocalEntryNotFoundError:
+        raise error from None
+    logger.warning("The Hub's cache cannot be written, so the commit of %s that is in it is used.", name)
+    return Path(folder)
 
 
 def commit_of(path: Path) -> str | None:
@@ -54,57 +75,6 @@ def digest_of(*files: Path) -> str:
 def sha256_of(file: Path) -> bytes:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()
-
-
-@contextmanager
-def readable_errors(repository: str, revision: str | None, instead: str = "") -> Iterator[None]:
-    """The Hub's exceptions as sentences, which end with what to do instead; the order matters, as some inherit from
-    others."""
-    from huggingface_hub import errors, get_token
-
-    home = f"https://huggingface.co/{repository}"
-    instead = f"; or {instead}" if instead else ""
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        login = "" if get_token() else ", then log in with `hf auth login` or set HF_TOKEN"
-        raise UserError(f"{repository} asks you to accept its licence at {home}{login}{instead}.") from error
-    except errors.RepositoryNotFoundError as error:
-        login = "with a token that may read it" if get_token() else "with `hf auth login` or HF_TOKEN if it is private"
-        raise UserError(f"The Hub shows no {repository}: check the name, log in {login}{instead}.") from error
-    except errors.RevisionNotFoundError as error:
-        raise UserError(f"{repository} has no revision {revision}; its revisions are at {home}/commits.") from error
-    except errors.RemoteEntryNotFoundError as error:
-        raise UserError(f"{repository} lacks a file that is needed: {str(error).splitlines()[0]}") from error
-    except (errors.EntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        cause = error.__cause__ or error.__context__  # it also wraps refusals
-        if isinstance(cause, errors.HfHubHTTPError):
-            raise UserError(refused(repository, cause, instead)) from error
-        raise UserError(unreachable(repository, instead)) from error
-    except (errors.HFValidationError, errors.HfHubHTTPError) as error:
-        raise UserError(refused(repository, error, instead)) from error
-    except (errors.HTTPError, ConnectionError) as error:  # no answer at all
-        raise UserError(unreachable(repository, instead)) from error
-
-
-def refused(repository: str, error: Exception, instead: str) -> str:
-    response = getattr(error, "response", None)
-    status, headers = (response.status_code, response.headers) if response is not None else (0, {})
-    wait = headers.get("Retry-After", "")
-    advice = {
-        401: "log in again with `hf auth login`",
-        403: "give the token read access to gated repositories and accept the licence on the Hub",
-        429: f"wait {wait} seconds" if wait.isdigit() else "wait a few minutes",
-    }.get(status, "try again later, what has arrived is kept")
-    said = f"HTTP {status}" if status else str(error).splitlines()[0]
-    return f"The Hub refused {repository} ({said}): {advice}{instead}."
-
-
-def unreachable(repository: str, instead: str) -> str:
-    return (
-        f"{repository} is not completely on this machine and the Hub cannot be reached: "
-        f"connect to the network, or unset HF_HUB_OFFLINE{instead}."
-    )
 
 
 @contextmanager

@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from impressionism.errors import UserError
-
 COMMANDS: dict[str, str] = {  # a command is the function of that name in the module of that name
     "render": "Write the card of a trained and evaluated run from its records.",
     "check": "Say what is wrong with an adapter's folder before the Hub or its users do.",
@@ -30,14 +28,14 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 def main(arguments: list[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
-    from impressionism.command import status_of
+    from impressionism.errors import status_of
 
     command = options.pop("command")
 
     def run() -> int:
         return 1 if getattr(importlib.import_module(f"model_card.{command}"), command)(**options) is False else 0
 
-    return status_of(run, UserError)
+    return status_of(run)
 
 
 def _parser() -> argparse.ArgumentParser:

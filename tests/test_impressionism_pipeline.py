@@ -151,5 +151,3 @@ def test_only_the_bundled_folder_is_called_the_miniature(tmp_path: Path) -> None
     (tmp_path / "miniature" / "adapter").mkdir(parents=True)
     assert label(tmp_path / "miniature" / "adapter") == "miniature (another)"
     assert label(tmp_path / "miniature") == "miniature (another)"
-
-

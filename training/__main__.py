@@ -6,8 +6,6 @@ import os
 import sys
 from pathlib import Path
 
-from impressionism.errors import UserError
-
 STOPPED = 143  # what a shell reports of a program that SIGTERM ended
 COMMANDS = {  # a command is the function of that name in the module of that name; it is given the recipe
     "curate": "Choose paintings for training, and report what was chosen and why.",
@@ -52,7 +50,7 @@ OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to t
 def main(arguments: list[str] | None = None) -> int:
     options = _parsed(arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
-    from impressionism.command import status_of
+    from impressionism.errors import status_of
     from training.recipe import read
 
     command = options.pop("command")
@@ -62,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         done = getattr(importlib.import_module(f"training.{command}"), command)(recipe, **options)
         return STOPPED if done is False else 0
 
-    return status_of(run, UserError)
+    return status_of(run)
 
 
 def _parsed(arguments: list[str] | None) -> dict:
