@@ -6,7 +6,7 @@ import sys
 from impressionism.errors import UserError
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m space", description="The page, in the browser.")
     parser.add_argument("--port", type=int, help="the first free one from 7860 by default")
     parser.add_argument("--host", help="127.0.0.1 by default; 0.0.0.0 opens the page to the network")
@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument("--adapter", default="auto", help="auto, none, a Hub id, a folder or a file")
     parser.add_argument("--quantize", default="auto", help="auto, none, fp8, int8, nf4, int4 or int2")
     parser.add_argument("--compile", action="store_true", help="compile FLUX's blocks: minutes once, then faster")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
 
     from impressionism import names
     from space.app import build, launch  # late: gradio and torch take seconds, and --help needs neither

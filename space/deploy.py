@@ -174,7 +174,7 @@ def ask_it(api: Any, plan: Plan) -> None:
         raise UserError(f"{plan.repo} runs, but with the adapter's revision {live}; what it says is above.")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     chosen = options()
     from huggingface_hub import HfApi, errors
 
@@ -210,7 +210,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60, help="how long to wait until it runs")
     parser.add_argument("--poll", type=float, default=10, help="seconds between two looks")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
