@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from impressionism.errors import UserError
 from impressionism.records import Run
 from training import __main__ as training
-from training import cache, fit
+from training import cache, checkpoint, fit
 from training import recipe as recipes
-from training.base import inject_adapter, prepare
-from training.recipe import TrainingConfig
+from training.base import prepare, training_batches
+from training.recipe import Optimizer, TrainingConfig
 
 
 def draw(seed: int) -> Image.Image:
@@ -54,7 +54,11 @@ def recipe_file(tiny_flux, pictures, tmp_path):
 
 
 def weights_of(run_folder) -> dict[str, torch.Tensor]:
-    return load_file(run_folder / "checkpoints" / "step-000008" / "adapter.safetensors")
+    """Of the last checkpoint; with an average, the weights themselves too, under names of their own."""
+    last = run_folder / "checkpoints" / "step-000008"
+    raw = last / checkpoint.RAW_WEIGHTS_FILE
+    more = {f"raw {name}": weight for name, weight in load_file(raw).items()} if raw.exists() else {}
+    return checkpoint.read_weights(last / checkpoint.WEIGHTS_FILE) | more
 
 
 def paint(pipe: FluxPipeline) -> np.ndarray:
@@ -116,13 +120,13 @@ def test_a_stopped_and_resumed_run_is_the_same_bit_for_bit(recipe_file, tmp_path
 
 
 def test_sigterm_saves_and_leaves(recipe_file, tmp_path, monkeypatch, capsys):
-    step_gradient = fit.step_gradient
+    train_step = fit.train_step
 
     def interrupted(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
-        return step_gradient(*arguments)
+        return train_step(*arguments)
 
-    monkeypatch.setattr(fit, "step_gradient", interrupted)
+    monkeypatch.setattr(fit, "train_step", interrupted)
     assert training.main(["fit", str(recipe_file)]) == training.STOPPED
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000001"]
     assert "saved step 1 and left" in capsys.readouterr().err
@@ -161,7 +165,7 @@ def test_a_gradient_that_is_no_number_ends_the_run_names_the_pictures_and_keeps_
         fit.fit(recipe)
     [last] = (tmp_path / "run" / "checkpoints").iterdir()
     assert last.name == "step-000003"
-    assert all(torch.isfinite(weight).all() for weight in load_file(last / "adapter.safetensors").values())
+    assert all(torch.isfinite(weight).all() for weight in load_file(last / checkpoint.WEIGHTS_FILE).values())
 
 
 def test_a_run_whose_pictures_changed_meanwhile_does_not_go_on(recipe_file, pictures, tmp_path):
@@ -219,7 +223,8 @@ def test_problems_are_one_sentence_and_exit_2(recipe_file, capsys):
 
 @pytest.mark.parametrize("schedule, end", [("constant", 1.0), ("cosine", 0.0), ("linear", 0.0)])
 def test_the_rate_warms_up_and_then_follows_its_schedule(schedule, end):
-    factors = [fit.rate_factor(step, 100, 10, schedule) for step in range(101)]
+    options = Optimizer(steps=100, lr_warmup_steps=10, lr_scheduler=schedule)
+    factors = [fit.lr_factor(step, options) for step in range(101)]
     assert factors[:10] == pytest.approx([step / 10 for step in range(1, 11)])
     assert factors[10] == 1 and factors[100] == pytest.approx(end)
 
@@ -229,26 +234,37 @@ def test_the_optimizer_of_all_weights_at_once_does_what_one_of_each_would(recipe
     """But for the order in which a norm is summed; in 8 bits the blocks that share a scale are others."""
     recipe = recipes.read(recipe_file, [f"optimizer.name={name}", f"optimizer.learning_rate={rate}",
                                        "optimizer.lr_warmup_steps=0", "optimizer.lr_scheduler=constant"])  # fmt: skip
-    ready = prepare(recipe)
-    weights = inject_adapter(ready, recipe)
-    start = {key: weight.detach().clone() for key, weight in weights.items()}
+    context = prepare(recipe)
+    state = fit.new_state(context, recipe)
+    start = {key: weight.detach().clone() for key, weight in state.weights.items()}
     each = {key: torch.nn.Parameter(weight.clone()) for key, weight in start.items()}
     settings = {"lr": rate, "weight_decay": recipe.optimizer.weight_decay}
     alone: torch.optim.Optimizer = torch.optim.AdamW(each.values(), **settings)
     if name == "prodigy":
         alone = prodigyopt.Prodigy(each.values(), **settings, use_bias_correction=True, safeguard_warmup=True)
-    together = fit.make_optimizer(recipe.optimizer, weights)
-    parts = fit.upcoming(ready, recipe, 0)
+    steps = training_batches(context, recipe)
     for step in range(2):
-        some = next(parts)
-        fit.step_gradient(ready, recipe, some)
-        for key, weight in weights.items():
+        batches = next(steps)
+        gradient(context, recipe, batches)
+        for key, weight in state.weights.items():
             each[key].grad, weight.grad = weight.grad, None
         norm = float(torch.nn.utils.clip_grad_norm_(each.values(), recipe.optimizer.max_grad_norm))
         alone.step()
-        _, _, its = fit.take_step(ready, recipe, some, weights, {}, together, step)
-        assert its == pytest.approx(norm, rel=1e-4)
-        moved, wanted = (torch.cat([(now[key] - start[key]).flatten() for key in start]) for now in (weights, each))
+        result = fit.train_step(context, recipe, state, batches, step)
+        assert result.grad_norm == pytest.approx(norm, rel=1e-4)
+        moved, wanted = (
+            torch.cat([(now[key] - start[key]).flatten() for key in start]) for now in (state.weights, each)
+        )
         assert wanted.any()
         assert (moved - wanted).norm() < 1e-3 * wanted.norm()
-    assert len({weight.untyped_storage().data_ptr() for weight in weights.values()}) == 1
+    assert len({weight.untyped_storage().data_ptr() for weight in state.weights.values()}) == 1
+
+
+def gradient(context, recipe, batches) -> float:
+    """Leave the gradient of a step in the adapter's weights; the loss."""
+    total = 0.0
+    for micro_batch in batches.pictures:
+        loss = context.losses(micro_batch, context.loader.train(micro_batch), recipe.flow.guidance).mean()
+        (loss / len(batches.pictures)).backward()
+        total += float(loss.detach())
+    return total

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from test_training_fit import pictures, recipe_file  # noqa: F401 - fixtures
+from test_training_fit import gradient, pictures, recipe_file  # noqa: F401 - fixtures
 from torch._dynamo.utils import counters
 
 from impressionism.errors import UserError
-from training import base, fit
+from training import base
 from training import recipe as recipes
 from training.measure import measure
 from training.recipe import TrainingConfig
@@ -51,7 +51,10 @@ def test_it_leaves_no_run_behind_and_says_its_figures_in_a_sentence(recipe_file,
 
 @pytest.mark.parametrize(
     ("variant", "steps", "match"),
-    [("optimizer.bach=1", 3, "did you mean batch"), ("optimizer.train_batch_size=1", 1, "--steps should be 2")],
+    [
+        ("optimizer.bach=1", 3, "did you mean train_batch_size"),
+        ("optimizer.train_batch_size=1", 1, "--steps should be 2"),
+    ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_loads(recipe_file, variant, steps, match):  # noqa: F811
     with pytest.raises(UserError, match=match):
@@ -70,7 +73,7 @@ def test_compiled_blocks_give_the_same_gradients(recipe_file, quantize, monkeypa
         recipe = recipes.read(recipe_file, options)
         ready = base.prepare(recipe)
         weights = base.inject_adapter(ready, recipe)
-        fit.step_gradient(ready, recipe, next(fit.upcoming(ready, recipe, 0)))
+        gradient(ready, recipe, next(base.training_batches(ready, recipe)))
         gradients.append({name: weight.grad for name, weight in weights.items()})
         graphs.append(counters["stats"]["unique_graphs"])
     plain, other = gradients
@@ -94,5 +97,5 @@ def kept(recipe: TrainingConfig) -> int:
     base.inject_adapter(ready, recipe)
     seen = {}
     with torch.autograd.graph.saved_tensors_hooks(lambda one: seen.setdefault(one.data_ptr(), one), lambda one: one):
-        fit.step_gradient(ready, recipe, next(fit.upcoming(ready, recipe, 0)))
+        gradient(ready, recipe, next(base.training_batches(ready, recipe)))
     return sum(one.nbytes for one in seen.values() if one.is_floating_point())

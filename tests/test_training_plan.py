@@ -86,7 +86,7 @@ def real_step(recipe, shape) -> int:
     bank = Bank(transformer, MINIATURE, device, shape.dtype) if shape.banked else None
     adapter.add(transformer, recipe.adapter, seed=0)
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
-    base.recompute(transformer, blocks, recipe.model.gradient_checkpointing)
+    base.set_gradient_checkpointing(transformer, blocks, recipe.model.gradient_checkpointing)
     config: Any = transformer.config
     x = torch.randn(shape.batch, shape.image, config.in_channels)
     text = torch.randn(shape.batch, shape.text, config.joint_attention_dim, dtype=shape.dtype)

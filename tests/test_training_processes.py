@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from impressionism.errors import UserError
 from training import fit
 from training import recipe as recipes
-from training.base import inject_adapter, prepare
+from training.base import prepare, training_batches
 from training.recipe import TrainingConfig
 
 # A process that imports the libraries once, never trains itself (autograd's threads do not survive a fork), and forks.
@@ -114,7 +114,7 @@ def stopped_and_resumed(recipe: TrainingConfig) -> float | None:
 def after_a_step(recipe: TrainingConfig) -> dict[str, int]:
     """The bytes of tensors here, those of all the blocks' weights, and how many blocks were whole at once."""
     base = prepare(recipe)
-    weights = inject_adapter(base, recipe)
+    state = fit.new_state(base, recipe)
     blocks = [*base.transformer.transformer_blocks, *base.transformer.single_transformer_blocks]
     whole: list[int] = []
 
@@ -124,8 +124,7 @@ def after_a_step(recipe: TrainingConfig) -> dict[str, int]:
     for block in blocks:
         block.attn.to_v.register_forward_hook(look)
         block.attn.to_v.register_full_backward_hook(look)
-    optimizer = fit.make_optimizer(recipe.optimizer, weights)
-    fit.take_step(base, recipe, next(fit.upcoming(base, recipe, 0)), weights, {}, optimizer, 0)
+    fit.train_step(base, recipe, state, next(training_batches(base, recipe)), 0)
     frozen = sum(weight.numel() * 4 for block in blocks for weight in block.parameters() if not weight.requires_grad)
     return {"here": held(), "blocks": frozen, "whole": max(whole)}
 

@@ -23,13 +23,14 @@ from diffusers import FluxTransformer2DModel
 from optuna.trial import TrialState
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
+from test_training_fit import gradient
 from tiny import TRANSFORMER
 
 from impressionism.errors import UserError
 from training import __main__ as training
 from training import adapter, fit, tune
 from training import recipe as recipes
-from training.base import inject_adapter, prepare
+from training.base import inject_adapter, prepare, training_batches
 from training.recipe import Adapter
 from training.runtime import resolve_runtime
 
@@ -231,14 +232,14 @@ def test_a_worker_that_counted_as_lost_gives_its_trial_up_and_goes_on(recipe_fil
     recipe = recipes.read(recipe_file)
     study = tune.open_study(recipe)
     worker = tune.Worker.start(recipe, [])
-    take_step = tune.take_step
+    train_step = tune.train_step
 
     def declared_lost(*arguments):
         tune.open_study(recipe).tell(0, state=TrialState.FAIL)
-        monkeypatch.setattr(tune, "take_step", take_step)
-        return take_step(*arguments)
+        monkeypatch.setattr(tune, "train_step", train_step)
+        return train_step(*arguments)
 
-    monkeypatch.setattr(tune, "take_step", declared_lost)
+    monkeypatch.setattr(tune, "train_step", declared_lost)
     tune._run_one(study, worker)
     assert "another one runs the trial again" in capsys.readouterr().err
     tune._run_one(study, worker)
@@ -296,8 +297,7 @@ def test_a_new_adapter_leaves_nothing_of_the_one_before(recipe_file):
     assert now.keys() == expected.keys() and all(torch.equal(now[name], expected[name]) for name in now)
     assert not {id(weight) for weight in old.values()} & {id(weight) for weight in used.transformer.parameters()}
     assert [n for n, _ in used.transformer.named_parameters()] == [n for n, _ in fresh.transformer.named_parameters()]
-    parts = [next(fit.upcoming(base, recipe, 0)) for base in (used, fresh)]
-    losses = [fit.step_gradient(base, recipe, some) for base, some in zip((used, fresh), parts, strict=True)]
+    losses = [gradient(base, recipe, next(training_batches(base, recipe))) for base in (used, fresh)]
     assert losses[0] == losses[1]
     assert all(torch.equal(now[name].grad, expected[name].grad) for name in now)
 

@@ -36,6 +36,12 @@ OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to t
         ("--steps", {"type": int, "default": 6, "help": "of each (default: 6)"}),
         ("--json", {"action": "store_true", "help": "a line of JSON each, in bytes and seconds"}),
     ],
+    "fit": [
+        (
+            "--quick",
+            {"action": "store_true", "help": "try it end to end on 8 pictures, in a folder of its own"},
+        ),
+    ],
     "push": [
         ("--dataset", {"action": "store_true", "help": "send the curated pictures of data.source, not the adapter"}),
         ("--license", {"metavar": "ID", "help": "of these pictures, where their README.md does not say it"}),

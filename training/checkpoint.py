@@ -1,50 +1,105 @@
-"""Checkpoints: `checkpoints/step-000500/` with the adapter, the optimizer and the position, whole or absent.
+"""Checkpoints: `checkpoints/step-000500/` with the adapter, the optimizer's state and the position, whole or absent.
 
-What else a run consists of (order, noise, learning rate) follows from the recipe and the step.
+What else a run consists of (order, noise, learning rate) follows from the recipe and the step. The adapter's file is
+one that diffusers, the Space and `evaluation` paint with, alpha included; the digests of all files lie beside them, so
+that a torn or damaged checkpoint is noticed and the one before it is taken.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from impressionism.errors import UserError
+from impressionism.hub import sha256_of
+from impressionism.names import WEIGHTS_FILE
 from training.examples import say
+from training.validation import Score
 
-Weights = Mapping[str, torch.Tensor]
-TORN = (OSError, SafetensorError, RuntimeError, EOFError, ValueError, UnpicklingError)  # what its readers raise
+RAW_WEIGHTS_FILE = "training_weights.safetensors"  # with an average, which then is what WEIGHTS_FILE holds
+OPTIMIZER_FILE, POSITION_FILE, DIGESTS_FILE = "optimizer.pt", "position.json", "digests.json"
+UNREADABLE = (OSError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError)
+
+Weights = Mapping[str, torch.Tensor]  # `LAYER.lora_A` (rank, in) and `LAYER.lora_B` (out, rank)
 
 
-def save(
-    folder: Path, weights: Weights, averages: Weights, optimizer: torch.optim.Optimizer,
-    position: dict[str, Any], *, keep: int,
-) -> Path:  # fmt: skip
-    """Write the checkpoint of position["step"]; of the others the last `keep` stay, and the best."""
-    final = at(folder, position["step"])
+class Best(BaseModel):
+    step: int
+    loss: float
+
+
+class Position(BaseModel):
+    """Where a run stands."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    step: int = 0
+    seconds: float = 0.0
+    peak_memory: int = 0
+    losses: list[float] = []
+    """Since the last line of the log."""
+    base: Score | None = None
+    """Held-out loss of the base model; none before it is known, or where nothing is held out."""
+    validation: Score | None = None
+    """The last one of the adapter."""
+    best: Best | None = None
+    rests_on: dict[str, Any] = {}
+    """What the run's numbers depend on besides its recipe."""
+
+
+@dataclass
+class TrainState:
+    """All that a training step changes."""
+
+    weights: Mapping[str, torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    ema: dict[str, torch.Tensor] = field(default_factory=dict)
+    """An average of the weights; empty where the recipe asks for none."""
+    alpha: float | None = None
+
+    @contextlib.contextmanager
+    def ema_weights(self) -> Iterator[None]:
+        """The average, where there is one, stands in for the weights."""
+        own = {name: self.weights[name].detach().clone() for name in self.ema}
+        copy(self.ema, {name: self.weights[name] for name in self.ema})
+        try:
+            yield
+        finally:
+            copy(own, {name: self.weights[name] for name in own})
+
+
+def save(folder: Path, state: TrainState, position: Position, *, keep: int) -> Path:
+    """Write the checkpoint of the position's step; of the others the last `keep` stay, and the best."""
+    final = at(folder, position.step)
     partial = folder / f".{final.name}.partial"
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(_plain(weights), partial / "adapter.safetensors")
-        if averages:
-            save_file(_plain(averages), partial / "average.safetensors")
-        torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-        (partial / "position.json").write_text(json.dumps(position))
+        _write_adapter(state.ema or state.weights, state.alpha, partial / WEIGHTS_FILE)
+        if state.ema:
+            _write_adapter(state.weights, state.alpha, partial / RAW_WEIGHTS_FILE)
+        torch.save(state.optimizer.state_dict(), partial / OPTIMIZER_FILE)
+        (partial / POSITION_FILE).write_text(position.model_dump_json())
+        digests = {file.name: sha256_of(file).hex() for file in sorted(partial.iterdir())}
+        (partial / DIGESTS_FILE).write_text(json.dumps(digests))
         for written in (*partial.iterdir(), partial):
-            _to_disk(written)
+            _flush(written)
         aside = folder / f".{final.name}.old"  # there if the step is saved again
         if final.exists():
             final.replace(aside)
         partial.replace(final)
-        _to_disk(folder)
+        _flush(folder)
         shutil.rmtree(aside, ignore_errors=True)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         shutil.rmtree(partial, ignore_errors=True)
@@ -53,39 +108,53 @@ def save(
             f"{final} could not be written ({error}); {f'{kept} is whole' if kept else 'no other was written yet'}: "
             "make room on the disk and start the same command again."
         ) from error
-    best = (position.get("best") or {}).get("step")
-    for old in [kept for kept in _all(folder) if _step(kept) <= position["step"]][:-keep]:
-        if _step(old) != best:
+    best = position.best.step if position.best else None
+    for old in [kept for kept in all_of(folder) if step_of(kept) <= position.step][:-keep]:
+        if step_of(old) != best:
             shutil.rmtree(old)
     return final
 
 
-def latest(folder: Path) -> Path | None:
-    checkpoints = _all(folder)
-    return checkpoints[-1] if checkpoints else None
-
-
-def restore(folder: Path, weights: Weights, averages: Weights, optimizer: torch.optim.Optimizer) -> dict | None:
-    """Put the latest whole checkpoint's numbers into place; its position, or none where there is none."""
-    for checkpoint in reversed(_all(folder)):
+def restore(folder: Path, state: TrainState) -> Position | None:
+    """Put the numbers of the latest whole checkpoint into place; its position, or none where there is none."""
+    for checkpoint in reversed(all_of(folder)):
         try:
-            saved = load_file(checkpoint / "adapter.safetensors")
-            averaged = load_file(checkpoint / "average.safetensors") if averages else {}
-            state = torch.load(checkpoint / "optimizer.pt", weights_only=True, map_location="cpu")
-            position = json.loads((checkpoint / "position.json").read_text())
-        except TORN as error:
-            say(f"{checkpoint} is torn ({' '.join(str(error).split())[:80]}); the one before it is taken.")
+            position = read_position(checkpoint)
+            raw = checkpoint / (RAW_WEIGHTS_FILE if state.ema else WEIGHTS_FILE)
+            saved, averaged = read_weights(raw), read_weights(checkpoint / WEIGHTS_FILE) if state.ema else {}
+            optimizer = torch.load(checkpoint / OPTIMIZER_FILE, weights_only=True, map_location="cpu")
+        except UNREADABLE as error:
+            say(f"{checkpoint} is damaged ({' '.join(str(error).split())[:80]}); the one before it is taken.")
             continue
         try:
-            optimizer.load_state_dict(state)
-        except ValueError as error:
+            state.optimizer.load_state_dict(optimizer)
+            copy(saved, state.weights)
+            copy(averaged, state.ema)
+        except (ValueError, KeyError, RuntimeError) as error:
             raise UserError(
                 f"{checkpoint} was written by another version of this trainer: begin again in another run.folder."
             ) from error
-        copy(saved, weights)
-        copy(averaged, averages)
         return position
     return None
+
+
+def read_position(checkpoint: Path) -> Position:
+    """Raises ValueError where a file of the checkpoint is not the one that was written."""
+    digests = json.loads((checkpoint / DIGESTS_FILE).read_text())
+    if not {WEIGHTS_FILE, OPTIMIZER_FILE, POSITION_FILE} <= set(digests):
+        raise ValueError(f"{DIGESTS_FILE} is incomplete")
+    for name, digest in digests.items():
+        if sha256_of(checkpoint / name).hex() != digest:
+            raise ValueError(f"{name} does not have its digest")
+    try:
+        return Position.model_validate_json((checkpoint / POSITION_FILE).read_text())
+    except ValidationError as error:
+        raise ValueError(f"{POSITION_FILE}: {error.errors()[0]['msg']}") from None
+
+
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """Of a checkpoint, by the names of a run."""
+    return {name.removeprefix("transformer.").removesuffix(".weight"): w for name, w in load_file(file).items()}
 
 
 @torch.no_grad()
@@ -94,34 +163,44 @@ def copy(source: Weights, target: Weights) -> None:
         tensor.copy_(source[name])
 
 
-def judged(checkpoint: Path) -> Weights:
-    """The weights that validation saw: the average where there is one."""
-    average = checkpoint / "average.safetensors"
-    return load_file(average if average.exists() else checkpoint / "adapter.safetensors")
+def latest(folder: Path) -> Path | None:
+    checkpoints = all_of(folder)
+    return checkpoints[-1] if checkpoints else None
 
 
 def at(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}"
 
 
-def _plain(weights: Weights) -> dict[str, torch.Tensor]:
-    return {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
-
-
-def _to_disk(path: Path) -> None:
-    """Or a power cut could leave a whole name with torn contents."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _all(folder: Path) -> list[Path]:
+def all_of(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, by their step."""
     if not folder.exists():
         return []
-    return sorted((path for path in folder.iterdir() if re.fullmatch(r"step-\d{6,}", path.name)), key=_step)
+    return sorted((path for path in folder.iterdir() if re.fullmatch(r"step-\d{6,}", path.name)), key=step_of)
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
+
+
+def _write_adapter(weights: Weights, alpha: float | None, file: Path) -> None:
+    """In diffusers' layout and float32, so that training goes on bit for bit; the metadata says alpha."""
+    ranks = {name.removesuffix(".lora_A"): len(w) for name, w in weights.items() if name.endswith(".lora_A")}
+    usual = max(set(ranks.values()), key=list(ranks.values()).count) if ranks else 1
+    facts: dict[str, Any] = {"r": usual, "lora_alpha": alpha or usual, "target_modules": list(ranks)}
+    if others := {name: rank for name, rank in ranks.items() if rank != usual}:
+        facts |= {"rank_pattern": others, "alpha_pattern": {name: alpha or rank for name, rank in others.items()}}
+    metadata = json.dumps({f"transformer.{key}": value for key, value in facts.items()})
+    tensors = {f"transformer.{name}.weight": w.detach().cpu().contiguous() for name, w in weights.items()}
+    save_file(tensors, file, metadata={"format": "pt", "lora_adapter_metadata": metadata})
+
+
+def _flush(path: Path) -> None:
+    """Onto the disk, or a power cut could leave a whole name with torn contents. Some network and FUSE disks refuse it
+    for folders, which is no reason to stop."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,220 +1,244 @@
 """The training loop: a frozen, quantized FLUX with a LoRA on top learns the flow towards the cached pictures.
 
-    python -m training fit training/recipes/miniature.yaml [section.key=value …]
+    python -m training fit training/recipes/miniature.yaml [--quick] [section.key=value …]
     accelerate launch --num_processes 2 -m training fit RECIPE.yaml
 
-A run resumes from its latest checkpoint by itself and then makes the same numbers as one that was never
-stopped: order, noise and rate are functions of the seed, the sample and the step.
+Stop a run whenever you like and start the same command to resume: order, noise and learning rate are functions of the
+seed, the sample and the step, so that a resumed run makes the same numbers as one that was never stopped.
 """
 
 import contextlib
-import dataclasses
-import hashlib
 import importlib.metadata
-import json
 import math
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import filelock
 import torch
 from tqdm import tqdm
 
 from impressionism.errors import UserError
 from impressionism.hub import commit_of, digest_of, label
 from impressionism.lora import TRAINED, updates_of
-from impressionism.modulation import AHEAD, Rows
 from impressionism.pipeline import parts as files_of
 from impressionism.records import Run
-from training import adapter, cache, checkpoint, export, preview, validation
-from training import recipe as recipes
-from training.base import TrainingContext, inject_adapter, losses, prepare
-from training.batches import MicroBatch, Schedule
+from training import adapter, checkpoint, export, flow, preview, resume, validation
+from training.base import StepBatches, TrainingContext, inject_adapter, loaders, prepare
+from training.checkpoint import Best, Position, TrainState
 from training.examples import Example, say
-from training.log import Log, Meter
-from training.recipe import Data, Optimizer, TrainingConfig
-from training.runtime import Runtime, resolve_runtime
+from training.log import MemoryMeter, RunLog
+from training.recipe import Data, Optimizer, TrainingConfig, changed
+from training.runtime import resolve_runtime
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "bitsandbytes", "safetensors")
-FREE = (  # sections and keys that change no number of a run
-    "curate", "caption", "tune", "preview", "model.keep_quantized", "model.shard", "run.folder", "run.cache",
-    "run.log_every", "run.checkpoint_every", "run.keep",
-)  # fmt: skip
-
-Weights = Mapping[str, torch.nn.Parameter]
+QUICK_PICTURES, QUICK_STEPS = 8, 10
 
 
-def fit(recipe: TrainingConfig, *, until: int | None = None) -> Run | bool:
-    """Train, or go on training; false if the run was told to leave: by SIGTERM, Ctrl-C, or at step `until`."""
-    if done := _finished(recipe):
-        return done
+def fit(recipe: TrainingConfig, *, quick: bool = False, until: int | None = None) -> Run | bool:
+    """Train, or resume training; false if the run was told to leave: by SIGTERM, Ctrl-C, or at step `until`."""
+    whole, recipe = recipe, quick_recipe(recipe) if quick else recipe
     runtime = resolve_runtime(recipe.model)
-    with _alone(recipe, runtime):
-        base = prepare(recipe, runtime)
-        return train(base, recipe, until=until)
+    with resume.readable_failures(recipe):
+        if quick and runtime.first:
+            shutil.rmtree(recipe.run.folder, ignore_errors=True)
+        if done := resume.check_folder(recipe):
+            return done
+        with resume.lock(recipe.run.folder, runtime):
+            context = prepare(recipe, runtime)
+            run = train(context, recipe, until=until)
+    if quick and isinstance(run, Run):
+        hours = run.seconds / run.steps * whole.optimizer.steps / 3600
+        say(f"The recipe works from end to end. At this pace its {whole.optimizer.steps} steps take {hours:.1f} hours, "
+            f"without previews; look at {recipe.run.folder}, then start the same command without --quick.")  # fmt: skip
+    return run
 
 
-def train(base: TrainingContext, recipe: TrainingConfig, *, until: int | None = None) -> Run | bool:
+def quick_recipe(recipe: TrainingConfig) -> TrainingConfig:
+    """The same run end to end on a few pictures, in a folder of its own that each quick run begins anew."""
+    steps = min(QUICK_STEPS, recipe.optimizer.steps)
+    folder = recipe.run.folder
+    return changed(recipe, [
+        f"data.limit={QUICK_PICTURES}", f"optimizer.steps={steps}",
+        f"optimizer.lr_warmup_steps={min(recipe.optimizer.lr_warmup_steps, steps - 1)}",
+        f"prior.num_class_images={min(2, recipe.prior.num_class_images)}",
+        f"preview.every={steps}", f"preview.steps={min(4, recipe.preview.steps)}",
+        f"run.folder={folder.with_name(folder.name + '-quick')}", "run.log_every=1", f"run.validate_every={steps}",
+        f"run.checkpoint_every={steps}",
+    ])  # fmt: skip
+
+
+def train(context: TrainingContext, recipe: TrainingConfig, *, until: int | None = None) -> Run | bool:
     """The run itself, on a base that is in memory."""
-    run, options, first = recipe.run, recipe.optimizer, base.runtime.rank == 0
-
-    # Model: the base is frozen, the adapter on it is trained.
-    meter = Meter(base.runtime.device)
-    weights = inject_adapter(base, recipe)
-    averages = {name: weight.detach().clone() for name, weight in weights.items()} if options.ema else {}
-    optimizer = make_optimizer(options, weights)
-    held_out = validation.parts_for(base, recipe)
-    if first:
-        _claim(recipe)
+    run, options, runtime = recipe.run, recipe.optimizer, context.runtime
+    meter = MemoryMeter(runtime.device)
+    state = new_state(context, recipe)
+    if runtime.first:
+        resume.write_recipe(recipe)
 
     # Position: the start, or the latest whole checkpoint.
     checkpoints = run.folder / "checkpoints"
-    position: dict = {"step": 0, "seconds": 0.0, "best": None, "peak": 0, "shown": [], "rests_on": rests_on(base)}
-    if found := checkpoint.restore(checkpoints, weights, averages, optimizer):
-        _same(position["rests_on"], found["rests_on"], run.folder)
-        position = found
-        say(f"{run.folder}: going on from step {position['step']} of {options.steps}.")
-    if held_out and "base" not in position:  # the base never changes, so once is enough
-        adapter.switch(base.transformer, False)
-        position["base"] = dataclasses.asdict(validation.score(base, held_out, recipe))
-        adapter.switch(base.transformer, True)
+    rests_on = resume.rests_on(context, recipe)
+    position = checkpoint.restore(checkpoints, state)
+    if position:
+        resume.check_same(rests_on, position.rests_on, run.folder)
+        say(f"{run.folder}: going on from step {position.step} of {options.steps}.")
+    else:
+        position = Position(rests_on=rests_on)
+    steps, held_out = loaders(context, recipe, position.step)
+    if held_out and position.base is None:  # the base never changes, so once is enough
+        with context.without_adapter():
+            position.base = validation.score(context, held_out, recipe)
 
     # Loop.
-    begun = time.monotonic() - position["seconds"]
-    bar = tqdm(range(position["step"], options.steps), desc=str(run.folder), initial=position["step"],
-               total=options.steps, disable=not first)  # fmt: skip
-    parts = upcoming(base, recipe, position["step"])
-    with Log(run.folder if first else None, position["step"]) as log, signals() as received:
-        shown: list[float] = position["shown"]
-        if position["step"] == options.steps or position["step"] % recipe.preview.every == 0:  # killed before it
-            with judged(weights, averages):
-                preview.paint(base, recipe, position["step"], log)
-        for step, these in zip(bar, parts, strict=False):
-            loss, rate, norm = take_step(base, recipe, these, weights, averages, optimizer, step)
-            if not math.isfinite(norm):
-                if first:
-                    checkpoint.save(checkpoints, weights, averages, optimizer, position, keep=run.keep)
-                _stop(base, checkpoint.at(checkpoints, step), these)
-            shown.append(loss)
+    begun = time.monotonic() - position.seconds
+    bar = tqdm(range(position.step, options.steps), desc=str(run.folder), initial=position.step,
+               total=options.steps, disable=not runtime.first)  # fmt: skip
+    with RunLog(recipe, position.step, write=runtime.first) as log, leave_on_signals() as received:
+        if position.step == options.steps or position.step % recipe.preview.every == 0:  # killed before it
+            with state.ema_weights():
+                preview.paint(context, recipe, position.step, log)
+        for step, batches in zip(bar, steps, strict=False):
+            result = train_step(context, recipe, state, batches, step)
+            if not math.isfinite(result.grad_norm):
+                if runtime.first:
+                    checkpoint.save(checkpoints, state, position, keep=run.keep)
+                runtime.wait()  # the first process writes, and would be ended with the others
+                raise UserError(not_finite(checkpoint.at(checkpoints, step), batches))
+            position.losses.append(result.loss)
 
-            step += 1
-            last_step, leaving = step == options.steps, base.runtime.any(bool(received) or step == until)
-            seconds, peak = time.monotonic() - begun, max(position["peak"], meter.peak())
-            position |= {"step": step, "seconds": seconds, "peak": peak}
+            position.step = step = step + 1
+            position.seconds = time.monotonic() - begun
+            position.peak_memory = max(position.peak_memory, meter.peak())
+            last_step, leaving = step == options.steps, runtime.any(bool(received) or step == until)
             if last_step or step % run.log_every == 0:
-                log.write(
-                    step, loss=sum(shown) / len(shown), lr=rate, norm=norm, seconds=round(seconds, 2), memory=peak
-                )
-                bar.set_postfix(loss=f"{sum(shown) / len(shown):.4f}")
-                shown.clear()
-            if held_out and (last_step or step % run.validate_every == 0):
-                with judged(weights, averages):
-                    position |= _validate(base, held_out, recipe, position, log)
-            if first and (last_step or leaving or step % run.checkpoint_every == 0 or _is_best(position)):
-                checkpoint.save(checkpoints, weights, averages, optimizer, position, keep=run.keep)
+                mean = sum(position.losses) / len(position.losses)
+                log.write(step, loss=mean, lr=result.learning_rate, norm=result.grad_norm, **result.preserved,
+                          seconds=round(position.seconds, 2), memory=position.peak_memory)  # fmt: skip
+                bar.set_postfix(loss=f"{mean:.4f}")
+                position.losses.clear()
+            if position.base and (last_step or step % run.validate_every == 0):
+                with state.ema_weights():
+                    position.validation = now = validation.score(context, held_out, recipe)
+                if position.best is None or now.mean < position.best.loss:
+                    position.best = Best(step=step, loss=now.mean)
+                log.write(step, **validation.as_figures(now, position.base))
+                if runtime.first:
+                    say(f"step {step}: held-out loss {now.mean:.4f}, the base's {position.base.mean:.4f} "
+                        f"({now.mean / position.base.mean - 1:+.1%})")  # fmt: skip
+            is_best = position.best is not None and position.best.step == step
+            if runtime.first and (last_step or leaving or is_best or step % run.checkpoint_every == 0):
+                checkpoint.save(checkpoints, state, position, keep=run.keep)
             if last_step or step % recipe.preview.every == 0:
-                with judged(weights, averages):
-                    preview.paint(base, recipe, step, log)
+                with state.ema_weights():
+                    preview.paint(context, recipe, step, log)
             if leaving and not last_step:
                 say(f"{run.folder}: saved step {step} and left; the same command goes on from there.")
                 return False
 
-    return _finish(base, recipe, weights, averages, position)
+    return finish(context, recipe, state, position) if runtime.first else True
 
 
-def upcoming(
-    base: TrainingContext, recipe: TrainingConfig, step: int
-) -> Iterator[list[tuple[MicroBatch, Rows | None]]]:
-    """The parts of step after step, with their modulation."""
-    schedule = Schedule(recipe, base.trained_on, base.latents, rank=base.runtime.rank, world=base.runtime.world)
-    accumulate = recipe.optimizer.gradient_accumulation_steps
-    some = max(1, AHEAD // accumulate)
-    for start in range(step, recipe.optimizer.steps, some):
-        steps = [schedule[index] for index in range(start, min(start + some, recipe.optimizer.steps))]
-        parts = base.with_modulation([part for parts in steps for part in parts], recipe.flow.guidance)
-        for _ in steps:
-            yield [next(parts) for _ in range(accumulate)]
+# ---- A step
 
 
-def take_step(
-    base: TrainingContext, recipe: TrainingConfig, parts: list[tuple[MicroBatch, Rows | None]], weights: Weights,
-    averages: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer, step: int,
-) -> tuple[float, float, float]:  # fmt: skip
-    """One optimizer step: its loss, its rate, its gradient's norm; where that is not finite the weights stay good."""
-    options = recipe.optimizer
-    rate = options.learning_rate * rate_factor(step, options.steps, options.lr_warmup_steps, options.lr_scheduler)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    loss = step_gradient(base, recipe, parts)
-    [whole] = optimizer.param_groups[0]["params"]
-    whole.grad = mean_gradient(base, weights)
-    norm = float(torch.nn.utils.clip_grad_norm_([whole], options.max_grad_norm))
+def new_state(context: TrainingContext, recipe: TrainingConfig) -> TrainState:
+    """A new adapter on the base, with its optimizer."""
+    weights = inject_adapter(context, recipe)
+    ema = {name: weight.detach().clone() for name, weight in weights.items()} if recipe.optimizer.ema else {}
+    return TrainState(weights, make_optimizer(recipe.optimizer, weights), ema, recipe.adapter.alpha)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    loss: float
+    """Mean over the pictures of all processes."""
+    learning_rate: float
+    grad_norm: float
+    """Before it is cut to max_grad_norm; not finite where the step was not taken."""
+    preserved: dict[str, float]
+    """The losses that preserve the prior, where the recipe asks for them."""
+
+
+def train_step(
+    context: TrainingContext, recipe: TrainingConfig, state: TrainState, batches: StepBatches, step: int
+) -> StepResult:
+    """One optimizer step; where the gradient is not finite, weights and optimizer stay as they were."""
+    options, guidance, runtime = recipe.optimizer, recipe.flow.guidance, context.runtime
+    count = len(batches.pictures)
+    totals = {"loss": torch.zeros(())}
+
+    def backward(name: str, loss: torch.Tensor, weight: float = 1.0) -> None:
+        (weight * loss / count).backward()
+        totals[name] = totals.get(name, torch.zeros(())) + loss.detach().cpu() / count
+
+    for micro_batch in batches.pictures:
+        batch = context.loader.train(micro_batch)
+        backward("loss", context.losses(micro_batch, batch, guidance, recipe.flow.weighting).mean())
+    for micro_batch in batches.class_pictures:  # prior preservation
+        batch = context.loader.train(micro_batch)
+        loss = context.losses(micro_batch, batch, guidance, recipe.flow.weighting).mean()
+        backward("prior_loss", loss, recipe.prior.prior_loss_weight)
+    for micro_batch in batches.as_class:  # differential output preservation: the base is its own teacher
+        batch = context.loader.train(micro_batch)
+        with torch.no_grad(), context.without_adapter():
+            teacher = context.predict(micro_batch, batch, guidance).float()
+        loss = flow.loss(context.predict(micro_batch, batch, guidance), teacher).mean()
+        backward("preservation_loss", loss, recipe.prior.output_preservation)
+
+    learning_rate = options.learning_rate * lr_factor(step, options)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate
+    [parameter] = state.optimizer.param_groups[0]["params"]
+    parameter.grad = runtime.sum(take_gradient(state.weights)).div_(runtime.world)
+    norm = float(torch.nn.utils.clip_grad_norm_([parameter], options.max_grad_norm))
     if math.isfinite(norm):
-        optimizer.step()
-        average(averages, weights, options.ema, step)
-    optimizer.zero_grad()
-    return loss, rate, norm
+        state.optimizer.step()
+        update_ema(state, options.ema, step)
+    state.optimizer.zero_grad()
+    means = {name: float(runtime.sum(total)) / runtime.world for name, total in totals.items()}
+    return StepResult(means.pop("loss"), learning_rate, norm, means)
 
 
-def step_gradient(base: TrainingContext, recipe: TrainingConfig, parts: list[tuple[MicroBatch, Rows | None]]) -> float:
-    """Leave the gradient of a step's own parts in the adapter; the mean loss over all processes."""
-    total = torch.zeros(())
-    for part, rows in parts:
-        batch = base.loader.train(part)
-        loss = losses(base, batch, rows, recipe.flow.guidance, recipe.flow.weighting).mean() / len(parts)
-        loss.backward()
-        total += loss.detach().cpu()
-    return float(base.runtime.sum(total)) / base.runtime.world
-
-
-def mean_gradient(base: TrainingContext, weights: Weights) -> torch.Tensor:
-    """Of all weights, one after the other, taken from them; the mean over all processes, in one exchange."""
+def take_gradient(weights: Mapping[str, torch.nn.Parameter]) -> torch.Tensor:
+    """Of all weights, one after the other, taken from them."""
     gradient = torch.cat(  # what no output depends on has none
         [(torch.zeros_like(one) if one.grad is None else one.grad).flatten() for one in weights.values()]
     )
     for weight in weights.values():
         weight.grad = None
-    return base.runtime.sum(gradient).div_(base.runtime.world)
+    return gradient
 
 
 @torch.no_grad()
-def average(averages: dict[str, torch.Tensor], weights: Weights, decay: float, step: int) -> None:
-    """An exponential mean that forgets the start: its window grows with what there is to average."""
-    for name, mean in averages.items():
-        mean.lerp_(weights[name], 1 - min(decay, (step + 1) / (step + 10)))
+def update_ema(state: TrainState, decay: float, step: int) -> None:
+    """An exponential mean whose window grows with the steps, so that it forgets the start."""
+    for name, mean in state.ema.items():
+        mean.lerp_(state.weights[name], 1 - min(decay, (step + 1) / (step + 10)))
 
 
-@contextlib.contextmanager
-def judged(weights: Weights, averages: dict[str, torch.Tensor]) -> Iterator[None]:
-    """The averages, where they are kept, stand in for the weights."""
-    own = {name: weights[name].detach().clone() for name in averages}
-    checkpoint.copy(averages, {name: weights[name] for name in averages})
-    try:
-        yield
-    finally:
-        checkpoint.copy(own, {name: weights[name] for name in own})
-
-
-def rate_factor(step: int, steps: int, warmup: int, schedule: str) -> float:
+def lr_factor(step: int, options: Optimizer) -> float:
     """Learning-rate factor of a step: a linear warm-up, then constant, or a fall to zero."""
+    warmup = options.lr_warmup_steps
     if step < warmup:
         return (step + 1) / warmup
-    done = (step - warmup) / (steps - warmup)
-    return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[schedule]
+    done = (step - warmup) / (options.steps - warmup)
+    return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[options.lr_scheduler]
 
 
-def make_optimizer(options: Optimizer, weights: Weights) -> torch.optim.Optimizer:
-    """Of one parameter that holds all the weights, which become views of it, so once for each adapter: its step is then
-    a few operations, not a few for each weight."""
+def make_optimizer(options: Optimizer, weights: Mapping[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Of one parameter that holds all the weights, which become views of it (so once for each adapter): its step is
+    then a few operations, not a few for each weight."""
+    parameter = torch.nn.Parameter(torch.cat([weight.detach().flatten() for weight in weights.values()]))
+    views = parameter.detach().split([weight.numel() for weight in weights.values()])
+    for weight, view in zip(weights.values(), views, strict=True):
+        weight.data = view.view_as(weight)
     settings: dict[str, Any] = {
-        "params": [joined(weights)],
-        "lr": options.learning_rate,
-        "weight_decay": options.weight_decay,
-    }
+        "params": [parameter], "lr": options.learning_rate, "weight_decay": options.weight_decay,
+    }  # fmt: skip
     if options.name == "adamw8bit":
         import bitsandbytes
 
@@ -226,91 +250,64 @@ def make_optimizer(options: Optimizer, weights: Weights) -> torch.optim.Optimize
     return torch.optim.AdamW(**settings, fused=True)
 
 
-def joined(weights: Weights) -> torch.nn.Parameter:
-    """All weights, one after the other, in one parameter; each becomes a view of its part."""
-    whole = torch.nn.Parameter(torch.cat([weight.detach().flatten() for weight in weights.values()]))
-    parts = whole.detach().split([weight.numel() for weight in weights.values()])
-    for weight, part in zip(weights.values(), parts, strict=True):
-        weight.data = part.view_as(weight)
-    return whole
-
-
-# ---- What happens on the way
-
-
-def _validate(base: TrainingContext, parts: list[MicroBatch], recipe: TrainingConfig, position: dict, log: Log) -> dict:
-    """What changes of the position; the best so far is the one with the lowest held-out loss."""
-    now, before = validation.score(base, parts, recipe), validation.Score(**position["base"])
-    step, best = position["step"], position["best"]
-    log.write(step, **validation.as_figures(now, before))
-    if base.runtime.rank == 0:
-        change = now.mean / before.mean - 1
-        say(f"step {step}: held-out loss {now.mean:.4f}, the base's {before.mean:.4f} ({change:+.1%})")
-    better = best is None or now.mean < best["loss"]
-    return {"validation": dataclasses.asdict(now), "best": {"step": step, "loss": now.mean} if better else best}
-
-
-def _is_best(position: dict) -> bool:
-    return position["best"] is not None and position["best"]["step"] == position["step"]
-
-
-def rests_on(base: TrainingContext) -> dict:
-    """What the numbers of a run depend on besides its recipe."""
-    said = json.dumps([(example.id, example.size, example.caption, example.content) for example in base.examples])
-    return {
-        "pictures and captions": hashlib.sha256(said.encode()).hexdigest()[:16],
-        "base model": weights_of(base.folder),
-        "number of processes": base.runtime.world,
-        "precision": str(base.runtime.dtype),
-    }
-
-
-def weights_of(folder: Path) -> str | None:
-    """The digest of a model in the Hub's cache, where files go by their digests; not of a folder, whose 34 GB would be
-    read at each start."""
-    return cache.digest(folder, "transformer", *cache.ENCODERS) if commit_of(folder) else None
-
-
-def _same(now: dict, then: dict, folder: Path) -> None:
-    if changed := [what for what, value in then.items() if now[what] != value]:
-        raise UserError(
-            f"{folder} cannot go on: since its last checkpoint there is a change of {', '.join(changed)}; "
-            "undo it, or begin again in another run.folder."
-        )
-
-
-def _stop(base: TrainingContext, good: Path, parts: list[tuple[MicroBatch, Rows | None]]) -> None:
-    """The weights are those of the step before, and kept; say what was being looked at."""
-    base.runtime.wait()  # the first process writes, and would be ended with the others
-    names = ", ".join(example.name for part, _ in parts for example in part.examples)
-    raise UserError(
+def not_finite(good: os.PathLike, batches: StepBatches) -> str:
+    names = ", ".join(example.name for one in batches.all for example in one.examples)
+    return (
         f"The gradient of the step after {good} is not finite (pictures: {names}); that state is the last good one: "
         "lower optimizer.learning_rate, or take the picture out, and begin again in another run.folder."
     )
 
 
-def _finish(
-    base: TrainingContext, recipe: TrainingConfig, weights: Weights, averages: checkpoint.Weights, position: dict
-) -> Run | bool:
+# ---- The end
+
+
+def finish(context: TrainingContext, recipe: TrainingConfig, state: TrainState, position: Position) -> Run:
     """The adapter's files, read back and compared; run.json comes last, so its presence means done."""
-    if base.runtime.rank:
-        return True
-    best = position["best"]
+    best = position.best
     if recipe.run.save == "best" and best:
-        checkpoint.copy(checkpoint.judged(checkpoint.at(recipe.run.folder / "checkpoints", best["step"])), weights)
-        position["validation"] = {"mean": best["loss"]}
-    elif averages:
-        checkpoint.copy(averages, weights)
-    folder = recipe.run.folder / "adapter"
-    file = adapter.save(base.transformer, folder, getattr(torch, recipe.adapter.dtype))
-    trigger = trigger_in(base.examples, recipe.data)
-    export.label(file, title=recipe.run.folder.name, **({"trigger_phrase": trigger} if trigger else {}))
-    live = updates_of(base.transformer, TRAINED)
-    for written in (file, export.write_comfy(file)):
-        export.check_parity(live, written)
-    run = _record(base, recipe, position, sum(weight.numel() for weight in weights.values()))
+        load_checkpoint(recipe, state, best.step)
+    elif state.ema:
+        checkpoint.copy(state.ema, state.weights)
+    folder = save_adapter(context, recipe)
+    loss = position.validation.mean if position.validation else None
+    run = Run(
+        name=recipe.run.folder.name,
+        base=label(recipe.model.base),
+        base_revision=commit_of(context.folder) or digest_of(*files_of(context.folder)),
+        dataset=label(recipe.data.source),
+        dataset_revision=recipe.data.revision or f"content {position.rests_on['pictures and captions']}",
+        steps=position.step,
+        seconds=round(position.seconds, 1),
+        peak_memory=position.peak_memory,
+        trained_parameters=sum(weight.numel() for weight in state.weights.values()),
+        validation_loss=best.loss if best and recipe.run.save == "best" else loss,
+        base_validation_loss=position.base.mean if position.base else None,
+        best_step=best.step if best else None,
+        saved=recipe.run.save if best else "last",
+        trigger=trigger_in(context.examples, recipe.data),
+        versions={library: importlib.metadata.version(library) for library in LIBRARIES},
+    )
+    resume.write_atomic(recipe.run.folder / "run.json", run.to_json())
     say(f"{recipe.run.folder}: finished after {run.steps} steps; the adapter is in {folder}.")
     return run
+
+
+def load_checkpoint(recipe: TrainingConfig, state: TrainState, step: int) -> None:
+    """The weights that were validated at a step: the average where there is one."""
+    file = checkpoint.at(recipe.run.folder / "checkpoints", step) / checkpoint.WEIGHTS_FILE
+    checkpoint.copy(checkpoint.read_weights(file), state.weights)
+
+
+def save_adapter(context: TrainingContext, recipe: TrainingConfig) -> os.PathLike:
+    """Write the adapter that is on the base, for diffusers and for ComfyUI, and compare both files with it."""
+    folder = recipe.run.folder / "adapter"
+    file = adapter.save(context.transformer, folder, getattr(torch, recipe.adapter.dtype))
+    trigger = trigger_in(context.examples, recipe.data)
+    export.label(file, title=recipe.run.folder.name, **({"trigger_phrase": trigger} if trigger else {}))
+    live: dict[str, Any] = dict(updates_of(context.transformer, TRAINED))
+    for written in (file, export.write_comfy(file)):
+        export.check_parity(live, written)
+    return folder
 
 
 def trigger_in(examples: Iterable[Example], data: Data) -> str | None:
@@ -326,8 +323,8 @@ LEAVING = b"\nLeaving after this step; Ctrl-C again leaves at once and loses wha
 
 
 @contextlib.contextmanager
-def signals() -> Iterator[list[int]]:
-    """What was received: the loop then saves and leaves after its step; a second Ctrl-C ends it at once."""
+def leave_on_signals() -> Iterator[list[int]]:
+    """SIGTERM and Ctrl-C are collected, and the loop saves and leaves after its step; a second Ctrl-C ends it."""
     received: list[int] = []
 
     def receive(number: int, _: object) -> None:
@@ -343,72 +340,3 @@ def signals() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-# ---- The run's folder
-
-
-@contextlib.contextmanager
-def _alone(recipe: TrainingConfig, runtime: Runtime) -> Iterator[None]:
-    """One run at a time in a folder; the system lets go of the lock when a process ends, however it ends."""
-    folder = recipe.run.folder
-    if not runtime.first:
-        yield  # the first process holds it for all
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise UserError(f"Another process trains in {folder}; wait for it, or set run.folder.") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _claim(recipe: TrainingConfig) -> None:
-    """Write the resolved recipe into the run's folder."""
-    partial = recipe.run.folder / ".recipe.yaml.partial"
-    partial.write_text(recipe.to_yaml(), encoding="utf-8")
-    partial.replace(recipe.run.folder / "recipe.yaml")
-
-
-def _finished(recipe: TrainingConfig) -> Run | None:
-    """The record of a finished run of this recipe; a run of another recipe in the folder is refused."""
-    folder = recipe.run.folder
-    if (folder / "recipe.yaml").exists():
-        different = recipes.differences(recipes.read(folder / "recipe.yaml"), recipe, besides=FREE)
-        if different:
-            raise UserError(
-                f"{folder} holds a run of another recipe: {'; '.join(different)}; set run.folder, or remove it."
-            )
-    if not (folder / "run.json").exists():
-        return None
-    run = Run.from_json((folder / "run.json").read_text())
-    say(f"{folder}: finished after {run.steps} steps, the adapter is in {folder / 'adapter'}; nothing to do.")
-    return run
-
-
-def _record(base: TrainingContext, recipe: TrainingConfig, position: dict, parameters: int) -> Run:
-    run = Run(
-        name=recipe.run.folder.name,
-        base=label(recipe.model.base),
-        base_revision=commit_of(base.folder) or digest_of(*files_of(base.folder)),
-        dataset=label(recipe.data.source),
-        dataset_revision=recipe.data.revision or f"content {position['rests_on']['pictures and captions']}",
-        steps=position["step"],
-        seconds=round(position["seconds"], 1),
-        peak_memory=position["peak"],
-        trained_parameters=parameters,
-        validation_loss=(position.get("validation") or {}).get("mean"),
-        base_validation_loss=(position.get("base") or {}).get("mean"),
-        best_step=(position["best"] or {}).get("step"),
-        saved=recipe.run.save if position["best"] else "last",
-        trigger=trigger_in(base.examples, recipe.data),
-        versions={library: importlib.metadata.version(library) for library in LIBRARIES},
-    )
-    partial = recipe.run.folder / ".run.json.partial"
-    partial.write_text(run.to_json(), encoding="utf-8")
-    partial.replace(recipe.run.folder / "run.json")
-    return run

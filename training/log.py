@@ -1,56 +1,113 @@
-"""What a run tells on the way: log.jsonl, TensorBoard beside it, and the memory that it took."""
+"""What a run reports: log.jsonl, the trackers of `log.report_to`, and the memory that it took."""
 
 import contextlib
 import json
 import resource  # not on Windows
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import torch
-from torch.utils.tensorboard import SummaryWriter
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from PIL import Image
+
+from impressionism.errors import UserError
+from training.examples import say
+from training.recipe import TrainingConfig
+
+NAMES = {"loss": "train/loss", "lr": "train/learning_rate", "norm": "train/grad_norm", "seconds": "train/seconds",
+         "memory": "train/peak_memory"}  # fmt: skip
 
 
-class Log:
-    """log.jsonl, one line per logged step, and TensorBoard beside it; lines past `step` are dropped.
+class RunLog:
+    """log.jsonl, one line for each logged step, and trackers beside it; lines past `step` are dropped.
 
-    With no folder it is silent: of several processes one writes for all.
+    Of several processes the first one writes. A tracker that fails is named once and left alone from then on.
     """
 
-    def __init__(self, folder: Path | None, step: int):
-        self.board = None
-        if folder is None:
+    def __init__(self, recipe: TrainingConfig, step: int, *, write: bool):
+        self.trackers: dict[str, Any] = {}
+        self.write_here = write
+        if not write:
             return
+        folder = recipe.run.folder
         self.path = folder / "log.jsonl"
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
         partial = folder / ".log.jsonl.partial"
         partial.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
         partial.replace(self.path)
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+        options: dict[str, dict[str, Any]] = {
+            "tensorboard": {"run_name": "", "logging_dir": folder / "tensorboard", "purge_step": step + 1},
+            "wandb": {"run_name": "flux-impressionism", "name": folder.name, "dir": str(folder)},
+            "trackio": {"run_name": "flux-impressionism", "name": folder.name},
+        }
+        for name in recipe.log.report_to:
+            self._tell(name, lambda name=name: self._start(name, options[name], recipe, step))
 
-    def __enter__(self) -> "Log":
+    def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.board:
-            self.board.close()
+        for name, tracker in list(self.trackers.items()):
+            self._tell(name, tracker.finish)
 
-    def write(self, step: int, **figures) -> None:
-        if self.board is None:
+    def write(self, step: int, **figures: Any) -> None:
+        if not self.write_here:
             return
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **figures}) + "\n")
+        values: dict[str, float] = {}
         for name, value in figures.items():
-            if isinstance(value, int | float):
-                self.board.add_scalar(name, value, step)
+            if isinstance(value, dict):  # the held-out loss by noise level or genre
+                values |= {f"{name}/{key}": number for key, number in value.items()}
+            else:
+                values[NAMES.get(name, name)] = value
+        for name, tracker in list(self.trackers.items()):
+            self._tell(name, lambda tracker=tracker: tracker.log(values, step=step))
 
-    def picture(self, step: int, name: str, pixels) -> None:
-        """(height, width, 3) uint8."""
-        if self.board:
-            self.board.add_image(name, pixels, step, dataformats="HWC")
+    def pictures(self, step: int, pictures: list[Image.Image], prompts: tuple[str, ...]) -> None:
+        for name, tracker in list(self.trackers.items()):
+            self._tell(name, lambda name=name, tracker=tracker: _show(name, tracker, step, pictures, prompts))
+
+    def _start(self, name: str, options: dict[str, Any], recipe: TrainingConfig, step: int) -> None:
+        tracker = LOGGER_TYPE_TO_CLASS[name](**options)
+        tracker.start()
+        if name == "tensorboard":  # its own table of hyperparameters would be a run of its own
+            tracker.log({"recipe": f"```yaml\n{recipe.to_yaml()}```"}, step=step)
+        else:
+            tracker.store_init_configuration(recipe.model_dump(mode="json"))
+        self.trackers[name] = tracker
+
+    def _tell(self, name: str, what: Callable[[], None]) -> None:
+        try:
+            what()
+        except ImportError:
+            raise UserError(f"log.report_to names {name}, which is not installed: pip install {name}.") from None
+        except Exception as error:  # whatever a tracker raises, the run is worth more
+            self.trackers.pop(name, None)
+            say(f"{name} fails and is told no more ({type(error).__name__}: {' '.join(str(error).split())[:120]}).")
 
 
-class Meter:
+def _show(name: str, tracker: Any, step: int, pictures: list[Image.Image], prompts: tuple[str, ...]) -> None:
+    if name == "tensorboard":
+        for index, picture in enumerate(pictures):
+            tracker.log_images({f"preview/{index:02d}": np.asarray(picture)[None]}, step=step, dataformats="NHWC")
+    elif name == "wandb":
+        import wandb
+
+        shown = [wandb.Image(picture, caption=prompt) for picture, prompt in zip(pictures, prompts, strict=True)]
+        tracker.log({"previews": shown}, step=step)
+    else:
+        import trackio
+
+        for index, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
+            tracker.log({f"preview/{index:02d}": trackio.Image(picture, caption=prompt)}, step=step)
+
+
+class MemoryMeter:
     """Peak bytes since it was made: allocated ones on a GPU; on a CPU resident ones beyond those there were."""
 
     def __init__(self, device: torch.device):

@@ -20,9 +20,9 @@ from impressionism.errors import UserError
 from impressionism.pipeline import first_line
 from training import cache, cards, fit, plan
 from training import recipe as recipes
-from training.base import TrainingContext, inject_adapter, prepare
+from training.base import TrainingContext, prepare, training_batches
 from training.cards import GIB
-from training.log import Meter
+from training.log import MemoryMeter
 from training.recipe import TrainingConfig
 from training.runtime import resolve_runtime
 
@@ -82,14 +82,13 @@ def base_of(recipe: TrainingConfig) -> tuple:
 
 def taken(base: TrainingContext, recipe: TrainingConfig) -> dict[str, Any]:
     """Peak and seconds of the recipe's steps."""
-    weights = inject_adapter(base, recipe)
-    optimizer = fit.make_optimizer(recipe.optimizer, weights)
-    meter = Meter(base.runtime.device)  # offloaded blocks have left the card
+    state = fit.new_state(base, recipe)
+    meter = MemoryMeter(base.runtime.device)  # offloaded blocks have left the GPU
     ends = []
-    for step, parts in enumerate(fit.upcoming(base, recipe, 0)):
-        _, _, norm = fit.take_step(base, recipe, parts, weights, {}, optimizer, step)  # which waits for the GPU
+    for step, batches in enumerate(training_batches(base, recipe)):
+        result = fit.train_step(base, recipe, state, batches, step)  # which waits for the GPU
         ends.append(time.perf_counter())
-        if not np.isfinite(norm):
+        if not np.isfinite(result.grad_norm):
             raise RuntimeError(f"The gradient of step {step + 1} is not finite.")
     return {"peak": meter.peak(), "seconds": statistics.median(np.diff(ends).tolist())}
 

@@ -574,8 +574,9 @@ def _sentence(details: Any) -> str:
     path = ".".join(location)
     if details["type"] == "extra_forbidden":
         known = _keys(location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+        old = {path.partition(".")[2]: new for path, new in OLD_KEYS.items() if new in known}
+        close = difflib.get_close_matches(location[-1], [*known, *old], n=1)
+        hint = f"did you mean {old.get(close[0], close[0])}?" if close else f"there are {', '.join(known)}"
         return f"{path}: no such key ({hint})"
     if details["type"] == "missing":
         return f"{path}: is missing"

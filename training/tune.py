@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from impressionism.errors import UserError
 from training import adapter, flow, tune_report, validation
-from training.base import TrainingContext, inject_adapter, prepare
+from training.base import TrainingContext, inject_adapter, prepare, training_batches
 from training.batches import MicroBatch
 from training.examples import say
-from training.fit import judged, make_optimizer, signals, take_step, upcoming
+from training.fit import leave_on_signals, new_state, train_step
 from training.recipe import TrainingConfig, Tune
 from training.runtime import resolve_runtime
 
@@ -63,7 +63,7 @@ def tune(recipe: TrainingConfig) -> bool:
     study, wanted = open_study(recipe), recipe.tune.trials
     done = len(_trials(study, *DONE))
     say(f"{_folder(recipe)}: {done} of {wanted} trials are done, {max(0, wanted - done)} are left.")
-    with signals() as received, tqdm(total=wanted, initial=done, desc="trials", disable=done >= wanted) as bar:
+    with leave_on_signals() as received, tqdm(total=wanted, initial=done, desc="trials", disable=done >= wanted) as bar:
         worker = None
         while (done := len(_trials(study, *DONE))) < wanted and not received:
             bar.update(done - bar.n)
@@ -249,7 +249,7 @@ class Worker:
     @classmethod
     def start(cls, recipe: TrainingConfig, received: list[int]) -> "Worker":
         base = prepare(recipe, bank=recipe.model.modulation_bank and "every" not in recipe.tune.targets)
-        held_out = validation.parts_for(base, recipe)
+        held_out = validation.held_out_batches(base, recipe)
         inject_adapter(base, recipe)  # the frozen layers as every trial has them
         adapter.switch(base.transformer, False)
         return cls(base, recipe, held_out, validation.score(base, held_out, recipe).mean, received)
@@ -270,20 +270,17 @@ class Worker:
 
     def train(self, recipe: TrainingConfig, trial: Trial) -> float:
         base, options = self.base, recipe.optimizer
-        weights = inject_adapter(base, recipe)
-        averages = {name: weight.detach().clone() for name, weight in weights.items()} if options.ema else {}
-        optimizer = make_optimizer(options, weights)
+        state = new_state(base, recipe)
         score, stops = math.nan, rungs(recipe.tune)
-        bar = tqdm(upcoming(base, recipe, 0), desc=f"trial {trial.number}", total=options.steps, leave=False)
-        for step, parts in enumerate(bar, start=1):
+        bar = tqdm(training_batches(base, recipe), desc=f"trial {trial.number}", total=options.steps, leave=False)
+        for step, batches in enumerate(bar, start=1):
             if self.received:
                 raise Left
-            _, _, norm = take_step(base, recipe, parts, weights, averages, optimizer, step - 1)
-            if not math.isfinite(norm):
+            if not math.isfinite(train_step(base, recipe, state, batches, step - 1).grad_norm):
                 return _give_up(trial, f"diverged at step {step}")
             if step not in (*stops, options.steps):
                 continue
-            with judged(weights, averages):
+            with state.ema_weights():
                 score = validation.score(base, self.held_out, recipe).mean / self.before
             if not math.isfinite(score):
                 return _give_up(trial, f"diverged by step {step}")

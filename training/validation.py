@@ -1,14 +1,20 @@
 """The held-out loss: the same pictures, noise and noise levels every time, so that two numbers can be compared."""
 
+from __future__ import annotations
+
 import statistics
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
+from impressionism.modulation import AHEAD
 from training import flow
-from training.base import TrainingContext, losses
 from training.batches import MicroBatch, fixed_parts
 from training.recipe import TrainingConfig
+
+if TYPE_CHECKING:
+    from training.base import TrainingContext
 
 SIGMAS = flow.fixed_sigmas(4)
 
@@ -24,34 +30,33 @@ class Score:
     """Of the pictures whose genre is known."""
 
 
-def parts_for(base: TrainingContext, recipe: TrainingConfig) -> list[MicroBatch]:
+def held_out_batches(context: TrainingContext, recipe: TrainingConfig) -> list[MicroBatch]:
     """Each held-out picture at each noise level."""
-    pictures = sorted({example.id for example in base.held_out})[: recipe.run.validation_pictures]
-    return fixed_parts(
-        [example for example in base.held_out if example.id in pictures],
-        SIGMAS,
-        batch=recipe.optimizer.train_batch_size,
-    )
+    pictures = sorted({example.id for example in context.held_out})[: recipe.run.validation_pictures]
+    chosen = [example for example in context.held_out if example.id in pictures]
+    return fixed_parts(chosen, SIGMAS, batch=recipe.optimizer.train_batch_size)
 
 
 @torch.no_grad()
-def score(base: TrainingContext, parts: list[MicroBatch], recipe: TrainingConfig) -> Score:
-    """What the adapter, as it is now, loses; every process takes its share of the parts."""
-    genres = sorted({example.genre for part in parts for example in part.examples if example.genre})
+def score(context: TrainingContext, batches: list[MicroBatch], recipe: TrainingConfig) -> Score:
+    """The loss of the adapter as it is now; every process takes its share of the batches."""
+    runtime, guidance = context.runtime, recipe.flow.guidance
+    genres = sorted({example.genre for one in batches for example in one.examples if example.genre})
     sums = torch.zeros(len(SIGMAS), len(genres) + 1, 2)  # [..., 0] of losses, [..., 1] of samples; genre 0: unknown
-    mine = parts[base.runtime.rank :: base.runtime.world]
-    idle = -(-len(parts) // base.runtime.world) - len(mine)  # a sharded pass is one of all processes
-    for index, (part, rows) in enumerate(base.with_modulation(mine + parts[:idle], recipe.flow.guidance)):
-        found = losses(base, base.loader.fixed(part), rows, recipe.flow.guidance)
-        if index == len(mine):
-            break
-        level = min(range(len(SIGMAS)), key=lambda index: abs(SIGMAS[index] - float(part.sigma[0])))
-        for example, loss in zip(part.examples, found.tolist(), strict=True):
-            sums[level, genres.index(example.genre) + 1 if example.genre else 0] += torch.tensor([loss, 1.0])
-    return _score(base.runtime.sum(sums), genres)
-
-
-def _score(sums: torch.Tensor, genres: list[str]) -> Score:
+    mine = batches[runtime.rank :: runtime.world]
+    idle = -(-len(batches) // runtime.world) - len(mine)  # a sharded pass is one of all processes
+    passes = mine + batches[:idle]
+    for start in range(0, len(passes), AHEAD):
+        context.precompute_modulation(passes[start : start + AHEAD], guidance)
+        for index, one in enumerate(passes[start : start + AHEAD], start=start):
+            losses = context.losses(one, context.loader.fixed(one), guidance)
+            context.modulation.pop(id(one), None)
+            if index >= len(mine):
+                break
+            level = min(range(len(SIGMAS)), key=lambda index: abs(SIGMAS[index] - float(one.sigma[0])))
+            for example, loss in zip(one.examples, losses.tolist(), strict=True):
+                sums[level, genres.index(example.genre) + 1 if example.genre else 0] += torch.tensor([loss, 1.0])
+    sums = runtime.sum(sums)
     by_sigma = (sums[..., 0].sum(1) / sums[..., 1].sum(1)).tolist()
     by_genre = (sums[..., 0].sum(0) / sums[..., 1].sum(0)).tolist()
     return Score(statistics.fmean(by_sigma), by_sigma, dict(zip(genres, by_genre[1:], strict=True)))

@@ -1,0 +1,179 @@
+"""A run's folder: who may write into it, whether a recipe may go on in it, and what its failures mean."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+
+from impressionism.errors import UserError
+from impressionism.hub import commit_of
+from impressionism.records import Run
+from training import cache, checkpoint
+from training.base import TrainingContext
+from training.examples import say
+from training.recipe import TrainingConfig, differences, read
+from training.runtime import Runtime
+
+NON_DETERMINING_KEYS = (  # sections and keys that change no sample of a run; they may change at any time
+    "curate", "caption", "tune", "preview", "log", "model.device", "model.keep_quantized", "model.shard",
+    "model.gradient_checkpointing", "model.offload", "model.compile", "adapter.dtype", "run.folder", "run.cache",
+    "run.log_every", "run.validate_every", "run.checkpoint_every", "run.keep", "run.save",
+)  # fmt: skip
+CHECKED_BY_POSITION = ("optimizer.steps", "optimizer.train_batch_size")  # in check_folder and in rests_on
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextlib.contextmanager
+def lock(folder: Path, runtime: Runtime) -> Iterator[None]:
+    """One run at a time in a folder; the system lets go of the lock when a process ends, however it ends."""
+    if not runtime.first:
+        yield  # the first process holds it for all
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    held = filelock.FileLock(folder / ".lock")
+    try:
+        held.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(f"Another process trains in {folder}; wait for it, or set run.folder.") from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def check_folder(recipe: TrainingConfig) -> Run | None:
+    """The record of a run that is finished already; UserError where the folder holds one of another recipe.
+
+    A recipe of which nothing was trained yet is no obstacle. Optimizer steps may be added where the learning rate of
+    the steps before does not depend on their number.
+    """
+    folder = recipe.run.folder
+    last, finished = checkpoint.latest(folder / "checkpoints"), (folder / "run.json").exists()
+    if not (folder / "recipe.yaml").exists() or not (last or finished):
+        return None
+    written = read(folder / "recipe.yaml")
+    if different := differences(written, recipe, besides=(*NON_DETERMINING_KEYS, *CHECKED_BY_POSITION)):
+        raise UserError(
+            f"{folder} holds a run of another recipe: {'; '.join(different)}; set run.folder, or remove it."
+        )
+    before, now = written.optimizer.steps, recipe.optimizer.steps
+    reached = checkpoint.step_of(last) if last else before
+    if now != before and recipe.optimizer.lr_scheduler != "constant":
+        further = f"set adapter.start_from={folder} in another run.folder" if finished else "set another run.folder"
+        raise UserError(
+            f"{folder}: optimizer.steps is {before} there and {now} here, and with lr_scheduler "
+            f"{recipe.optimizer.lr_scheduler} the learning rate of every step depends on it; {further}."
+        )
+    if now < reached:
+        raise UserError(f"{folder} has trained {reached} steps, and optimizer.steps is {now}; set another run.folder.")
+    if not finished:
+        return None
+    if now > before:
+        if last is None:
+            raise UserError(f"{folder} has no checkpoint to go on from: set adapter.start_from={folder} in another "
+                            "run.folder.")  # fmt: skip
+        (folder / "run.json").unlink()  # it says that the run is done; the adapter stays until the new one replaces it
+        return None
+    run = Run.from_json((folder / "run.json").read_text())
+    say(f"{folder}: finished after {run.steps} steps, the adapter is in {folder / 'adapter'}; nothing to do.")
+    return run
+
+
+def write_recipe(recipe: TrainingConfig) -> None:
+    """The resolved recipe, into the run's folder."""
+    write_atomic(recipe.run.folder / "recipe.yaml", recipe.to_yaml())
+
+
+def rests_on(context: TrainingContext, recipe: TrainingConfig) -> dict[str, Any]:
+    """What the numbers of a run depend on besides its recipe."""
+    # The base is known by the digest of its files where they lie in the Hub's cache, which names them so; those of a
+    # folder (34 GB) are not read at each start.
+    weights = cache.digest(context.folder, "transformer", *cache.ENCODERS) if commit_of(context.folder) else None
+    found = {
+        "pictures and captions": _digest([(e.id, e.size, e.caption, e.content) for e in context.examples]),
+        "base model": weights,
+        "pictures in a batch": context.runtime.world * recipe.optimizer.train_batch_size,
+        "precision": str(context.runtime.dtype),
+    }
+    if context.class_examples:
+        found["class pictures"] = _digest([(e.id, e.size, e.caption) for e in context.class_examples])
+    return found
+
+
+def check_same(now: dict[str, Any], then: dict[str, Any], folder: Path) -> None:
+    """Refuse to go on where the samples would be others; another precision only moves the last digits."""
+    changed = [what for what in {**then, **now} if now.get(what) != then.get(what)]
+    if "precision" in changed:
+        say(f"{folder}: the precision is {now['precision']} now and was {then['precision']}; it goes on, but not bit "
+            "for bit as it would have.")  # fmt: skip
+        changed.remove("precision")
+    if changed:
+        raise UserError(
+            f"{folder} cannot go on: since its last checkpoint there is a change of {', '.join(changed)}; "
+            "undo it, or begin again in another run.folder."
+        )
+
+
+@contextlib.contextmanager
+def readable_failures(recipe: TrainingConfig) -> Iterator[None]:
+    """A full disk and too little memory as a sentence that says what to do; the folder may go on afterwards."""
+    again = f"what {recipe.run.folder} has saved stays, and the same command goes on from there"
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        where = error.filename or recipe.run.folder
+        raise UserError(f"{where} cannot be written ({os.strerror(error.errno)}): make room on the disk, or set "
+                        f"another run.folder or run.cache; {again}.") from None  # fmt: skip
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError, as is that of a CPU
+        if "No space left" in str(error) or "os error 28" in str(error):  # from safetensors
+            raise UserError(
+                f"The disk of {recipe.run.folder} or {recipe.run.cache} is full: make room; {again}."
+            ) from None
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"Out of memory ({first_line(error)}). {less_memory(recipe)} {again[0].upper()}{again[1:]}."
+        ) from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
+def less_memory(recipe: TrainingConfig) -> str:
+    """What to change, what changes no result first."""
+    model = recipe.model
+    free = []
+    if model.gradient_checkpointing is not True:
+        free.append("model.gradient_checkpointing=true")
+    if model.quantize in ("none", "nf4") and not model.compile and not model.shard:
+        free.append(f"model.offload={max(8, 2 * model.offload)}")
+    if not free:
+        free = ["model.compile=false"] if model.compile else []
+    sooner = f"Set {' or '.join(free)}, which changes no result; otherwise lower" if free else "Lower"
+    return (f"{sooner} optimizer.train_batch_size, data.resolution or adapter.rank, in another run.folder once there "
+            "is a checkpoint. `plan` says what fits.")  # fmt: skip
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """All of the file or none of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _digest(what: list) -> str:
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
