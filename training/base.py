@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from impressionism import lora
 from impressionism.adapters import find_adapter, read_adapter
 from impressionism.errors import UserError
+from impressionism.files import write_atomic
 from impressionism.hub import label
 from impressionism.modulation import AHEAD, MODULATION_LAYERS, Bank, Rows
 from impressionism.quantize import BLOCKS, kept_transformer
@@ -143,7 +144,7 @@ def class_pictures(context: TrainingContext, recipe: TrainingConfig) -> list[Exa
             for seed in missing:
                 [picture] = preview.painted(context, wanted.model_copy(update={"seed": seed}))
                 if context.runtime.first:
-                    preview.save_picture(picture, files[seed])
+                    write_atomic(files[seed], lambda file, picture=picture: picture.save(file, format="PNG"))
         context.runtime.wait()
     data = Data(source=str(folder), instance_prompt=prior.class_prompt, resolution=(f"{width}x{height}",), held_out=0)
     known = cache.fill(recipe.model_copy(update={"data": data, "prior": Prior()}), context.runtime)[1]

@@ -22,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from impressionism.errors import UserError
+from impressionism.files import write_atomic
 from impressionism.hub import commit_of, digest_of, label
 from impressionism.lora import TRAINED, updates_of
 from impressionism.pipeline import parts as files_of
@@ -287,7 +288,7 @@ def finish(context: TrainingContext, recipe: TrainingConfig, state: TrainState, 
         trigger=trigger_in(context.examples, recipe.data),
         versions={library: importlib.metadata.version(library) for library in LIBRARIES},
     )
-    resume.write_atomic(recipe.run.folder / "run.json", run.to_json())
+    write_atomic(recipe.run.folder / "run.json", run.to_json())
     say(f"{recipe.run.folder}: finished after {run.steps} steps; the adapter is in {folder}.")
     return run
 

@@ -11,6 +11,8 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
 from PIL import Image, ImageDraw
 
+from impressionism.errors import UserError, explain_disk
+from impressionism.files import write_atomic
 from impressionism.modulation import modulation_ahead
 from impressionism.paint import render
 from impressionism.records import GenerationParams
@@ -37,11 +39,11 @@ def paint(context: TrainingContext, recipe: TrainingConfig, step: int, log: RunL
     try:
         partial = folder.with_name(f".{folder.name}.partial")
         for index, picture in enumerate(pictures):
-            save_picture(picture, partial / f"{index:02d}.png")
+            write_atomic(partial / f"{index:02d}.png", lambda file, picture=picture: picture.save(file, format="PNG"))
         partial.replace(folder)
         sheet(folder.parent, wanted.prompts).save(folder.parent / "sheet.jpg", quality=90)
-    except OSError as error:
-        say(f"{folder} could not be written ({error.strerror or error}); training goes on without this preview.")
+    except (OSError, UserError) as error:
+        say(f"Training goes on without {folder}: {explain_disk(error) or error}")
     if log is not None:
         log.pictures(step, pictures, wanted.prompts)
 
@@ -68,14 +70,6 @@ def pipeline(context: TrainingContext) -> FluxPipeline:
     pipe = FluxPipeline(scheduler=scheduler, vae=vae, transformer=context.transformer, **encoders)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """All of the file or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    picture.save(partial, format="PNG")
-    partial.replace(path)
 
 
 def sheet(previews: Path, prompts: tuple[str, ...]) -> Image.Image:

@@ -1,10 +1,8 @@
 """A run's folder: who may write into it, whether a recipe may go on in it, and what its failures mean."""
 
 import contextlib
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ from typing import Any
 import filelock
 import torch
 
-from impressionism.errors import UserError
+from impressionism.errors import UserError, explain_disk
+from impressionism.files import write_atomic
 from impressionism.hub import commit_of
 from impressionism.records import Run
 from training import cache, checkpoint
@@ -27,7 +26,6 @@ NON_DETERMINING_KEYS = (  # sections and keys that change no sample of a run; th
     "run.log_every", "run.validate_every", "run.checkpoint_every", "run.keep", "run.save",
 )  # fmt: skip
 CHECKED_BY_POSITION = ("optimizer.steps", "optimizer.train_batch_size")  # in check_folder and in rests_on
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextlib.contextmanager
@@ -127,22 +125,15 @@ def readable_failures(recipe: TrainingConfig) -> Iterator[None]:
     again = f"what {recipe.run.folder} has saved stays, and the same command goes on from there"
     try:
         yield
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        where = error.filename or recipe.run.folder
-        raise UserError(f"{where} cannot be written ({os.strerror(error.errno)}): make room on the disk, or set "
-                        f"another run.folder or run.cache; {again}.") from None  # fmt: skip
-    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError, as is that of a CPU
-        if "No space left" in str(error) or "os error 28" in str(error):  # from safetensors
-            raise UserError(
-                f"The disk of {recipe.run.folder} or {recipe.run.cache} is full: make room; {again}."
-            ) from None
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(
-            f"Out of memory ({first_line(error)}). {less_memory(recipe)} {again[0].upper()}{again[1:]}."
-        ) from None
+    except UserError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            sentence = f"Out of memory ({first_line(error)}). {less_memory(recipe)} "
+            raise UserError(f"{sentence}{again[0].upper()}{again[1:]}.") from None
+        if sentence := explain_disk(error):
+            raise UserError(f"{sentence.removesuffix('.')}; {again}.") from None
+        raise
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -166,13 +157,6 @@ def less_memory(recipe: TrainingConfig) -> str:
     sooner = f"Set {' or '.join(free)}, which changes no result; otherwise lower" if free else "Lower"
     return (f"{sooner} optimizer.train_batch_size, data.resolution or adapter.rank, in another run.folder once there "
             "is a checkpoint. `plan` says what fits.")  # fmt: skip
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """All of the file or none of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _digest(what: list) -> str:
