@@ -18,16 +18,17 @@ from gradio.queueing import Queue
 
 from impressionism.pipeline import Painter
 from space.api import REFUSALS, add_endpoints
+from space.arrivals import add_arrivals
 from space.gallery import SHOWCASE, pairs_in
-from space.painting import PAINTING, PAINTINGS
+from space.painting import PAINTING, PAINTINGS, add_start
 from space.pictures import FRONT
-from space.settings import AT_ONCE, add_settings, make_settings, restore_from_link
+from space.settings import add_settings, make_settings, only
 from space.studio import DELETE_EVERY_AND_AFTER, MOST_MEGABYTES, Studio
 from space.tabs.about import add_about
 from space.tabs.gallery import add_gallery
+from space.tabs.grid import add_grid
 from space.tabs.paint import add_paint
-from space.tabs.repaint import add_repaint
-from space.tabs.strength import add_strength
+from space.tabs.repaint import add_photograph, add_repaint
 from space.texts import NOTICE, words_for
 from space.theme import STYLE, theme
 
@@ -37,38 +38,40 @@ LOOK_FOR_WORK = (0.004, 0.02)  # seconds; the second while something is painted,
 
 def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
     """The page and the API for this painter."""
-    studio, words, pairs = Studio(painter), words_for(painter), pairs_in(showcase)
+    studio, texts, pairs = Studio(painter), words_for(painter), pairs_in(showcase)
     own = [pair for pair in pairs if pair.recipe.provenance.base == painter.provenance.base]
-    first = next((pair for pair in own if pair.chosen == "between"), own[0] if own else None)  # neither best nor worst
+    first = next((pair for pair in own if pair.chosen == "best"), own[0] if own else None)
     with gr.Blocks(title="Impressionism", delete_cache=DELETE_EVERY_AND_AFTER, analytics_enabled=False) as page:
         gr.HTML(
-            "<h1>Impressionism</h1><p>One prompt, painted twice from the same noise: "
-            "by the base model, and with an Impressionist’s hand.</p>",
+            "<h1>Impressionism</h1><p>One prompt, painted without and with an Impressionist adapter.</p>",
             elem_id="title",
         )
-        settings = make_settings(studio, words, first and first.recipe)
+        settings = make_settings(studio, texts, first and first.recipe)
         with gr.Row(elem_id="room"):
-            with gr.Column(scale=4, min_width=300, elem_id="settings"):
-                add_settings(studio, words, settings)
-            with gr.Column(scale=7, min_width=320, elem_id="easel"):
+            with gr.Column(elem_id="ask", min_width=260):
+                photograph = add_photograph()
+                settings.prompt.render()
+                to_paint = add_start("paint", "Compare")
+                to_repaint = add_start("repaint", "Repaint")
+                to_sweep = add_start("grid", "Paint them all")
+                stale = gr.Markdown(elem_classes=[*only("paint"), "stale"])
+            with gr.Column(elem_id="easel", min_width=320):
                 settings.tabs.render()
                 with settings.tabs:
-                    with gr.Tab("Paint", id="paint"):
-                        easel = add_paint(studio, settings, showcase, first)
-                    with gr.Tab("Strength", id="strength"):
-                        add_strength(studio, settings)
-                    with gr.Tab("Repaint", id="repaint"):
-                        add_repaint(studio, settings)
+                    with gr.Tab("Paint", id="paint", elem_id="paint"):
+                        board = add_paint(studio, settings, to_paint, stale, showcase, first)
+                    with gr.Tab("Repaint", id="repaint", elem_id="repaint"):
+                        add_repaint(studio, texts, settings, to_repaint, photograph)
+                    with gr.Tab("Grid", id="grid", elem_id="grid"):
+                        add_grid(studio, settings, to_sweep)
                     with gr.Tab("Gallery", id="gallery", elem_id="gallery"):
-                        add_gallery(studio, settings, easel, showcase, pairs)
+                        add_gallery(studio, settings, board, showcase, pairs)
                     with gr.Tab("About", id="about", elem_id="about-tab"):
-                        add_about(studio, words)
+                        add_about(studio, texts)
+            with gr.Column(elem_id="more", min_width=260):
+                add_settings(studio, texts, settings)
+                add_arrivals(page, studio, settings, board, photograph)
         gr.Markdown(f"{painter.about} {NOTICE}", elem_id="notice")
-
-        def arrive(request: gr.Request) -> Any:
-            return restore_from_link(studio, settings, request)
-
-        page.load(arrive, None, settings.restored, **AT_ONCE)
         add_endpoints(studio, PAINTING)
     page.queue(max_size=1000, default_concurrency_limit=1, api_open=False)  # closed: the doors that pass the queue by
     page._queue.__class__ = BoundedQueue

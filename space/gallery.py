@@ -9,7 +9,7 @@ from space.pictures import Item, View, alt, hang, item, size_of
 from space.recipes import link
 
 SHOWCASE = Path(__file__).parent / "showcase"
-PLACES = {"best": "the largest gain", "worst": "the smallest gain", "between": "in the middle"}
+CHOSEN = {"best": "Best", "between": "Typical", "worst": "Weakest"}
 
 
 def pairs_in(folder: Path) -> list[Pair]:
@@ -29,7 +29,7 @@ def on_wall(folder: Path, pair: Pair) -> Item:
     """Both pictures in one place."""
     base, adapted = sides(pair)
     images = (str(folder / pair.base), alt(base)), (str(folder / pair.adapted), alt(adapted))
-    caption = f"{pair.recipe.sampling.prompt} ({PLACES[pair.chosen]}, {pair.gain:+.2f})"
+    caption = f"{CHOSEN[pair.chosen]}: {pair.recipe.sampling.prompt} ({pair.gain:+.2f})"
     return item(caption, size_of(pair.recipe), *images)
 
 
@@ -37,7 +37,7 @@ def on_easel(folder: Path, pair: Pair) -> View:
     """The pair as the easel shows what was painted just now."""
     base, adapted = sides(pair)
     items = [hang(str(folder / pair.base), base), hang(str(folder / pair.adapted), adapted)]
-    return {"items": items, "link": link([adapted])}
+    return {"items": items, "link": link([adapted]), "recipe": dataclasses.asdict(adapted)}
 
 
 def sides(pair: Pair) -> tuple[ImageMetadata, ImageMetadata]:

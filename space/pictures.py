@@ -1,6 +1,6 @@
 """Finished pictures on the page: the PNG itself, with an alternative text from its recipe.
 
-Gradio's own picture components have neither alternative texts nor a handle for the keyboard.  What a visitor wrote
+Gradio's own picture components have neither alternative texts nor a handle for the keyboard. What a visitor wrote
 travels to the browser as JSON and is set there as text; it is never part of HTML, nor of a template.
 """
 
@@ -23,39 +23,28 @@ Item = dict[str, Any]
 """One place on a board: a caption and its images, each a file with its alternative text."""
 
 View = dict[str, Any]
-"""What a Pair or a Wall shows, as JSON: items (each with images and a caption), link, and while painting: words,
-done, steps, preview; job is the painting that it is of, over the one that was cancelled."""
+"""What a board shows, as JSON: items, the recipe and link of the last one; while painting also job, words, done, steps,
+preview and size. The server only sends views; nothing that comes back from a browser is shown."""
 
 
-def pair(value: View | None = None, **more: Any) -> gr.HTML:
-    """The first two pictures, one over the other, with a handle between them; or what differs."""
-    return board("pair", value, **more)
+def front(name: str, value: Any = None, **more: Any) -> gr.HTML:
+    """A component made of front/NAME.html and front/NAME.js. No subclass of gr.HTML: Gradio would write a .pyi."""
+    shared = (FRONT / "board.js").read_text() if name in ("pair", "wall") else ""
+    html, js = (FRONT / f"{name}.html").read_text(), (FRONT / f"{name}.js").read_text()
+    return gr.HTML(value, html_template=html, js_on_load=shared + js, apply_default_css=False, **more)
 
 
-def wall(value: View | None = None, **more: Any) -> gr.HTML:
-    """Pictures side by side; with choose=True its `select` event brings the index of the one that was clicked."""
-    return board("wall", value, **more)
-
-
-def board(name: str, value: View | None, **more: Any) -> gr.HTML:
-    """No subclass of gr.HTML: Gradio would write a .pyi beside this file."""
-    html, tell, js = ((FRONT / file).read_text() for file in (f"{name}.html", "tell.js", f"{name}.js"))
-    return gr.HTML(value, html_template=html, js_on_load=tell + js, apply_default_css=False, **more)
-
-
-def view_of(
-    pictures: Sequence[Picture],
-    strengths: Sequence[float],
-    step: Step | None = None,
-    beside: Sequence[Item] = (),
-    row: bool = False,
-) -> View:
-    """The pictures that are finished, after what hangs beside them, and how far the next one is. The link leads to
-    the last picture, or to the whole row."""
+def view_of(pictures: Sequence[Picture], before: Sequence[Item] = (), whole: bool = False) -> View:
+    """These pictures behind the items before them. The link leads to the last one or, with whole, to them all."""
     recipes = [ImageMetadata.from_dict(picture.recipe) for picture in pictures]
     painted = [hang(picture.path, recipe) for picture, recipe in zip(pictures, recipes, strict=True)]
-    now = progress(step, strengths[step.picture - 1]) if step else {}
-    return {"items": [*beside, *painted], "link": link(recipes if row else recipes[-1:]), **now}
+    if not recipes:
+        return {}
+    return {
+        "items": [*before, *painted],
+        "link": link(recipes if whole else recipes[-1:]),
+        "recipe": pictures[-1].recipe,
+    }
 
 
 def progress(step: Step, strength: float) -> View:

@@ -1,6 +1,6 @@
 """What the page says about the model that is painting, and what it offers for it: examples and sizes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from impressionism import names
 from impressionism.pipeline import Painter
@@ -12,8 +12,6 @@ Size = tuple[int, int]
 class PageTexts:
     """What differs between FLUX.1-dev and the bundled miniature, for a visitor."""
 
-    hint: str
-    """One line under the prompt."""
     knows: str
     """What the model can paint, and how to ask for it, in Markdown."""
     licence: str
@@ -22,29 +20,48 @@ class PageTexts:
     """Prompts that the model understands, each with the name of a size and a seed."""
     sizes: dict[str, Size]
     """Width and height in pixels by the name of the shape."""
+    unprompted: str
+    """The prompt of a repaint without one."""
+    vocabulary: dict[str, list[str]] = field(default_factory=dict)
+    """All subjects and all lights, where the model knows only so many."""
 
+
+SUBJECTS = [
+    "a sailing boat on the sea",
+    "a haystack in a field",
+    "poplars by a river",
+    "a cottage",
+    "water lilies on a pond",
+    "a field of poppies",
+    "a stone bridge over a river",
+    "a village church",
+    "a windmill",
+    "cliffs by the sea",
+    "a steam train",
+    "a lighthouse",
+    "a blossoming tree",
+    "a vase of sunflowers",
+    "a bowl of fruit",
+    "a woman with a parasol",
+]
+LIGHTS = ["at dawn", "at noon", "at sunset", "at night", "under heavy clouds", "in the snow"]
 
 MINIATURE = PageTexts(
-    hint="A miniature paints: it knows sixteen subjects and six lights, listed under About.",
-    knows="""
-This is a **miniature** that comes with the program, so that everything works without a GPU, a token or a
-download. It has the parts of FLUX.1 [dev], only far smaller, and it learned from scratch, from drawn scenes.
-Its world is small: other words lead it astray. Sky, water, light and large forms come out best; small things,
-such as a distant windmill, may dissolve.
+    knows=f"""
+This is a **miniature** that comes with the program, so that everything works without a GPU, a token or a download. It
+has the parts of FLUX.1 [dev], only much smaller, and learned from drawn scenes. It knows {len(SUBJECTS)} subjects in
+{len(LIGHTS)} kinds of light, and no other words.
 
-**Sixteen subjects** — a sailing boat on the sea · a haystack in a field · poplars by a river · a cottage ·
-water lilies on a pond · a field of poppies · a stone bridge over a river · a village church · a windmill ·
-cliffs by the sea · a steam train · a lighthouse · a blossoming tree · a vase of sunflowers ·
-a bowl of fruit · a woman with a parasol
+**Subjects:** {" · ".join(SUBJECTS)}
 
-**Six lights** — at dawn · at noon · at sunset · at night · under heavy clouds · in the snow
+**Light:** {" · ".join(LIGHTS)}
 
-It was also taught each subject’s colours (*with red sails*, *a white windmill*), places (*on the left*,
-*in the distance*), and for some of them numbers up to three (*two haystacks*).
+It also knows the subjects’ colours (*with red sails*, *a white windmill*), places (*on the left*, *in the distance*)
+and, for some, numbers up to three (*two haystacks*).
 """,
     licence="""
-The miniature’s weights and the program are under the **MIT licence**. The miniature knows nothing but its own small
-world: it is there to show how the page works, and says little about what FLUX.1 [dev] can do.
+The miniature’s weights and the program are under the **MIT licence**. It runs the same code as FLUX.1 [dev];
+it does not predict FLUX’s image quality.
 """,
     examples=[
         ("a sailing boat on the sea at dawn", "Landscape", 11),
@@ -57,23 +74,23 @@ world: it is there to show how the page works, and says little about what FLUX.1
         ("a lighthouse by the sea at sunset", "Portrait", 2),
     ],
     sizes={"Square": (192, 192), "Landscape": (192, 144), "Portrait": (144, 192)},
+    unprompted="a landscape",
+    vocabulary={"Subjects": SUBJECTS, "Light": LIGHTS},
 )
 
 FLUX = PageTexts(
-    hint=f"The adapter’s captions begin with “{names.TRIGGER}”; the prompt is used exactly as you write it.",
-    knows=f"""
-**FLUX.1 [dev]** by Black Forest Labs paints both pictures, once as it is and once with the Impressionist
-adapter. Describe the scene in a sentence or two: what is there, the hour and the light, beginning with
-“{names.TRIGGER}”.
+    knows="""
+**FLUX.1 [dev]** by Black Forest Labs paints both pictures, once as it is and once with the Impressionist adapter.
+Describe the scene in a sentence or two: what is there, the time of day and the light.
 """,
     licence="""
 The base model, and with it the adapter, are under the
 [FLUX.1 [dev] Non-Commercial License](https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md):
 the weights may not be used commercially. The program is under the MIT licence.
 
-The adapter learned from paintings of dead painters, and from how they were catalogued; it knows their subjects, mostly
-French and of the nineteenth century, better than others. It paints a manner, not any one hand. Faces, hands, lettering
-and counts may come out wrong, and strengths above 1 trade the composition for the brush.
+The adapter was trained on Impressionist paintings in the public domain, mostly French and of the nineteenth century,
+and paints their subjects best. Faces, hands, lettering and counts may come out wrong. Strengths above 1 show more
+brushwork and keep less of the composition.
 """,
     examples=[
         (
@@ -94,10 +111,11 @@ and counts may come out wrong, and strengths above 1 trade the composition for t
         "Wide": (1344, 768),
         "Tall": (768, 1344),
     },
+    unprompted=names.TRIGGER.removesuffix(" of"),
 )
 
-NOTICE = "The pictures on this page are generated by an AI model. They are no painter’s work."
-PRIVACY = "Prompts are not recorded; uploads are deleted after an hour, pictures an hour after they were last shown."
+NOTICE = "All pictures are generated by AI."
+PRIVACY = "Prompts are not recorded. Uploads are deleted after an hour, pictures an hour after they were last shown."
 
 
 def words_for(painter: Painter) -> PageTexts:

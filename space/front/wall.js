@@ -1,28 +1,23 @@
-// Pictures side by side. Each is a link to its own file, or, where `choose` is set, a button that is told to the page.
+// Pictures in rows. Each is a link to its own file, or, where `choose` is set, a button that is told to the page.
 const wall = element.querySelector(".wall"), now = element.querySelector(".now");
 let hung = "";
 
-function make(tag, properties, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
-
 function figure({ caption, images }, index) {
-  const shown = images.map(({ file, alt, width, height }) => make("img", { alt, width, height, loading: "lazy", src: file.url }));
+  const pictures = images.map((image) => {
+    const { alt, width, height } = image;
+    return make("img", { alt, width, height, loading: "lazy", src: address(image) });
+  });
   if (props.choose) {
-    const button = make("button", { type: "button", className: "pictures" }, ...shown);
+    const button = make("button", { type: "button", className: "pictures" }, ...pictures);
     button.addEventListener("click", () => trigger("select", { index }));
     return make("figure", {}, button, make("figcaption", { textContent: caption }));
   }
-  const { url, path } = images[0].file;
-  const link = make("a", { href: url, download: path.split("/").pop(), textContent: caption });
-  return make("figure", {}, make("div", { className: "pictures" }, ...shown), make("figcaption", {}, link));
+  const link = make("a", { href: address(images[0]), download: nameOf(images[0]), textContent: caption });
+  return make("figure", {}, make("div", { className: "pictures" }, ...pictures), make("figcaption", {}, link));
 }
 
 function show() {
-  if (late()) return;
-  const { items = [], words, done = 0, steps = 1, preview } = props.value ?? {};
+  const view = news(), { items = [], preview, columns } = view;
   if (JSON.stringify(items) !== hung) {
     wall.replaceChildren(...items.map(figure));
     hung = JSON.stringify(items);
@@ -32,8 +27,10 @@ function show() {
     const rough = make("img", { src: preview, alt: "A rough preview of the picture that is being painted" });
     wall.append(make("figure", { className: "rough" }, make("div", { className: "pictures" }, rough)));
   }
+  if (columns) wall.style.setProperty("--columns", columns);
+  wall.classList.toggle("grid", Boolean(columns));
   wall.classList.toggle("empty", !items.length && !preview);
-  tell(now, { words, done, steps });
+  tell(now, view);
 }
 
 watch("value", show);

@@ -1,4 +1,4 @@
-"""About: what the model is, its licence and limits, which weights are live, and what happens to what people write."""
+"""About: what the model knows, its licence and limits, which weights paint, and what happens to what people write."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from space.studio import Studio
 from space.texts import NOTICE, PRIVACY, PageTexts
 
 
-def add_about(studio: Studio, words: PageTexts) -> None:
+def add_about(studio: Studio, texts: PageTexts) -> None:
     with gr.Column(elem_id="about"):
-        gr.Markdown("## What this model knows\n" + words.knows)
+        gr.Markdown("## What this model knows\n" + texts.knows)
         gr.Markdown("## What paints here\n" + weights(studio))
-        gr.Markdown(f"## Licence and limits\n{words.licence}\n\n{NOTICE} {studio.guard.about()}\n\n{PRIVACY}")
+        gr.Markdown(f"## Licence and limits\n{texts.licence}\n\n{NOTICE} {studio.guard.about()}\n\n{PRIVACY}")
 
 
 def weights(studio: Studio) -> str:

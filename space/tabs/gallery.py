@@ -1,6 +1,5 @@
-"""Gallery: pairs that were painted before, by genre; a click takes one, with all its settings, to the easel."""
+"""Gallery: pairs that were painted before, by genre; a click takes one, with its settings, to Paint."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,43 +9,41 @@ import gradio as gr
 from impressionism.records import Pair
 from space.errors import plain_words
 from space.gallery import by_genre, on_easel, on_wall
-from space.painting import TabWidgets
-from space.pictures import wall
+from space.pictures import front
 from space.recipes import settings_of
 from space.settings import AT_ONCE, Settings, restored, warn_of_other_weights
 from space.studio import Studio
 
-MISSING = "There is no showcase here yet; `python -m evaluation gallery` paints one."
+MISSING = "There is no showcase yet; `python -m evaluation gallery` paints one."
 
 
-def add_gallery(studio: Studio, settings: Settings, easel: TabWidgets, folder: Path, pairs: Sequence[Pair]) -> None:
+def add_gallery(studio: Studio, settings: Settings, board: gr.HTML, folder: Path, pairs: Sequence[Pair]) -> None:
     gr.Markdown(introduction(pairs) if pairs else MISSING, elem_id="gallery-words")
     if not pairs:
         return
-    outputs = [*settings.restored, easel.board, easel.recipe]
     with gr.Tabs(elem_id="genres"):
         for genre, members in by_genre(pairs).items():
             with gr.Tab(genre.capitalize()):
                 items = [on_wall(folder, pair) for pair in members]
-                place = wall({"items": items}, choose=True, elem_classes="pairs")
-            place.select(chooser(studio, settings, easel, folder, members), None, outputs, **AT_ONCE)
+                place = front("wall", {"items": items}, choose=True, elem_classes="pairs")
+            choose = chooser(studio, settings, board, folder, members)
+            place.select(choose, None, [*settings.restored, board], **AT_ONCE)
 
 
 def introduction(pairs: Sequence[Pair]) -> str:
     painters = " and ".join(sorted({pair.recipe.provenance.base for pair in pairs}))
     return (
-        f"Painted beforehand by {painters}: the base model on the left, the adapter on the right. Of each genre the "
-        "pairs that gained most and least in the Impressionist index, and one between them, chosen by that number "
-        "and not by hand. Choose a pair to have it under Paint, with its settings."
+        f"Painted by {painters}: without the adapter on the left, with it on the right. Best, typical and weakest pair "
+        "of each genre, picked by how much more Impressionist the adapter made them. Click one to load it."
     )
 
 
-def chooser(studio: Studio, settings: Settings, easel: TabWidgets, folder: Path, pairs: Sequence[Pair]) -> Any:
+def chooser(studio: Studio, settings: Settings, board: gr.HTML, folder: Path, pairs: Sequence[Pair]) -> Any:
     def choose(event: gr.EventData) -> dict[Any, Any]:
         pair = pairs[event.index]
         with plain_words():
             warn_of_other_weights(studio, pair.recipe)
             updates = restored(studio, settings, settings_of([pair.recipe]))
-        return updates | {easel.board: on_easel(folder, pair), easel.recipe: dataclasses.asdict(pair.recipe)}
+        return updates | {board: on_easel(folder, pair)}
 
     return choose

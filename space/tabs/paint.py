@@ -1,6 +1,5 @@
-"""Paint: the base model's picture and the Impressionist one, from the same noise, one over the other."""
+"""Paint: the base model's picture and the Impressionist one, from the same noise."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,35 +7,34 @@ import gradio as gr
 
 from impressionism.records import Pair
 from space.gallery import on_easel
-from space.painting import Job, TabWidgets, add_quota, add_recipe, add_start, on_click
-from space.pictures import pair
+from space.painting import Job, TabWidgets, add_take, on_click
+from space.pictures import front
 from space.settings import LIGHT, Settings
 from space.studio import Studio, real, sampling_of
 
-STALE = """(prompt, seed, steps, guidance, width, height, strength, recipe) => {
+STALE = """(prompt, seed, steps, guidance, width, height, strength, view) => {
+  const recipe = view?.recipe;
   if (!recipe) return "";
   const asked = {prompt, seed, steps, guidance, width, height};
   const same = Object.keys(asked).every((name) => asked[name] === recipe.sampling[name]);
   if (same && strength === recipe.strength) return "";
   return same && recipe.strength === 0 ? "The adapted picture is missing; Compare paints it."
-    : "The pair below was painted with other settings; Compare paints these.";
+    : "The pictures were painted with other settings; Compare paints these.";
 }"""
 
 
-def add_paint(studio: Studio, settings: Settings, showcase: Path, first: Pair | None) -> TabWidgets:
-    """The easel; first stands on it until something is painted."""
+def add_paint(
+    studio: Studio, settings: Settings, widgets: Any, stale: gr.Markdown, showcase: Path, first: Pair | None
+) -> gr.HTML:
+    """The board of the pair; first stands on it until something is painted."""
     inputs = [*settings.sampling, settings.strength]
-    with gr.Row(elem_classes="act"):
-        settings.strength.render()
-        start, cancel = add_start("Compare", elem_id="compare")
-    add_quota(studio, inputs, job_of)
-    stale = gr.Markdown(elem_classes="stale")
-    board = pair(on_easel(showcase, first) if first else None, elem_id="pair")
-    bench = TabWidgets(start, cancel, board, add_recipe(board, dataclasses.asdict(first.recipe) if first else None))
-    known = [*inputs, bench.recipe]
-    gr.on([each.change for each in known], None, known, stale, js=STALE, **LIGHT)  # type: ignore[arg-type]
-    on_click(studio, bench, inputs, job_of)
-    return bench
+    board = front("pair", on_easel(showcase, first) | {"first": True} if first else None, strip="pairs", elem_id="pair")
+    add_take(board)
+    known = [*inputs, board]
+    gr.on([each.change for each in known], None, known, stale, js=STALE, **LIGHT)  # type: ignore[attr-defined]
+    board.submit(None, None, None, js="() => document.querySelector('#start-paint').click()")
+    on_click(studio, TabWidgets(*widgets, board), inputs, job_of)
+    return board
 
 
 def job_of(*values: Any) -> Job:

@@ -1,4 +1,4 @@
-"""Repaint: a visitor's photograph, by the base model and in the Impressionist manner."""
+"""Repaint: a visitor's photograph and what the adapter makes of it, compared as a pair."""
 
 import hashlib
 from pathlib import Path
@@ -9,52 +9,63 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from impressionism import paint
-from space.painting import Job, TabWidgets, add_quota, add_recipe, add_start, on_click
-from space.pictures import Item, item, wall
-from space.settings import Settings
+from space.painting import Job, TabWidgets, add_take, on_click
+from space.pictures import Item, front, item
+from space.settings import LIGHT, Settings, nearest_size, only
 from space.studio import Studio, open_photograph, real, sampling_of
+from space.texts import PageTexts
+
+ORIENTATION = 0x0112  # the EXIF tag; from 5 on the picture lies on its side
 
 
-def add_repaint(studio: Studio, settings: Settings) -> None:
-    with gr.Row(elem_classes="act"):
-        photograph = gr.Image(
-            label="Your photograph",
-            elem_id="photograph",
-            type="filepath",
-            sources=["upload", "clipboard"],
-            height=292,
-        )
-        # As it came: Gradio would decode it, and answer a broken one without a sentence.
-        photograph.preprocess = lambda payload: payload and payload.path
-        with gr.Column(min_width=240):
-            gr.Markdown("The prompt says what the photograph shows; the photograph is cropped to the shape.")
-            settings.repaint_strength.render()
-            settings.change.render()
-            start, cancel = add_start("Repaint", elem_id="repaint")
-    add_quota(studio, [*settings.sampling, settings.repaint_strength, settings.change], asked)
-    board = wall(elem_id="repainted")
-    on_click(
-        studio,
-        TabWidgets(start, cancel, board, add_recipe(board)),
-        [*settings.sampling, settings.repaint_strength, photograph, settings.change],
-        lambda *values: job_of(studio, *values),
+def add_photograph() -> gr.Image:
+    photograph = gr.Image(
+        label="Your photo",
+        elem_id="photograph",
+        elem_classes=only("repaint"),
+        type="filepath",
+        sources=["upload", "clipboard"],
+        height=180,
+    )
+    # As it came: Gradio would decode it, and answer a broken one without a sentence.
+    photograph.preprocess = lambda payload: payload and payload.path
+    return photograph
+
+
+def add_repaint(studio: Studio, texts: PageTexts, settings: Settings, widgets: Any, photograph: gr.Image) -> None:
+    board = front("pair", elem_id="repainted")
+    add_take(board)
+    photograph.change(
+        lambda path: shape_of_photograph(texts, path), photograph, [settings.width, settings.height], **LIGHT
     )
 
+    def asked(*values: Any) -> Job:
+        """All but the photograph. It shows what to paint, so the prompt may be empty."""
+        prompt, *sampling, strength, _, change = values
+        sampling = sampling_of(prompt.strip() or texts.unprompted, *sampling)
+        return Job(sampling, [real(strength)], change=real(change))
 
-def job_of(studio: Studio, *values: Any) -> Job:
-    *others, path, change = values
-    job = asked(*others, change)
-    source = open_photograph(path, job.sampling)
-    return job._replace(source=source, beside=[beside(studio, source)])
+    def job_of(*values: Any) -> Job:
+        job = asked(*values)
+        source = open_photograph(values[-2], job.sampling)
+        return job._replace(source=source, before=[before(studio, source)])
+
+    inputs = [*settings.sampling, settings.strength, photograph, settings.change]
+    on_click(studio, TabWidgets(*widgets, board), inputs, job_of, priced=asked)
 
 
-def asked(*values: Any) -> Job:
-    """All but the photograph."""
-    *sampling, strength, change = values
-    return Job(sampling_of(*sampling), [0.0, real(strength)], change=real(change))
+def shape_of_photograph(texts: PageTexts, path: str | None) -> tuple[Any, Any]:
+    """The model's size that crops the least of the photograph; what cannot be read changes nothing yet."""
+    try:
+        with Image.open(path or "") as image:
+            width, height = image.size
+            lies = image.getexif().get(ORIENTATION, 1) >= 5
+    except Exception:  # decoders raise almost anything; the click says what is wrong
+        return gr.skip(), gr.skip()
+    return nearest_size(texts, *((height, width) if lies else (width, height)))
 
 
-def beside(studio: Studio, source: Image.Image) -> Item:
+def before(studio: Studio, source: Image.Image) -> Item:
     """The photograph as it enters the model; written at the click, and there when its turn comes."""
     digest = hashlib.sha256(repr(source.size).encode() + source.tobytes()).hexdigest()
     path = Path(get_upload_folder(), digest, "photograph.png")
@@ -64,4 +75,4 @@ def beside(studio: Studio, source: Image.Image) -> Item:
         path.parent.mkdir(parents=True, exist_ok=True)
         source.save(path, compress_level=paint.COMPRESSION)
     studio.files.add(str(path))
-    return item("Your photograph", source.size, (str(path), "Your photograph, cropped to the shape"))
+    return item("Your photo", source.size, (str(path), "Your photo, cropped to the shape"))

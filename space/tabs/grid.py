@@ -1,4 +1,4 @@
-"""Strength: the same noise at several strengths, with a contact sheet and what the pixels say."""
+"""Grid: the same noise at several strengths, with a contact sheet and what the pixels say."""
 
 import secrets
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from PIL import Image
 from impressionism.pictorial import STATISTICS, index, measure
 from impressionism.records import ImageMetadata
 from space.contact import save_sheet
-from space.painting import Job, TabWidgets, add_quota, add_recipe, add_start, on_click
-from space.pictures import wall
+from space.painting import Job, TabWidgets, add_take, on_click
+from space.pictures import front
 from space.settings import LIGHT, Settings
 from space.studio import MOST_REMEMBERED, Picture, Studio, sampling_of, weakest_first
 
@@ -26,24 +26,20 @@ LABELS = {
 }
 
 
-def add_strength(studio: Studio, settings: Settings) -> None:
+def add_grid(studio: Studio, settings: Settings, widgets: Any) -> None:
     inputs = [*settings.sampling, settings.strengths]
-    with gr.Row(elem_classes="act"):
-        settings.strengths.render()
-        start, cancel = add_start("Paint them all", elem_id="sweep")
-    add_quota(studio, inputs, job_of)
-    board = wall(elem_id="sweep-wall")
+    board = front("wall", elem_id="grid-wall")
     sheet = gr.DownloadButton(
         "Contact sheet", visible=False, size="sm", min_width=120, scale=0, elem_id="sheet", render=False
     )
-    recipe = add_recipe(board, beside=sheet)
+    add_take(board, beside=sheet)
     with gr.Column(visible=False) as measures:
         chosen = gr.Dropdown([INDEX, *LABELS.values()], value=INDEX, label="What the pixels say, against strength")
         plot = gr.LinePlot(x="strength", y="value", x_title="Strength", height=260, elem_id="plot")
     table = gr.State(None)
     on_click(
         studio,
-        TabWidgets(start, cancel, board, recipe),
+        TabWidgets(*widgets, board),
         inputs,
         job_of,
         finished={
@@ -57,7 +53,7 @@ def add_strength(studio: Studio, settings: Settings) -> None:
 
 def job_of(*values: Any) -> Job:
     *sampling, strengths = values
-    return Job(sampling_of(*sampling), weakest_first(strengths), row=True)
+    return Job(sampling_of(*sampling), weakest_first(strengths), whole=True)
 
 
 def contact_sheet_of(studio: Studio, pictures: Sequence[Picture]) -> str | None:

@@ -1,0 +1,81 @@
+"""What comes to the page from outside: a link that it is opened with, and files that are dropped on it."""
+
+import dataclasses
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from impressionism import paint
+from impressionism.errors import UserError
+from impressionism.records import ImageMetadata
+from space.errors import plain_words
+from space.pictures import View, hang, view_of
+from space.recipes import link, recipes_in, settings_from, settings_of
+from space.settings import AT_ONCE, Settings, recommended_strength, restored, tab_of, warn_of_other_weights
+from space.studio import Studio
+
+PAINT_IF_FREE = "(view) => { if (view?.paint) document.querySelector('#start-paint').click(); }"
+
+
+def add_arrivals(page: gr.Blocks, studio: Studio, settings: Settings, board: gr.HTML, photograph: gr.Image) -> None:
+    """A link sets everything, and its pair is painted where that costs nothing; a PNG of ours is shown with its
+    settings; another picture goes to Repaint."""
+    load = gr.UploadButton(
+        "Load a PNG’s settings or a photo, or drop it anywhere",
+        file_types=["image"],
+        size="sm",
+        elem_id="load",
+        type="filepath",
+    )
+
+    def open_link(request: gr.Request) -> Any:
+        with plain_words():
+            asked = settings_from(request.query_params.multi_items())
+            if not asked:
+                return gr.skip()
+            updates = restored(studio, settings, asked)
+            return updates | ({board: first_view(studio, asked)} if tab_of(asked) == "paint" else {})
+
+    def open_file(path: str) -> dict[Any, Any]:
+        try:
+            recipes = recipes_in(path)
+        except UserError:
+            if not is_picture(path):
+                with plain_words():
+                    raise
+            return {photograph: path, settings.tabs: gr.update(selected="repaint")}
+        with plain_words():
+            updates = restored(studio, settings, settings_of(recipes))
+            warn_of_other_weights(studio, recipes[-1])
+        return updates | ({board: shown(studio, path, recipes[0])} if len(recipes) == 1 else {})
+
+    opened = page.load(open_link, None, [*settings.restored, board], **AT_ONCE)
+    opened.then(None, board, None, js=PAINT_IF_FREE)
+    load.upload(open_file, load, [*settings.restored, board, photograph], **AT_ONCE)
+
+
+def first_view(studio: Studio, asked: dict[str, Any]) -> View:
+    """An empty easel, on which the pair is painted at once if that costs nothing."""
+    params = dataclasses.replace(
+        paint.defaults(studio.painter, "any"),
+        **{name: value for name, value in asked.items() if name not in ("strengths", "change")},
+    )
+    strengths = [0.0, *asked.get("strengths", [recommended_strength(studio)])]
+    free = studio.painter.provenance.device == "cpu" or bool(studio.remembered(params, strengths))
+    return {"empty": "This pair is not painted yet.", "paint": free}
+
+
+def shown(studio: Studio, path: str, metadata: ImageMetadata) -> View:
+    """The picture that was dropped; the whole pair, if it is remembered."""
+    if metadata.source is None and (pair := studio.remembered(metadata.sampling, [0.0, metadata.strength])):
+        return view_of(pair)
+    return {"items": [hang(path, metadata)], "recipe": dataclasses.asdict(metadata), "link": link([metadata])}
+
+
+def is_picture(path: str) -> bool:
+    try:
+        with Image.open(path):
+            return True
+    except Exception:  # decoders raise almost anything
+        return False

@@ -1,0 +1,26 @@
+// A slider from 0 to 1.5 with a mark at what the adapter is recommended at; the field beside it takes more.
+const [number, range] = element.querySelectorAll("input"), mark = element.querySelector(".mark");
+const { least, most, recommended } = props;
+Object.assign(number, { min: least, max: most });
+mark.style.setProperty("--at", recommended / 1.5);
+mark.textContent = `${recommended}`;
+
+function show() {
+  const value = Number(props.value);
+  if (document.activeElement !== number) number.value = String(value);
+  range.value = value;
+  range.style.setProperty("--fill", `${100 * Math.min(1, Math.max(0, value / 1.5))}%`);
+  element.querySelector("p").textContent = value === 0
+    ? "At 0 the adapter does nothing: both pictures will be the same."
+    : `0 is the base model. This adapter is recommended at ${recommended}.`;
+}
+
+function set(value) {
+  props.value = value;
+  trigger("change");
+}
+range.addEventListener("input", () => set(Number(range.value)));
+number.addEventListener("change", () => set(Number(number.value)));
+number.addEventListener("blur", show);
+watch("value", show);
+show();
