@@ -59,7 +59,7 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
                 settings.tabs.render()
                 with settings.tabs:
                     with gr.Tab("Paint", id="paint", elem_id="paint"):
-                        board = add_paint(studio, settings, to_paint, stale, showcase, first)
+                        board = add_paint(studio, settings, to_paint, stale, showcase, first, texts.sizes["Square"])
                     with gr.Tab("Repaint", id="repaint", elem_id="repaint"):
                         add_repaint(studio, texts, settings, to_repaint, photograph)
                     with gr.Tab("Grid", id="grid", elem_id="grid"):

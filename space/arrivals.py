@@ -63,7 +63,7 @@ def first_view(studio: Studio, asked: dict[str, Any]) -> View:
     )
     strengths = [0.0, *asked.get("strengths", [recommended_strength(studio)])]
     free = studio.painter.provenance.device == "cpu" or bool(studio.remembered(params, strengths))
-    return {"empty": "This pair is not painted yet.", "paint": free}
+    return {"empty": "This pair is not painted yet.", "paint": free, "size": (params.width, params.height)}
 
 
 def shown(studio: Studio, path: str, metadata: ImageMetadata) -> View:

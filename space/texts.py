@@ -74,7 +74,7 @@ it does not predict FLUX’s image quality.
         ("a lighthouse by the sea at sunset", "Portrait", 2),
     ],
     sizes={"Square": (192, 192), "Landscape": (192, 144), "Portrait": (144, 192)},
-    unprompted="a landscape",
+    unprompted="a field at noon",
     vocabulary={"Subjects": SUBJECTS, "Light": LIGHTS},
 )
 

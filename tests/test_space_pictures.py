@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from impressionism.records import GenerationParams, ImageMetadata, Provenance
-from space.pictures import FRONT, alt, inline, view_of
+from space.pictures import FRONT, alt, inline, progress, view_of
 from space.studio import Picture, Step
 
 RECIPE = ImageMetadata(
@@ -37,7 +37,7 @@ def test_the_alternative_text_says_what_is_painted_and_how(change: dict, says: s
 
 def test_while_the_second_picture_is_painted_the_first_is_shown_and_the_step_told():
     step = Step(done=7, steps=20, picture=2, pictures=2, preview=Image.new("RGB", (8, 8), "#336699"))
-    shown = view_of([picture(0.0)], [0.0, 0.5], step)
+    shown = view_of([picture(0.0)]) | progress(step, 0.5)
     assert [item["caption"] for item in shown["items"]] == ["Base model"]
     assert (shown["words"], shown["done"], shown["steps"]) == ("Impressionist, strength 0.5: picture 2 of 2", 7, 20)
     kind, data = shown["preview"].split(",")
@@ -46,7 +46,9 @@ def test_while_the_second_picture_is_painted_the_first_is_shown_and_the_step_tol
 
 
 def test_when_all_is_painted_nothing_is_left_of_the_progress():
-    assert set(view_of([picture(0.0), picture(0.5)], [0.0, 0.5])) == {"items", "link"}
+    view = view_of([picture(0.0), picture(0.5)])
+    assert set(view) == {"items", "link", "recipe"}
+    assert view["recipe"]["strength"] == 0.5
     assert inline(None) is None
 
 

@@ -7,8 +7,8 @@ from space_served import pictures_of
 from impressionism.errors import UserError
 from impressionism.pipeline import Painter
 from impressionism.records import GenerationParams
-from space.painting import Job, quota
-from space.settings import Settings, make_settings, ratio, restored
+from space.painting import Job, price
+from space.settings import Settings, make_settings, nearest_size, ratio, restored, with_chip
 from space.studio import Studio
 from space.texts import FLUX, MINIATURE
 
@@ -35,17 +35,31 @@ def test_sizes_have_the_usual_name_of_their_aspect_ratio():
     }  # fmt: skip
 
 
+def test_a_photograph_takes_the_size_that_crops_it_least():
+    assert nearest_size(MINIATURE, 4000, 3000) == (192, 144)
+    assert nearest_size(FLUX, 900, 1600) == FLUX.sizes["Tall"]
+    assert nearest_size(FLUX, 10, 3000) == FLUX.sizes["Tall"]
+
+
+def test_a_chip_changes_the_subject_or_the_light_of_the_prompt():
+    assert with_chip(MINIATURE, "a cottage at noon", "at sunset") == "a cottage at sunset"
+    assert with_chip(MINIATURE, "a cottage at noon", "a windmill") == "a windmill at noon"
+    assert with_chip(MINIATURE, "a cat", "at night") == "a cat at night"
+    assert with_chip(MINIATURE, "", "at night") == "at night"
+
+
 def test_the_controls_end_where_painting_ends(studio: Studio, settings: Settings):
     limits = studio.limits()
-    for name in ("seed", "steps", "guidance", "width", "height", "strength", "change"):
+    for name in ("seed", "steps", "guidance", "width", "height", "change"):
         control = getattr(settings, name)
         assert [control.minimum, control.maximum] == list(limits[name]), name
+    assert [settings.strength.props[end] for end in ("least", "most")] == list(limits["strength"])
     assert settings.prompt.max_length == limits["prompt"][1]
 
 
 @pytest.mark.parametrize(
     ("asked", "tab"),
-    [({"strengths": [0.3]}, "paint"), ({"strengths": [0.0, 0.3]}, "strength"), ({"change": 0.4}, "repaint")],
+    [({"strengths": [0.3]}, "paint"), ({"strengths": [0.0, 0.3]}, "grid"), ({"change": 0.4}, "repaint")],
 )
 def test_a_recipe_opens_the_tab_that_it_comes_from(studio: Studio, settings: Settings, asked: dict, tab: str):
     updates = restored(studio, settings, {"prompt": "a haystack", **asked})
@@ -63,11 +77,11 @@ def test_a_recipe_that_cannot_be_painted_reaches_no_control(studio: Studio, sett
 def test_the_quota_is_told_before_the_click(tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch):
     studio = Studio(tiny_painter)
     job = Job(GenerationParams(prompt="a quay", seed=61, **SMALL), [0.0, 1.0])
-    assert quota(studio, job) == ""  # nothing is reserved off ZeroGPU
+    assert price(studio, job) == ""  # nothing is reserved off ZeroGPU
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    assert quota(studio, job) == f"Reserves {studio.seconds(*job[:4])} s of your ZeroGPU quota."
-    assert quota(studio, job._replace(strengths=[99.0])) == ""
+    assert price(studio, job) == f"Reserves {studio.seconds(*job.asked)} s of your ZeroGPU quota."
+    assert price(studio, job._replace(strengths=[99.0])) == ""
     monkeypatch.delenv("SPACES_ZERO_GPU")
-    pictures_of(studio.paint(*job[:4]))
+    pictures_of(studio.paint(*job.asked))
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    assert quota(studio, job) == "Painted before: costs nothing."
+    assert price(studio, job) == "Painted before: costs nothing."

@@ -17,7 +17,7 @@ function put(name, item, preview) {
 function show() {
   const view = news(), { items = [], preview, old } = view;
   const [base, adapted] = items, image = base?.images[0];
-  const [width, height] = (!old && view.size) || [image?.width ?? 1, image?.height ?? 1];
+  const [width, height] = (!old && view.size) || (image ? [image.width, image.height] : props.size);
   canvas.style.setProperty("--ratio", width / height);
   canvas.style.setProperty("--pixels", Math.max(width, 128));
   put("base", base, preview);

@@ -11,6 +11,7 @@ from space.painting import Job, TabWidgets, add_take, on_click
 from space.pictures import front
 from space.settings import LIGHT, Settings
 from space.studio import Studio, real, sampling_of
+from space.texts import Size
 
 STALE = """(prompt, seed, steps, guidance, width, height, strength, view) => {
   const recipe = view?.recipe;
@@ -24,11 +25,19 @@ STALE = """(prompt, seed, steps, guidance, width, height, strength, view) => {
 
 
 def add_paint(
-    studio: Studio, settings: Settings, widgets: Any, stale: gr.Markdown, showcase: Path, first: Pair | None
+    studio: Studio,
+    settings: Settings,
+    widgets: Any,
+    stale: gr.Markdown,
+    showcase: Path,
+    first: Pair | None,
+    size: Size,
 ) -> gr.HTML:
     """The board of the pair; first stands on it until something is painted."""
     inputs = [*settings.sampling, settings.strength]
-    board = front("pair", on_easel(showcase, first) | {"first": True} if first else None, strip="pairs", elem_id="pair")
+    board = front(
+        "pair", on_easel(showcase, first) | {"first": True} if first else None, size=size, strip="pairs", elem_id="pair"
+    )
     add_take(board)
     known = [*inputs, board]
     gr.on([each.change for each in known], None, known, stale, js=STALE, **LIGHT)  # type: ignore[attr-defined]

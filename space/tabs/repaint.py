@@ -33,7 +33,7 @@ def add_photograph() -> gr.Image:
 
 
 def add_repaint(studio: Studio, texts: PageTexts, settings: Settings, widgets: Any, photograph: gr.Image) -> None:
-    board = front("pair", elem_id="repainted")
+    board = front("pair", size=texts.sizes["Square"], elem_id="repainted")
     add_take(board)
     photograph.change(
         lambda path: shape_of_photograph(texts, path), photograph, [settings.width, settings.height], **LIGHT
