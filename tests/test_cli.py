@@ -13,9 +13,8 @@ ROOT = Path(__file__).parents[1]
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel's files in a folder of their own, without its dependencies, which are installed here already."""
     folder = tmp_path_factory.mktemp("installed")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT], check=True
-    )
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT], check=True)
     [wheel] = folder.glob("*.whl")
     target = folder / "site"
     subprocess.run([*pip, "install", "--quiet", "--no-deps", "--target", target, wheel], check=True)
