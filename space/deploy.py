@@ -175,7 +175,7 @@ def ask_it(api: Any, plan: Plan) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    chosen = options()
+    chosen = options(arguments)
     from huggingface_hub import HfApi, errors
 
     api = HfApi()
@@ -198,7 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"It runs: https://huggingface.co/spaces/{chosen.repo}")
 
 
-def options() -> argparse.Namespace:
+def options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m space.deploy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

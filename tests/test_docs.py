@@ -1,4 +1,4 @@
-"""The documentation, run: the notebook on the miniature, and every command that a reader is told to type."""
+"""The documentation, run: the notebooks on the miniature, and every command that a reader is told to type."""
 
 import argparse
 import os
@@ -23,52 +23,44 @@ from training import cards, plan
 from training import recipe as recipes
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "training.md")
-NOTEBOOK = ROOT / "docs" / "train.ipynb"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "training.md", ROOT / "docs" / "evaluation.md")
+LINKED = (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "docs" / "method.md", ROOT / "benchmarks" / "README.md")
+NOTEBOOKS = tuple(ROOT / "notebooks" / f"{name}.ipynb" for name in ("explore", "train", "evaluate"))
 ROOMS = {path.parent.name for path in ROOT.glob("*/__init__.py")}
 PATH = re.compile(r"(?:[\w.-]+=)?((?:runs|work|cache|docs|training)/\S+|[\w./-]+\.(?:png|jpg|yaml|jsonl))")
 BIN = Path(sys.executable).parent
 
 
-# ---- The notebook
+# ---- The notebooks
 
 
-def test_the_notebook_is_valid_and_holds_no_outputs():
-    notebook = nbformat.read(NOTEBOOK, as_version=nbformat.NO_CONVERT)
-    nbformat.validate(notebook)
-    assert notebook.nbformat == 4
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_a_notebook_runs_from_top_to_bottom_on_the_miniature(file: Path, tmp_path, monkeypatch):
+    written = nbformat.read(file, as_version=nbformat.NO_CONVERT)
+    nbformat.validate(written)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in written.cells), "clear its outputs"
 
-
-def test_the_notebook_paints_trains_and_paints_with_what_it_trained(tmp_path, monkeypatch):
     folder = tmp_path / "repository"
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "__pycache__", "runs", "work", "cache"))
     for name, value in {"QUICK": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1",
                         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "JUPYTER_DATA_DIR": str(tmp_path),
-                        "IPYTHONDIR": str(tmp_path / "ipython")}.items():  # fmt: skip
+                        "IPYTHONDIR": str(tmp_path / "ipython"), "MPLBACKEND": "agg"}.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    for cell in notebook.cells:  # a shell command that fails ends no cell
+    notebook = nbformat.read(file, as_version=4)
+    for cell in notebook.cells:  # a shell command that fails does not end its cell
         cell.source = re.sub(r"^( *)(!.+)$", r"\1\2\n\1assert _exit_code == 0", cell.source, flags=re.MULTILINE)
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder / "docs")}})
-    client.execute()
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder / "notebooks")}}).execute()
 
-    run = Run.from_json((folder / "runs" / "miniature" / "run.json").read_text())
-    assert run.steps == 2
-    assert (folder / "runs" / "miniature" / "adapter" / "pytorch_lora_weights.safetensors").exists()
-    assert Image.open(folder / "runs" / "miniature" / "previews" / "sheet.jpg").size == (2 * 192, 3 * 192)
-    pictures = [Image.open(folder / f"{name}.png").tobytes() for name in ("boat-base", "boat", "mine")]
-    assert len(set(pictures)) == 3
-    said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
-    assert "against the base" in said
-    assert "Nothing was sent" in said
-
-
-def test_the_notebook_has_no_command_that_the_pages_lack():
-    told = {tuple(words[2:4]) for page in PAGES for words in commands(page)}
-    asked = {tuple(words[2:4]) for words in commands_of_the_notebook()}
-    ours = {words for words in asked if words[0] == "training"}
-    assert ours and ours <= told
+    printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    if file.stem == "explore":
+        assert (folder / "work" / "explore-curated" / "report.html").exists() and "12 pictures" in printed
+    if file.stem == "train":
+        assert Run.from_json((folder / "runs" / "miniature" / "run.json").read_text()).steps == 2
+        pictures = [Image.open(folder / f"{name}.png").tobytes() for name in ("boat-base", "boat", "mine")]
+        assert len(set(pictures)) == 3
+        assert "against the base" in printed and "Nothing was sent" in printed
+    if file.stem == "evaluate":
+        assert "Recommended strength" in printed and (folder / "runs" / "miniature" / "report.html").exists()
 
 
 # ---- Every command
@@ -78,13 +70,13 @@ class Parsed(Exception):
     """What a program was told: raised where it would begin to work."""
 
 
-@pytest.mark.parametrize("page", [*PAGES, NOTEBOOK], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_is_one_that_the_program_takes(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # as after a clone: nothing is there but what is tracked
     for name in (*ROOMS, "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
     write_recipes(page)
-    found, made = commands_of_the_notebook() if page == NOTEBOOK else commands(page), set()
+    found, made = commands(page), set()
     assert found
     for words in found:
         module, *arguments = words[2:]
@@ -96,21 +88,29 @@ def test_every_command_is_one_that_the_program_takes(page, tmp_path, monkeypatch
         assert not missing, f"{shlex.join(words)}: nothing before it makes {', '.join(missing)}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page):
     links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-def test_a_rented_gpu_is_asked_for_as_the_hub_takes_it():
-    lines = [line for line in shell_lines(PAGES[1]) if line.startswith("hf jobs run")]
-    assert lines
-    for line in lines:
-        words = shlex.split(line)
-        dry = [str(BIN / "hf"), *words[1:3], "--dry-run", *words[3:]]
-        result = subprocess.run(dry, capture_output=True, text=True, env=os.environ | {"HF_TOKEN": "hf_none"})
-        assert result.returncode == 0, result.stderr
-        assert "HF_TOKEN=***" in result.stdout and "Job not submitted" in result.stdout
+def test_a_rented_gpu_is_asked_for_as_the_hub_takes_it(tmp_path):
+    [line] = [line for line in shell_lines(PAGES[1]) if line.startswith("hf jobs uv run")]
+    words = shlex.split(line)
+    dry = [str(BIN / "hf"), *words[1:4], "--dry-run", *words[4:]]
+    result = subprocess.run(dry, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"HF_TOKEN": "hf_none"})
+    assert result.returncode == 0, result.stderr
+    assert "HF_TOKEN=***" in result.stdout and "Job not submitted" in result.stdout
+
+
+def test_the_job_plans_and_lists_its_commands(tmp_path):
+    script = [sys.executable, str(ROOT / "training/jobs/train.py"), "miniature", "--folder", str(tmp_path / "run")]
+    here = os.environ | {"PYTHONPATH": str(ROOT)}
+    options = ["--real", "paintings", "--repo", "monet/lilies", "--dry-run"]
+    done = subprocess.run([*script, *options], capture_output=True, text=True, env=here)
+    assert done.returncode == 0, done.stderr
+    order = [done.stdout.index(part) for part in ("training fit", "gallery", "score", "model_card render", "push")]
+    assert order == sorted(order) and not (tmp_path / "run").exists()
 
 
 def test_the_table_of_cards_says_what_plan_says():
@@ -138,12 +138,6 @@ def commands(page: Path) -> list[list[str]]:
     return [words for line in shell_lines(page) for words in commands_in(line)]
 
 
-def commands_of_the_notebook() -> list[list[str]]:
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
-    lines = re.findall(r"^ *!(.+)$", "\n".join(cell.source for cell in cells), re.MULTILINE)
-    return [words for line in lines for words in commands_in(re.sub(r"\{\w+\}", "0", line))]
-
-
 def commands_in(line: str) -> Iterator[list[str]]:
     lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;")
     lexer.whitespace_split = True
@@ -159,8 +153,6 @@ def commands_in(line: str) -> Iterator[list[str]]:
 def python_of(words: list[str]) -> Iterator[list[str]]:
     while words and re.fullmatch(r"\w+=\S*", words[0]):  # NAME=value in front
         words = words[1:]
-    if words[:3] == ["hf", "jobs", "run"]:
-        yield from commands_in(words[-1])
     if words[:2] == ["accelerate", "launch"]:
         launch = launch_command_parser().parse_args(words[2:])
         assert launch.module, "a room is started with -m"
