@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     kind.add_argument("--compare", action="store_true", help="also write the base model's picture, as NAME-base.png")
     kind.add_argument("--sweep", type=float, nargs="+", metavar="STRENGTH", help="one picture for each strength")
     kind.add_argument("--repaint", type=Path, metavar="PICTURE", help="paint over this picture or photograph")
-    add("--change", type=float, help="how far --repaint may go, above 0 to 1 (default 0.6)")
+    add("--change", type=float, help="how much --repaint changes: 0.3 (default) keeps it, 0.8 reinvents it")
     add("--from", type=Path, dest="again", metavar="PNG", help="paint this picture again from its recipe")
     add("--model", help="auto, miniature, a Hub id or a folder (default auto)")
     add("--model-revision", help="commit, tag or branch of the model on the Hub")
@@ -77,9 +77,8 @@ def check_files(args: argparse.Namespace) -> None:
     nearest = next(folder for folder in args.out.absolute().parents if folder.exists())
     if args.out.is_dir() or not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UserError(f"{args.out} cannot be written; name another file.")
-    for source, revision in ((args.model, args.model_revision), (args.adapter, args.adapter_revision)):
-        if source not in (None, "auto", "none", "miniature"):
-            check_name(source, revision)
+    if args.model not in (None, "auto", "miniature"):
+        check_name(args.model, args.model_revision)
 
 
 def paint_new(args: argparse.Namespace) -> None:
@@ -144,7 +143,7 @@ def paint_as_asked(
 
 def paint_again(args: argparse.Namespace) -> None:
     """The picture that a recipe describes; --model and --adapter say where its folders are now."""
-    from impressionism.paint import check, open_image, paint, read_recipe, recipe_of, repaint
+    from impressionism.paint import again, check, open_image, paint_all, read_recipe
     from impressionism.pipeline import load_pipeline
 
     given = ["strength", "change", "sweep", *SAMPLING]
@@ -169,15 +168,13 @@ def paint_again(args: argparse.Namespace) -> None:
         args.device,
         model_revision=args.model_revision or (commit(was.base_revision) if not args.model else None),
         adapter_revision=args.adapter_revision or (commit(was.adapter_revision) if not args.adapter else None),
+        fast=recipe.fast or None,
     )
     print(painter.about)
-    now = recipe_of(painter, recipe.sampling, recipe.strength, source, recipe.change)
-    warn_of_differences(recipe, now)
-    if source is not None and recipe.change is not None:
-        picture = repaint(painter, recipe.sampling, recipe.strength, source, recipe.change, on_step=show)
-    else:
-        picture = paint(painter, recipe.sampling, recipe.strength, on_step=show)
-    write(picture, now, args.out)
+    request = again(painter, recipe, source)
+    warn_of_differences(recipe, request.metadata)
+    [picture] = paint_all(painter, [request], on_step=show)
+    write(picture, request.metadata, args.out)
 
 
 def findable(name: str, option: str) -> str:
@@ -199,6 +196,7 @@ def warn_of_differences(was: "ImageMetadata", now: "ImageMetadata") -> None:
         for name, before, after in (
             ("the base's weights", old.base_revision, new.base_revision),
             ("the adapter's weights", old.adapter_revision, new.adapter_revision),
+            ("the accelerator's weights", old.accelerator_revision, new.accelerator_revision),
             ("the quantization", old.quantize, new.quantize),
             ("the precision", old.dtype, new.dtype),
             ("the device", old.device, new.device),

@@ -10,6 +10,13 @@ ADAPTER_FILE = "flux_1_dev_wikiart_impressionism_v2.safetensors"
 MINIATURE = Path(__file__).parent / "miniature"  # an ordinary diffusers folder
 MINIATURE_ADAPTER = MINIATURE / "adapter"
 
+# Few-step adapters, which paint along under the style adapter in fast mode, on both sides of a comparison.
+MINIATURE_ACCELERATOR = MINIATURE / "accelerator"
+ACCELERATOR = "ByteDance/Hyper-SD/Hyper-FLUX.1-dev-8steps-lora.safetensors"
+ACCELERATOR_STRENGTH = 0.125  # as its authors say
+ACCELERATOR_STEPS = 8
+
+DEFAULT_STRENGTH = 1.0  # of an adapter that recommends no other
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # what diffusers, and our training, call an adapter's file
 TRIGGER = "an impressionist painting of"  # how the published adapter's captions begin
 
@@ -19,6 +26,8 @@ ENVIRONMENT = {
     "base_revision": "IMPRESSIONISM_BASE_REVISION",
     "adapter": "IMPRESSIONISM_ADAPTER",
     "adapter_revision": "IMPRESSIONISM_ADAPTER_REVISION",
+    "adapters": "IMPRESSIONISM_ADAPTERS",
+    "accelerator_revision": "IMPRESSIONISM_ACCELERATOR_REVISION",
     "adapter_pinned": "IMPRESSIONISM_ADAPTER_PINNED",
     "compile": "IMPRESSIONISM_COMPILE",
 }

@@ -1,27 +1,33 @@
-"""Painting: one picture, the pair before and after, a row of strengths, or a photograph painted over.
+"""Painting: one picture, the pair before and after, a row of strengths, several seeds, or a photograph painted over.
 
-Every call sets all the state that it needs, because one painter serves many visitors, and draws the noise on
+What is asked for is checked once and becomes a PaintRequest, which `paint_all` paints; everything else here makes such
+requests. Every call sets all the state that it needs, because one painter serves many visitors, and draws the noise on
 the CPU, so that the same record gives the same picture everywhere.
 """
 
 import contextlib
 import hashlib
+import itertools
 import math
+import re
 import reprlib
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import FluxImg2ImgPipeline, FluxPipeline
+from diffusers import FluxPipeline
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from impressionism import lora
 from impressionism.errors import UserError
+from impressionism.lora_file import AdapterInfo
 from impressionism.pipeline import ADAPTER_NAME, Painter
-from impressionism.records import GenerationParams, ImageMetadata
+from impressionism.records import BlockStrengths, GenerationParams, ImageMetadata
 
 OnStep = Callable[[int, int, torch.Tensor], None]
 """Called after each step with its number (from 1), the steps of the whole call, and the packed latents; an
@@ -38,9 +44,13 @@ LIMITS: dict[str, tuple[int, int]] = {
     "steps": (1, 100),
     "guidance": (0, 20),
     "strength": (-1, 2),
+    "blocks": (0, 2),
     "change": (0, 1),
 }
-CHANGE = 0.6  # of a photograph, where no other is asked for
+MOST_SEEDS = 4  # pictures of one click
+CHANGE = 0.3  # of a photograph, where no other is asked for
+UPSCALE_CHANGE = 0.25  # of an upscaled picture: enough for new brush strokes, too little for another scene
+OVERLAP = 4  # a tile shares a fourth of its side with the next one
 SMALLEST = 64  # pixels a side
 LARGEST = 2048
 LARGEST_MINIATURE = 512
@@ -49,75 +59,406 @@ COMPRESSION = 1  # of a PNG, of 9: in a quarter of Pillow's usual time, which is
 NOTICE = "AI-generated picture, painted with a FLUX.1-dev type model and an Impressionist adapter"
 
 
-# ---- The four ways to paint
+# ---- What is asked for
+
+
+@dataclass(frozen=True)
+class PaintRequest:
+    """One picture, checked: what its PNG will say, and the picture that is painted over, if any."""
+
+    metadata: ImageMetadata
+    source: Image.Image | None = None
+    """At the size that is painted."""
+
+
+def request(
+    painter: Painter,
+    params: GenerationParams,
+    strength: float | None = None,
+    *,
+    blocks: BlockStrengths | None = None,
+    fast: bool = False,
+    adapter: str | None = None,
+    source: Image.Image | None = None,
+    change: float | None = None,
+    upscale: bool = False,
+) -> PaintRequest:
+    """What is asked for, checked against the painter's model; a UserError says everything that is wrong.
+
+    strength: none is what the adapter recommends. blocks: multiply the strength in groups of blocks. fast: the
+    accelerator paints along. adapter: one of painter.adapters, none is the first. source: a picture to paint over.
+    change: how much of the source is noise at the start, above 0 to 1. upscale: the source becomes twice as large.
+    """
+    info = adapter_of(painter, adapter)
+    if strength is None:
+        strength = info.recommended_strength if info else 0.0
+    if upscale and source is not None:
+        params = params.replace(width=2 * (source.width // 16) * 16, height=2 * (source.height // 16) * 16)
+    if source is not None and change is None:
+        change = UPSCALE_CHANGE if upscale else CHANGE
+    problems = [
+        *problems_of(params, strength, change, blocks, over=source is not None),
+        *sizes_refused(painter, params, upscale),
+        *(["fast mode needs an accelerator, and none is loaded here"] if fast and not painter.accelerator else []),
+    ]
+    refuse(problems)
+    if source is not None:
+        source = fit(source, params.width, params.height)
+    accelerator = painter.accelerator if fast else None
+    metadata = ImageMetadata(
+        sampling=params,
+        strength=strength,
+        provenance=painter.provenance.replace(
+            adapter=info.name if info else painter.provenance.adapter,
+            adapter_revision=info.revision if info else painter.provenance.adapter_revision,
+            accelerator=accelerator.name if accelerator else None,
+            accelerator_revision=accelerator.revision if accelerator else None,
+        ),
+        blocks=None if blocks == BlockStrengths() else blocks,
+        fast=fast,
+        source=hashlib.sha256(source.tobytes()).hexdigest() if source is not None else None,
+        change=change,
+        upscale=upscale,
+    )
+    return PaintRequest(metadata, source)
+
+
+def again(painter: Painter, recipe: ImageMetadata, source: Image.Image | None = None) -> PaintRequest:
+    """The request for the picture that a recipe describes, by the painter at hand."""
+    name = recipe.provenance.adapter if recipe.provenance.adapter in painter.adapters else None
+    return request(
+        painter, recipe.sampling, recipe.strength, blocks=recipe.blocks, fast=recipe.fast, adapter=name,
+        source=source, change=recipe.change, upscale=recipe.upscale,
+    )  # fmt: skip
+
+
+def recipe_of(
+    painter: Painter,
+    params: GenerationParams,
+    strength: float | None = None,
+    source: Image.Image | None = None,
+    change: float | None = None,
+    **more: Any,
+) -> ImageMetadata:
+    """All that is needed to paint the picture again; of a repaint's source, only a fingerprint."""
+    return request(painter, params, strength, source=source, change=change, **more).metadata
+
+
+def defaults(painter: Painter, prompt: str, fast: bool = False) -> GenerationParams:
+    """The size, the steps and the guidance that suit the painter's model, or its accelerator."""
+    width, height = painter.sizes[0] if painter.sizes else [painter.pipe.vae.config.sample_size] * 2
+    params = GenerationParams(prompt=prompt, steps=20 if painter.is_miniature else 28, width=width, height=height)
+    info = painter.accelerator
+    if not fast or not info:
+        return params
+    return params.replace(steps=info.steps or params.steps, guidance=info.guidance or params.guidance)
+
+
+def adapter_of(painter: Painter, name: str | None) -> AdapterInfo | None:
+    if name is None:
+        return painter.adapter
+    if name not in painter.adapters:
+        raise UserError(f"There is no adapter {name} here; there is {', '.join(painter.adapters) or 'none'}.")
+    return painter.adapters[name]
+
+
+def check(
+    params: GenerationParams,
+    strength: float = 1.0,
+    change: float | None = None,
+    blocks: BlockStrengths | None = None,
+    *,
+    largest: int = LARGEST,
+) -> None:
+    """What can be checked before a model is loaded: raises one UserError with everything that is wrong."""
+    sides = [*side("width", params.width, largest), *side("height", params.height, largest)]
+    refuse([*problems_of(params, strength, change, blocks, over=change is not None), *sides])
+
+
+def refuse(problems: list[str]) -> None:
+    if problems:
+        text = "; ".join(problems)
+        raise UserError(f"{text[0].upper()}{text[1:]}.")
+
+
+def problems_of(
+    params: GenerationParams, strength: Any, change: Any, blocks: BlockStrengths | None, over: bool
+) -> list[str]:
+    """over: a picture is painted over, which needs no prompt."""
+    text, most = str(params.prompt), LIMITS["prompt"][1]
+    groups = blocks.to_dict() if blocks else {}
+    return [
+        *([] if isinstance(params.prompt, str) and (over or text.strip()) else ["say in the prompt what to paint"]),
+        *([f"the prompt must not be longer than {most:,} characters"] if len(text) > most else []),
+        *([] if is_text(text) else ["the prompt holds half a character; write it anew"]),
+        *outside("seed", params.seed, int),
+        *outside("steps", params.steps, int),
+        *outside("guidance", params.guidance),
+        *outside("strength", strength),
+        *itertools.chain.from_iterable(
+            outside("blocks", value, said=f"blocks.{name}") for name, value in groups.items()
+        ),
+        *(outside("change", change) if change is not None else []),
+        *(["change must be above 0, or nothing is painted"] if change == 0 else []),
+    ]
+
+
+def sizes_refused(painter: Painter, params: GenerationParams, upscale: bool) -> list[str]:
+    """An upscaled picture is painted in tiles of a size that the model knows, so it may be twice as large."""
+    factor = 2 if upscale else 1
+    wrong = [problem for name in ("width", "height")
+             for problem in side(name, getattr(params, name), factor * largest(painter))]  # fmt: skip
+    sizes = painter.sizes or ()
+    if wrong or upscale or not sizes or (params.width, params.height) in sizes:
+        return wrong
+    shape, area = params.width / params.height, params.width * params.height
+    near = min(sizes, key=lambda size: (abs(math.log(size[0] / size[1] / shape)), abs(size[0] * size[1] - area)))
+    known = ", ".join(f"{width} x {height}" for width, height in sizes)
+    return [f"this model knows the sizes {known}: take {near[0]} x {near[1]}, not {params.width} x {params.height}"]
+
+
+def largest(painter: Painter) -> int:
+    return LARGEST_MINIATURE if painter.is_miniature else LARGEST
+
+
+def is_text(text: str) -> bool:
+    """JSON can carry half of an emoji, which no tokenizer reads and no file holds."""
+    try:
+        text.encode()
+        return True
+    except UnicodeEncodeError:
+        return False
+
+
+def within(value: Any, low: float, high: float, kind: type = float) -> bool:
+    """A bool is an int in Python; NaN is within nothing."""
+    kinds = (int,) if kind is int else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+
+
+def outside(name: str, value: Any, kind: type = float, said: str = "") -> list[str]:
+    low, high = LIMITS[name]
+    if within(value, low, high, kind):
+        return []
+    whole = "a whole number" if kind is int else "a number"
+    return [f"{said or name} must be {whole} from {low:,} to {high:,}, not {reprlib.repr(value)}"]
+
+
+def side(name: str, value: Any, largest: int) -> list[str]:
+    if within(value, SMALLEST, largest, int) and value % 16 == 0:
+        return []
+    return [f"{name} must be a multiple of 16 from {SMALLEST} to {largest:,} pixels, not {reprlib.repr(value)}"]
+
+
+# ---- The ways to paint; `more` are the keywords of `request`: blocks, fast, adapter
 
 
 def paint(
-    painter: Painter, sampling: GenerationParams, strength: float = 1.0, *, on_step: OnStep | None = None
+    painter: Painter,
+    params: GenerationParams,
+    strength: float | None = None,
+    *,
+    on_step: OnStep | None = None,
+    **more: Any,
 ) -> Image.Image:
     """One picture, with the adapter at this strength."""
-    [(_, picture)] = sweep(painter, sampling, [strength], on_step=on_step)
+    [picture] = paint_all(painter, [request(painter, params, strength, **more)], on_step=on_step)
     return picture
 
 
 def compare(
-    painter: Painter, sampling: GenerationParams, strength: float = 1.0, *, on_step: OnStep | None = None
+    painter: Painter,
+    params: GenerationParams,
+    strength: float | None = None,
+    *,
+    on_step: OnStep | None = None,
+    **more: Any,
 ) -> tuple[Image.Image, Image.Image]:
-    """The same noise painted by the base model and with the adapter."""
-    (_, base), (_, adapted) = sweep(painter, sampling, [0.0, strength], on_step=on_step)
+    """The same noise painted by the base model and with the adapter; in fast mode the accelerator is on both sides."""
+    both = [request(painter, params, at, **more) for at in (0.0, strength)]
+    base, adapted = paint_all(painter, both, on_step=on_step)
     return base, adapted
 
 
 def sweep(
-    painter: Painter, sampling: GenerationParams, strengths: Iterable[float], *, on_step: OnStep | None = None
+    painter: Painter,
+    params: GenerationParams,
+    strengths: Iterable[float],
+    *,
+    on_step: OnStep | None = None,
+    **more: Any,
 ) -> Iterator[tuple[float, Image.Image]]:
-    """The same noise at each strength, each picture as soon as it is done; the prompt is encoded once."""
+    """The same noise at each strength, each picture as soon as it is done."""
     strengths = list(strengths)
     if not strengths:
         raise UserError("A sweep needs at least one strength.")
-    for strength in strengths:
-        check(sampling, strength, largest=largest(painter))
-    return _sweep(painter, sampling, strengths, on_step)
+    requests = [request(painter, params, strength, **more) for strength in strengths]
+    return zip(strengths, paint_all(painter, requests, on_step=on_step), strict=True)
 
 
-def _sweep(
-    painter: Painter, sampling: GenerationParams, strengths: list[float], on_step: OnStep | None
-) -> Iterator[tuple[float, Image.Image]]:
-    words = encode(painter, sampling.prompt)
-    for done, strength in enumerate(strengths):
-        set_strength(painter.pipe, strength)
-        report = reporter(on_step, done * sampling.steps, len(strengths) * sampling.steps)
-        yield strength, render(painter.pipe, sampling, words, report)
+def seeds(
+    painter: Painter, params: GenerationParams, count: int, strength: float | None = None, *,
+    on_step: OnStep | None = None, **more: Any,
+) -> Iterator[tuple[int, Image.Image]]:  # fmt: skip
+    """One picture for each seed from the params' own on, 1 to MOST_SEEDS of them."""
+    if not within(count, 1, MOST_SEEDS, int):
+        raise UserError(f"Count must be a whole number from 1 to {MOST_SEEDS}, not {reprlib.repr(count)}.")
+    wanted = [(params.seed + number) % (LIMITS["seed"][1] + 1) for number in range(count)]
+    requests = [request(painter, params.replace(seed=seed), strength, **more) for seed in wanted]
+    return zip(wanted, paint_all(painter, requests, on_step=on_step), strict=True)
 
 
 def repaint(
-    painter: Painter,
-    sampling: GenerationParams,
-    strength: float,
-    source: Image.Image,
-    change: float = CHANGE,
-    *,
-    on_step: OnStep | None = None,
+    painter: Painter, params: GenerationParams, strength: float | None, source: Image.Image,
+    change: float | None = None, *, on_step: OnStep | None = None, **more: Any,
+) -> Image.Image:  # fmt: skip
+    """A picture painted over, slightly (change near 0) or entirely (1). The change is the share of noise at the start
+    and not diffusers' strength, which means another one with every size and every model's schedule."""
+    [picture] = paint_all(
+        painter, [request(painter, params, strength, source=source, change=change, **more)], on_step=on_step
+    )
+    return picture
+
+
+def upscale(
+    painter: Painter, params: GenerationParams, picture: Image.Image, strength: float | None = None,
+    change: float | None = None, *, on_step: OnStep | None = None, **more: Any,
+) -> Image.Image:  # fmt: skip
+    """The picture at twice its size: enlarged, then painted over slightly, in tiles where it is larger than the sizes
+    that the model knows."""
+    wanted = request(painter, params, strength, source=picture, change=change, upscale=True, **more)
+    [result] = paint_all(painter, [wanted], on_step=on_step)
+    return result
+
+
+# ---- Painting
+
+
+def paint_all(
+    painter: Painter, requests: Sequence[PaintRequest], *, on_step: OnStep | None = None
+) -> Iterator[Image.Image]:
+    """Each picture as soon as it is done; steps are counted over all of them."""
+    done, steps = 0, sum(steps_of(painter, one) for one in requests)
+    for one in requests:
+        set_strengths(painter, one.metadata)
+        if one.metadata.upscale:
+            yield in_tiles(painter, one, reporter(on_step, done, steps))
+        else:
+            embeds = encode(painter, one.metadata.sampling.prompt)
+            report = reporter(on_step, done, steps)
+            yield render(painter.pipe, one.metadata.sampling, embeds, report, one.source, one.metadata.change)
+        done += steps_of(painter, one)
+
+
+def render(
+    pipe: FluxPipeline,
+    params: GenerationParams,
+    embeds: PromptEmbeds,
+    report: Callable | None = None,
+    source: Image.Image | None = None,
+    change: float | None = None,
 ) -> Image.Image:
-    """A picture painted over, slightly (change near 0) or entirely (1); diffusers calls this strength."""
-    check(sampling, strength, change, largest=largest(painter))
-    words = encode(painter, sampling.prompt)
-    set_strength(painter.pipe, strength)
-    # The same modules; from_pipe would cast them all to float32.
-    pipeline = FluxImg2ImgPipeline(**painter.pipe.components)
-    pipeline.set_progress_bar_config(disable=True)
-    with card_left(painter.pipe):
-        result = pipeline(
-            **common(pipeline, sampling, words),
-            image=fit(source, sampling.width, sampling.height),
-            strength=change,
-            generator=torch.Generator("cpu").manual_seed(sampling.seed),
-            callback_on_step_end=reporter(on_step, 0, None),
-        )
-    return result.images[0]
+    """The denoising: from noise, or from a picture with so much noise, by the pipeline as it stands."""
+    latents, sigmas = noise(pipe, params), None  # none: the whole schedule
+    with freed_when_cancelled(pipe):
+        if source is not None and change is not None:
+            latents = change * latents + (1 - change) * latents_of(pipe, source)
+            sigmas = schedule_from(pipe, params, change)
+        return pipe(**common(pipe, params, embeds), sigmas=sigmas, latents=latents, callback_on_step_end=report).images[
+            0
+        ]
 
 
-# ---- What they are made of
+def common(pipe: Any, params: GenerationParams, embeds: PromptEmbeds) -> dict[str, Any]:
+    """The pipeline's arguments but for the noise."""
+    return {
+        "prompt_embeds": embeds[0],
+        "pooled_prompt_embeds": embeds[1],
+        "num_inference_steps": params.steps,
+        "guidance_scale": params.guidance,
+        "width": params.width,
+        "height": params.height,
+        "max_sequence_length": embeds[0].shape[1],
+    }
+
+
+def schedule_from(pipe: FluxPipeline, params: GenerationParams, noise_level: float) -> list[float]:
+    """The schedule's sigmas, before the pipeline shifts them, from the one that becomes this noise level on. The shift
+    s makes σ = s u / (1 + (s - 1) u) of u; FLUX's grows with the picture, s = exp(μ)."""
+    config, tokens = pipe.scheduler.config, params.width * params.height // (2 * pipe.vae_scale_factor) ** 2
+    ends = (config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift)
+    shift = math.exp(calculate_shift(tokens, *ends)) if config.use_dynamic_shifting else config.shift
+    first = noise_level / (noise_level + shift * (1 - noise_level))
+    return np.linspace(first, 0, max(1, round(params.steps * first)), endpoint=False).tolist()
+
+
+def steps_of(painter: Painter, wanted: PaintRequest) -> int:
+    """Denoising steps that a request takes."""
+    params, change = wanted.metadata.sampling, wanted.metadata.change
+    if wanted.source is None or change is None:
+        return params.steps
+    tile, places = tiles(painter, params) if wanted.metadata.upscale else (params, [(0, 0)])
+    return len(places) * len(schedule_from(painter.pipe, tile, change))
+
+
+def in_tiles(painter: Painter, wanted: PaintRequest, report: Callable | None) -> Image.Image:
+    """The source painted over tile by tile; where tiles overlap, one fades into the other."""
+    params, source = wanted.metadata.sampling, wanted.source
+    assert source is not None
+    tile, places = tiles(painter, params)
+    embeds = encode(painter, params.prompt)
+    total, weights = np.zeros((params.height, params.width, 3)), np.zeros((params.height, params.width, 1))
+    ramp = [
+        np.minimum(np.arange(1, n + 1), np.arange(n, 0, -1)).clip(max=n // OVERLAP) for n in (tile.height, tile.width)
+    ]
+    weight = np.outer(*ramp)[..., None]
+    for number, (x, y) in enumerate(places):
+        part = source.crop((x, y, x + tile.width, y + tile.height))
+        own = tile.replace(seed=(params.seed + number) % (LIMITS["seed"][1] + 1))  # or all tiles have the same strokes
+        painted = render(painter.pipe, own, embeds, report, part, wanted.metadata.change)
+        here = np.s_[y : y + tile.height, x : x + tile.width]
+        total[here] += weight * np.asarray(painted)
+        weights[here] += weight
+    return Image.fromarray((total / weights).round().astype(np.uint8))
+
+
+def tiles(painter: Painter, params: GenerationParams) -> tuple[GenerationParams, list[tuple[int, int]]]:
+    """A tile's params, and the corners (x, y) of all tiles: half of the picture's size, or the whole where the model
+    knows it."""
+    known = painter.sizes or ()
+    if (params.width, params.height) in known or (
+        not known and max(params.width, params.height) <= largest(painter) // 2
+    ):
+        return params, [(0, 0)]
+    near = min(known, key=lambda size: abs(size[0] - params.width / 2) + abs(size[1] - params.height / 2), default=None)
+    sides = near or (params.width // 32 * 16, params.height // 32 * 16)
+    tile = params.replace(width=min(sides[0], params.width), height=min(sides[1], params.height))
+    xs, ys = (starts(whole, one) for whole, one in ((params.width, tile.width), (params.height, tile.height)))
+    return tile, [(x, y) for y in ys for x in xs]
+
+
+def starts(whole: int, tile: int) -> list[int]:
+    """Where tiles begin that overlap by a part of their side at least, the first at 0 and the last at the end."""
+    count = 1 if whole == tile else math.ceil((whole - tile) / (tile - tile // OVERLAP)) + 1
+    return [round(number * (whole - tile) / max(1, count - 1)) for number in range(count)]
+
+
+def set_strengths(painter: Painter, metadata: ImageMetadata) -> None:
+    """The chosen adapter at its strength, every other one switched off."""
+    transformer, blocks = painter.pipe.transformer, metadata.blocks or lora.EVERYWHERE
+    chosen = next(
+        (info.key for info in painter.adapters.values() if info.name == metadata.provenance.adapter), ADAPTER_NAME
+    )
+    for key in {info.key for info in painter.adapters.values()} | {ADAPTER_NAME}:
+        lora.set_strength(transformer, key, metadata.strength if key == chosen else 0.0, blocks)
+    if painter.accelerator:
+        strength = painter.accelerator.recommended_strength if metadata.fast else 0.0
+        lora.set_strength(transformer, painter.accelerator.key, strength)
+
+
+def set_strength(pipe: FluxPipeline, strength: float) -> None:
+    """The first adapter's strength: 1 as trained, 0 switched off, so that not even a rounding is left of it."""
+    lora.set_strength(pipe.transformer, ADAPTER_NAME, strength)
 
 
 def encode(painter: Painter, prompt: str) -> PromptEmbeds:
@@ -125,29 +466,40 @@ def encode(painter: Painter, prompt: str) -> PromptEmbeds:
     pipe = painter.pipe
     known = PROMPT_CACHE.setdefault(pipe, {})
     if prompt not in known:
-        tokens = min(512, pipe.tokenizer_2.model_max_length)
-        with torch.no_grad():
-            words, summary, _ = pipe.encode_prompt(
-                prompt, None, device=pipe._execution_device, max_sequence_length=tokens
+        with torch.no_grad(), freed_when_cancelled(pipe):
+            embeds, pooled, _ = pipe.encode_prompt(
+                prompt, None, device=pipe._execution_device, max_sequence_length=most_tokens(painter)
             )
         if len(known) == REMEMBERED:
             known.pop(next(iter(known)))
-        known[prompt] = words, summary
+        known[prompt] = embeds, pooled
     return known[prompt]
 
 
-def render(
-    pipe: FluxPipeline, sampling: GenerationParams, words: PromptEmbeds, report: Callable | None = None
-) -> Image.Image:
-    """The sampling's picture, by the pipeline as it stands."""
-    latents = noise(pipe, sampling)
-    with card_left(pipe):
-        return pipe(**common(pipe, sampling, words), latents=latents, callback_on_step_end=report).images[0]
+def most_tokens(painter: Painter) -> int:
+    """What T5 reads of a prompt."""
+    return min(512, painter.pipe.tokenizer_2.model_max_length)
+
+
+def cut_at(painter: Painter, prompt: str) -> str | None:
+    """The end of a prompt that is too long for the text encoder, which it does not read; none where it reads all."""
+    found = painter.pipe.tokenizer_2(prompt, return_offsets_mapping=True, add_special_tokens=False)
+    last = most_tokens(painter) - 1  # and the token that ends it
+    return prompt[found["offset_mapping"][last][0] :].strip() if len(found["input_ids"]) > last else None
+
+
+def unknown_words(painter: Painter, prompt: str) -> list[str]:
+    """The words that a miniature was not taught: its vocabulary holds whole words, and spells others by letters."""
+    if not painter.is_miniature:
+        return []
+    vocabulary = painter.pipe.tokenizer_2.get_vocab()
+    words = dict.fromkeys(re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", prompt))
+    return [word for word in words if f"▁{word}" not in vocabulary and f"▁{word.lower()}" not in vocabulary]
 
 
 @contextlib.contextmanager
-def card_left(pipe: FluxPipeline) -> Iterator[None]:
-    """Where models take turns on the card, one that was cancelled leaves it, too."""
+def freed_when_cancelled(pipe: FluxPipeline) -> Iterator[None]:
+    """If the call is cancelled, release the models that CPU offload holds on the GPU."""
     try:
         yield
     except BaseException:
@@ -155,40 +507,32 @@ def card_left(pipe: FluxPipeline) -> Iterator[None]:
         raise
 
 
-def set_strength(pipe: FluxPipeline, strength: float) -> None:
-    """1 is the adapter as trained; at 0 it is switched off, so that not even a rounding is left of it."""
-    lora.set_strength(pipe.transformer, ADAPTER_NAME, strength)
-
-
-def noise(pipe: FluxPipeline, sampling: GenerationParams) -> Any:
+def noise(pipe: FluxPipeline, params: GenerationParams) -> Any:
     """(1, tokens, channels) in float32, whatever the painter's device and precision."""
     channels, scale = pipe.vae.config.latent_channels, pipe.vae_scale_factor
-    height, width = sampling.height // scale, sampling.width // scale
-    generator = torch.Generator("cpu").manual_seed(sampling.seed)
+    height, width = params.height // scale, params.width // scale
+    generator = torch.Generator("cpu").manual_seed(params.seed)
     drawn = torch.randn(1, channels, height, width, generator=generator)
     return pipe._pack_latents(drawn, 1, channels, height, width)
 
 
-def common(pipe: Any, sampling: GenerationParams, words: PromptEmbeds) -> dict[str, Any]:
-    """The arguments that both pipelines take."""
-    return {
-        "prompt_embeds": words[0],
-        "pooled_prompt_embeds": words[1],
-        "num_inference_steps": sampling.steps,
-        "guidance_scale": sampling.guidance,
-        "width": sampling.width,
-        "height": sampling.height,
-        "max_sequence_length": words[0].shape[1],
-    }
+@torch.no_grad()
+def latents_of(pipe: FluxPipeline, picture: Image.Image) -> Any:
+    """(1, tokens, channels) in float32 on the CPU: what the picture is to the transformer."""
+    vae: Any = pipe.vae
+    pixels = pipe.image_processor.preprocess(picture).to(pipe._execution_device, vae.dtype)
+    encoded = (vae.encode(pixels).latent_dist.mode() - vae.config.shift_factor) * vae.config.scaling_factor
+    return pipe._pack_latents(encoded.cpu().float(), *encoded.shape)
 
 
-def reporter(on_step: OnStep | None, done: int, steps: int | None) -> Callable | None:
-    """on_step as diffusers wants its callback; steps is asked of the pipeline where it alone knows."""
+def reporter(on_step: OnStep | None, done: int, steps: int) -> Callable | None:
+    """on_step as diffusers wants its callback, counting on from what was done."""
     if on_step is None:
         return None
+    number = itertools.count(done + 1)
 
     def report(pipe: Any, index: int, _: Any, tensors: dict[str, torch.Tensor]) -> dict:
-        on_step(done + index + 1, steps or pipe.num_timesteps, tensors["latents"])
+        on_step(next(number), steps, tensors["latents"])
         return {}
 
     return report
@@ -207,95 +551,7 @@ def fit(source: Image.Image, width: int, height: int) -> Image.Image:
     return ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
 
 
-# ---- What may be asked
-
-
-def largest(painter: Painter) -> int:
-    return LARGEST_MINIATURE if painter.is_miniature else LARGEST
-
-
-def defaults(painter: Painter, prompt: str) -> GenerationParams:
-    """The size and the steps that suit the painter's model."""
-    side = painter.pipe.vae.config.sample_size
-    return GenerationParams(prompt=prompt, steps=20 if painter.is_miniature else 28, width=side, height=side)
-
-
-def check(
-    sampling: GenerationParams, strength: float = 1.0, change: float | None = None, *, largest: int = LARGEST
-) -> None:
-    """Raises one UserError with everything that is wrong."""
-    s = sampling
-    most = LIMITS["prompt"][1]
-    problems = [
-        *([] if isinstance(s.prompt, str) and s.prompt.strip() else ["say in the prompt what to paint"]),
-        *([f"the prompt must not be longer than {most:,} characters"] if len(str(s.prompt)) > most else []),
-        *([] if is_text(str(s.prompt)) else ["the prompt holds half a character; write it anew"]),
-        *outside("seed", s.seed, int),
-        *outside("steps", s.steps, int),
-        *outside("guidance", s.guidance),
-        *side("width", s.width, largest),
-        *side("height", s.height, largest),
-        *outside("strength", strength),
-    ]
-    if change is not None:
-        wrong = outside("change", change)
-        if not wrong and not change:
-            wrong = ["change must be above 0, or nothing is painted"]
-        if not (wrong or outside("steps", s.steps, int)) and int(s.steps * change) < 1:
-            wrong = [f"change × steps must be at least 1: take {math.ceil(1 / change)} steps or more"]
-        problems += wrong
-    if problems:
-        text = "; ".join(problems)
-        raise UserError(f"{text[0].upper()}{text[1:]}.")
-
-
-def is_text(text: str) -> bool:
-    """JSON can carry half of an emoji, which no tokenizer reads and no file holds."""
-    try:
-        text.encode()
-        return True
-    except UnicodeEncodeError:
-        return False
-
-
-def within(value: Any, low: float, high: float, kind: type = float) -> bool:
-    """A bool is an int in Python; NaN is within nothing."""
-    kinds = (int,) if kind is int else (int, float)
-    return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
-
-
-def outside(name: str, value: Any, kind: type = float) -> list[str]:
-    low, high = LIMITS[name]
-    if within(value, low, high, kind):
-        return []
-    whole = "a whole number" if kind is int else "a number"
-    return [f"{name} must be {whole} from {low:,} to {high:,}, not {reprlib.repr(value)}"]
-
-
-def side(name: str, value: Any, largest: int) -> list[str]:
-    if within(value, SMALLEST, largest, int) and value % 16 == 0:
-        return []
-    return [f"{name} must be a multiple of 16 from {SMALLEST} to {largest:,} pixels, not {reprlib.repr(value)}"]
-
-
 # ---- The recipe that a picture carries
-
-
-def recipe_of(
-    painter: Painter,
-    sampling: GenerationParams,
-    strength: float,
-    source: Image.Image | None = None,
-    change: float | None = None,
-) -> ImageMetadata:
-    """All that is needed to paint the picture again; of a repaint's source, only a fingerprint."""
-    fingerprint = None
-    if source is not None:
-        fitted = fit(source, sampling.width, sampling.height)
-        fingerprint = hashlib.sha256(fitted.tobytes()).hexdigest()
-    return ImageMetadata(
-        sampling=sampling, strength=strength, provenance=painter.provenance, source=fingerprint, change=change
-    )
 
 
 def summary(recipe: ImageMetadata) -> str:

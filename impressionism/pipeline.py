@@ -6,7 +6,8 @@ painter = load_pipeline()   # FLUX.1-dev and the published adapter on a GPU, els
 import importlib.metadata
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from diffusers import FluxPipeline
 from safetensors import SafetensorError
 
 from impressionism import lora, names
-from impressionism.adapters import find_adapter, read_adapter
 from impressionism.errors import UserError
 from impressionism.hub import PIPELINE_FILES, check_name, commit_of, digest_of, folder_of, label, without_bars
+from impressionism.lora_file import USUAL_NAMES, AdapterInfo, find_adapter, parse_source, read_adapter, read_info
 from impressionism.quantize import MODES, load_transformer
 from impressionism.records import Provenance
 
-ADAPTER_NAME = "impressionism"  # of the LoRA on the painter's transformer
+ADAPTER_NAME, ACCELERATOR_NAME = "impressionism", "accelerator"  # of the updates in the transformer's layers
 GIB = 2**30
 
 # Free memory that a precision needs, as a multiple of the pipeline's files in bfloat16, activations included.
@@ -38,12 +39,23 @@ SMALL = ("nf4", "int4", "int2")  # precisions of about four bits, with which T5 
 
 @dataclass(frozen=True)
 class Painter:
-    """A base model with an adapter on it, ready to paint."""
+    """A base model with adapters on it, ready to paint."""
 
     pipe: FluxPipeline
     provenance: Provenance
+    """Of the first adapter."""
     about: str
     """One line for people: which model paints, and why that one."""
+    adapters: dict[str, AdapterInfo] = field(default_factory=dict)
+    """By name, in the order in which they were asked for."""
+    accelerator: AdapterInfo | None = None
+    """The few-step adapter of fast mode."""
+    sizes: tuple[tuple[int, int], ...] | None = None
+    """(width, height) of the pictures that the model knows; none: all that are multiples of 16."""
+
+    @property
+    def adapter(self) -> AdapterInfo | None:
+        return next(iter(self.adapters.values()), None)
 
     @property
     def is_miniature(self) -> bool:
@@ -53,32 +65,41 @@ class Painter:
 
 def load_pipeline(
     model: str | Path = "auto",
-    adapter: str | Path = "auto",
+    adapter: str | Path | Sequence[str | Path] = "auto",
     quantize: str = "auto",
     device: str = "auto",
     *,
     model_revision: str | None = None,
     adapter_revision: str | None = None,
+    fast: bool | None = None,
 ) -> Painter:
     """Builds a painter.
 
     model and adapter are Hub ids or local paths; `miniature` is the bundled one, adapter `none` leaves the
-    base alone. `auto` follows the variables in names.ENVIRONMENT, then what this machine can do.
+    base alone. Several adapters are given as a list, or in one string with commas between them. `auto` follows the
+    variables in names.ENVIRONMENT, then what this machine can do. fast also loads the accelerator; none: only where
+    it is on this machine beside the base.
     """
     device = choose_device(device)
     if quantize not in ("auto", *MODES):
         raise UserError(f"There is no quantization {quantize}; there are auto, {', '.join(MODES)}.")
     base, base_revision, why = choose_base(str(model), model_revision, device)
-    adapter_source, adapter_revision = choose_adapter(str(adapter), adapter_revision, base, str(model) != "auto")
-    check_name(base, base_revision)  # and the adapter is found before the large download: mistakes show early
-    adapter_file = find_adapter(adapter_source, adapter_revision) if adapter_source else None
+    sources = choose_adapters(adapter, adapter_revision, base, str(model) != "auto")
+    check_name(base, base_revision)  # and the adapters are found before the large download: mistakes show early
+    files = {source: find_adapter(source, revision) for source, revision in sources}
+    accelerator = find_accelerator(base, fast)
     folder = folder_of(base, base_revision, PIPELINE_FILES, "paint with the bundled model: --model miniature")
     quantize, offload, memory = choose_quantization(quantize, folder, device)
 
+    adapters: dict[str, AdapterInfo] = {}
     try:
         pipe = build(folder, label(base), quantize, device, offload)
-        if adapter_file:
-            load_adapter(pipe, adapter_file)
+        for number, (source, file) in enumerate(files.items(), 1):
+            info = read_info(file, label_of(source), ADAPTER_NAME if number == 1 else f"{ADAPTER_NAME}_{number}")
+            load_adapter(pipe, file, info.key)
+            adapters[info.name if info.name not in adapters else f"{info.name} ({number})"] = info
+        if accelerator:
+            load_adapter(pipe, accelerator[0], accelerator[1].key)
         if offload:
             pipe.enable_model_cpu_offload(device=device)
         else:
@@ -87,17 +108,20 @@ def load_pipeline(
         smaller = "" if quantize in SMALL else ", or say --quantize nf4"
         raise UserError(f"{label(base)} does not fit into {device}'s free memory: free some{smaller}.") from error
 
+    first = next(iter(adapters.values()), None)
     provenance = Provenance(
         base=label(base),
         base_revision=commit_of(folder) or digest_of(*parts(folder)),
-        adapter=label(adapter_source) if adapter_source else None,
-        adapter_revision=(commit_of(adapter_file) or digest_of(adapter_file)) if adapter_file else None,
+        adapter=first.name if first else None,
+        adapter_revision=first.revision if first else None,
         quantize=quantize,
         dtype=str(dtype_for(device)).removeprefix("torch."),
         device=name_of(device),
         versions=versions(quantize),
     )
-    return Painter(pipe, provenance, about(provenance, why, memory))
+    return Painter(
+        pipe, provenance, about(provenance, why, memory), adapters, accelerator and accelerator[1], sizes_of(folder)
+    )
 
 
 # ---- What to load
@@ -154,6 +178,53 @@ def choose_adapter(
         own = Path(base) / "adapter"
         return (str(own), revision) if own.is_dir() else (None, None)
     return names.ADAPTER, revision
+
+
+def choose_adapters(
+    adapter: str | Path | Sequence[str | Path], revision: str | None, base: str, base_asked: bool = False
+) -> list[tuple[str, str | None]]:
+    """The sources and revisions of all adapters, each once, in the order given."""
+    if adapter == "auto" and not base_asked:
+        adapter = names.from_environment("adapters") or adapter
+    if isinstance(adapter, str) and not Path(adapter).exists():
+        adapter = [part.strip() for part in adapter.split(",") if part.strip()]
+    several = [adapter] if isinstance(adapter, str | Path) else adapter
+    if len(several) > 1 and revision:
+        raise UserError("Of several adapters each has its own revision: name them as owner/name@revision.")
+    chosen = [choose_adapter(str(one), revision, base, base_asked) for one in several]
+    return list(dict.fromkeys((source, at) for source, at in chosen if source))
+
+
+def find_accelerator(base: str, fast: bool | None) -> tuple[Path, AdapterInfo] | None:
+    """The few-step adapter for the base: its own, or for FLUX.1-dev a public one that is fetched when asked for."""
+    own = Path(base) / "accelerator"
+    if fast is not False and own.is_dir():
+        file = find_adapter(str(own), None)
+        return file, read_info(file, label(own), ACCELERATOR_NAME)
+    if not fast:
+        return None
+    if base != names.BASE:
+        raise UserError(f"There is no accelerator for {label(base)}, so it cannot paint in fast mode.")
+    file = find_adapter(names.ACCELERATOR, names.from_environment("accelerator_revision"))
+    info = read_info(file, names.ACCELERATOR, ACCELERATOR_NAME)
+    return file, replace(info, recommended_strength=names.ACCELERATOR_STRENGTH, steps=names.ACCELERATOR_STEPS)
+
+
+def sizes_of(folder: Path) -> tuple[tuple[int, int], ...] | None:
+    """The sizes that a small model was trained on, from sizes.json in its folder."""
+    file = folder / "sizes.json"
+    if not file.is_file():
+        return None
+    return tuple((int(width), int(height)) for width, height in json.loads(file.read_text(encoding="utf-8")))
+
+
+def label_of(source: str) -> str:
+    """What a record calls an adapter: a Hub repository with its file, or a folder's or file's own name."""
+    place, file, _ = parse_source(source)
+    path = Path(place)
+    if path.is_file() and path.name in USUAL_NAMES:  # which says nothing
+        return label(path.absolute().parent)
+    return f"{place}/{file}" if file else label(place)
 
 
 def choose_quantization(quantize: str, folder: Path, device: str) -> tuple[str, bool, str]:

@@ -19,6 +19,12 @@ class Record:
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, sort_keys=True)
 
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def replace(self, **changes: Any) -> Self:
+        return dataclasses.replace(self, **changes)
+
     @classmethod
     def from_json(cls, text: str) -> Self:
         return cls.from_dict(json.loads(text))
@@ -130,7 +136,9 @@ class ImageMetadata(Record):
     source: str | None = None
     """For a repaint: SHA-256 of the source picture's pixels as they entered the model."""
     change: float | None = None
-    """For a repaint: how far the source may change, 0 (not at all) to 1 (entirely)."""
+    """For a repaint: how much of the source is noise at the start, 0 (none) to 1 (all)."""
+    upscale: bool = False
+    """Whether the source is a picture of half this size, painted over in tiles where it is too large for the model."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from impressionism.errors import UserError
 from model_card import modelspec
 
 if TYPE_CHECKING:
-    from impressionism.adapters import Update  # PyTorch takes seconds
+    from impressionism.lora_file import Update  # PyTorch takes seconds
 
 CLOSE = 0.02  # relative difference of two updates: bfloat16 rounds each factor by 0.004
 PROBES = 4
@@ -59,7 +59,7 @@ def linears_of(base: Path | None) -> dict[str, Any]:
 
 
 def read(file: Path, linears: dict[str, Any]) -> dict[str, "Update"]:
-    from impressionism.adapters import read_adapter
+    from impressionism.lora_file import read_adapter
 
     return read_adapter(file, linears)
 

@@ -13,8 +13,8 @@ from huggingface_hub import HfApi, constants
 from tiny import make_tiny_adapter
 
 from impressionism import names
-from impressionism.adapters import find_adapter
 from impressionism.errors import UserError, readable_errors
+from impressionism.lora_file import find_adapter
 from impressionism.paint import common, encode, noise, paint
 from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import GenerationParams
@@ -194,7 +194,7 @@ def login_page(hub: Hub, patch: pytest.MonkeyPatch) -> None:
         (half_a_model, rf"{names.BASE} is incomplete or damaged \(.*vae.*\); fetch it again"),
         (rotten_weights, rf"{names.BASE} is incomplete or damaged \(.*vae.*\); fetch it again"),
         (another_model, rf"{names.BASE} is a StableDiffusionXLPipeline; this painter is a FluxPipeline"),
-        (no_adapter, rf"{ADAPTER} holds no \.safetensors adapter\."),
+        (no_adapter, rf"{ADAPTER} holds no \.safetensors adapter; it has README\.md, adapter\.bin\."),
         (login_page, f"{names.WEIGHTS_FILE} is a web page: download the file itself"),
     ],
 )

@@ -2,32 +2,42 @@
 
 import dataclasses
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny import make_tiny_adapter
 
 from impressionism import __main__ as terminal
 from impressionism.errors import UserError
 from impressionism.names import WEIGHTS_FILE
 from impressionism.paint import (
     REMEMBERED,
+    again,
     check,
     compare,
+    cut_at,
     defaults,
     encode,
     fit,
     paint,
+    paint_all,
     read_recipe,
     recipe_of,
     repaint,
+    request,
     save,
+    seeds,
     sweep,
+    unknown_words,
+    upscale,
 )
 from impressionism.pipeline import Painter, load_adapter, load_pipeline
-from impressionism.records import GenerationParams
+from impressionism.records import BlockStrengths, GenerationParams, ImageMetadata
 
 BOAT = GenerationParams(prompt="a sailing boat on the sea at dawn", seed=7, steps=4, width=64, height=64)
 
@@ -135,13 +145,16 @@ def test_a_repaint_has_the_size_asked_for_and_changes_as_much_as_asked(
 ) -> None:
     wide = dataclasses.replace(BOAT, width=96, height=64, steps=8)
     seen = []
-    little = repaint(tiny_painter, wide, 1.0, photograph, 0.15, on_step=lambda *step: seen.append(step[:2]))
+    little = repaint(tiny_painter, wide, 1.0, photograph, 0.4, on_step=lambda *step: seen.append(step[:2]))
+    assert tiny_painter.pipe.scheduler.sigmas[0] == pytest.approx(0.4)  # the share of noise at the start
     much = repaint(tiny_painter, wide, 1.0, photograph, 1.0)
     assert little.size == much.size == (96, 64) and not same(little, much)
-    assert seen == [(1, 2), (2, 2)]  # 0.15 × 8 steps, begun at a whole one
-    assert same(little, repaint(tiny_painter, wide, 1.0, photograph, 0.15))
+    assert seen == [(1, 2), (2, 2)]
+    assert same(little, repaint(tiny_painter, wide, 1.0, photograph, 0.4))
     assert not same(much, repaint(tiny_painter, wide, 0.0, photograph, 1.0))
-    assert tiny_painter.pipe.transformer.dtype == tiny_painter.pipe.vae.dtype
+    unprompted = repaint(tiny_painter, wide.replace(prompt=""), 1.0, photograph)
+    assert not same(unprompted, little)  # 0.3 where no other change is asked for
+    assert distance(unprompted, fit(photograph, 96, 64)) < distance(much, fit(photograph, 96, 64))
 
 
 def test_a_source_is_upright_opaque_and_filled_whatever_its_kind() -> None:
@@ -163,11 +176,115 @@ def test_a_source_is_upright_opaque_and_filled_whatever_its_kind() -> None:
         assert fit(Image.new(mode, (33, 21)), 64, 80).mode == "RGB", mode
 
 
+# ---- Several adapters, fast mode and block groups
+
+
+@pytest.fixture(scope="module")
+def rich(tiny_flux: Path, tiny_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Painter:
+    """A model that knows two sizes, with two adapters and an accelerator."""
+    folder = shutil.copytree(tiny_flux, tmp_path_factory.mktemp("rich") / "flux")
+    (folder / "sizes.json").write_text("[[64, 64], [64, 48]]")
+    accelerator = make_tiny_adapter(folder / "accelerator", rank=2, seed=5) / WEIGHTS_FILE
+    facts = {"modelspec.recommended_strength": "0.5", "impressionism.steps": "2", "impressionism.guidance": "1.5"}
+    save_file(load_file(accelerator), accelerator, facts)
+    other = make_tiny_adapter(folder.parent / "other", seed=6) / WEIGHTS_FILE
+    said = {"modelspec.title": "Haystacks", "modelspec.trigger_phrase": "by mntp", "modelspec.usage_hint":
+            "Strength 0.75, useful from 0.5 to 1.25; 0 is the base model."}  # fmt: skip
+    save_file(load_file(other), other, said)
+    return load_pipeline(folder, [tiny_adapter, other], device="cpu")
+
+
+SQUARE = BOAT.replace(steps=2)
+
+
+def test_adapters_say_what_they_are_and_paint_each_as_alone(rich: Painter, tiny_painter: Painter) -> None:
+    first, other = rich.adapters.values()
+    assert rich.adapter is first and first.recommended_strength == 1.0
+    assert (other.title, other.trigger, other.recommended_strength) == ("Haystacks", "by mntp", 0.75)
+    assert same(paint(rich, SQUARE), paint(tiny_painter, SQUARE, 1.0))  # no strength: the recommended one
+    assert request(rich, SQUARE, adapter="other").metadata.strength == 0.75
+    alone = load_pipeline(Path(tiny_painter.pipe.name_or_path), rich_file(rich, "other"), device="cpu")
+    assert same(paint(rich, SQUARE, 0.6, adapter="other"), paint(alone, SQUARE, 0.6))
+    assert recipe_of(rich, SQUARE, adapter="other").provenance.adapter_revision == other.revision
+    with pytest.raises(UserError, match="There is no adapter mine here; there is tiny"):
+        paint(rich, SQUARE, adapter="mine")
+
+
+def test_fast_mode_puts_the_accelerator_on_both_sides(rich: Painter, tiny_painter: Painter) -> None:
+    base, adapted = compare(rich, SQUARE, 0.8, fast=True)
+    plain, _ = compare(rich, SQUARE, 0.8)
+    assert not same(base, plain) and not same(adapted, base) and same(plain, paint(tiny_painter, SQUARE, 0.0))
+    assert (defaults(rich, "a boat", fast=True).steps, defaults(rich, "a boat", fast=True).guidance) == (2, 1.5)
+    alone = load_pipeline(Path(tiny_painter.pipe.name_or_path), rich_file(rich, "flux/accelerator"), device="cpu")
+    assert same(base, paint(alone, SQUARE, 0.5))  # at style strength 0, the base with the accelerator, bit for bit
+    recipe = recipe_of(rich, SQUARE, fast=True)
+    assert recipe.fast and recipe.provenance.accelerator_revision == rich.accelerator.revision
+    assert not recipe_of(rich, SQUARE).provenance.accelerator
+    assert ImageMetadata.from_json(recipe.to_json()) == recipe
+    with pytest.raises(UserError, match="Fast mode needs an accelerator, and none is loaded here"):
+        paint(tiny_painter, SQUARE, fast=True)
+
+
+def rich_file(painter: Painter, name: str) -> Path:
+    return Path(painter.pipe.name_or_path).parent / name / WEIGHTS_FILE
+
+
+def test_block_strengths_multiply_and_are_recorded(rich: Painter) -> None:
+    pictures = [paint(rich, SQUARE, 0.8, blocks=BlockStrengths(**{group: 0})) for group in BlockStrengths().to_dict()]
+    pictures += [paint(rich, SQUARE, 0.8)]
+    assert len({picture.tobytes() for picture in pictures}) == 4
+    half = BlockStrengths(two_stream=0.5, early_single=0.5, late_single=0.5)
+    assert same(paint(rich, SQUARE, 0.8, blocks=half), paint(rich, SQUARE, 0.4))
+    recipe = recipe_of(rich, SQUARE, blocks=half)
+    assert ImageMetadata.from_json(recipe.to_json()).blocks == half
+    assert recipe_of(rich, SQUARE, blocks=BlockStrengths()) == recipe_of(rich, SQUARE)
+    assert same(next(paint_all(rich, [again(rich, recipe)])), paint(rich, SQUARE, blocks=half))
+    with pytest.raises(UserError, match=r"Blocks\.two_stream must be a number from 0 to 2, not 3"):
+        paint(rich, SQUARE, blocks=BlockStrengths(two_stream=3))
+
+
+def test_seeds_are_counted_on_and_at_most_four(rich: Painter) -> None:
+    seen: list = []
+    pictures = dict(seeds(rich, SQUARE, 2, 0.8, on_step=lambda *step: seen.append(step[:2])))
+    assert list(pictures) == [7, 8] and seen == [(step, 4) for step in range(1, 5)]
+    assert same(pictures[8], paint(rich, SQUARE.replace(seed=8), 0.8))
+    with pytest.raises(UserError, match="from 1 to 4, not 5"):
+        seeds(rich, SQUARE, 5)
+
+
+def test_an_upscaled_picture_is_twice_as_large_painted_in_tiles_and_close_to_what_it_was(rich: Painter) -> None:
+    picture, seen = paint(rich, SQUARE, 0.8), []
+    large = upscale(rich, SQUARE, picture, 0.8, 0.1, on_step=lambda *step: seen.append(step[:2]))
+    assert large.size == (128, 128) and seen == [(step, 9) for step in range(1, 10)]  # 3 x 3 tiles, a step each
+    enlarged = picture.resize((128, 128), Image.Resampling.LANCZOS)
+    assert 0 < distance(large, enlarged) < distance(upscale(rich, SQUARE, picture, 0.8, 1.0), enlarged)
+    wanted = request(rich, SQUARE, 0.8, source=picture, change=0.1, upscale=True)
+    assert wanted.metadata.upscale and wanted.metadata.sampling.width == 128
+    assert same(next(paint_all(rich, [again(rich, wanted.metadata, picture)])), large)
+
+
+def test_a_model_that_knows_few_sizes_names_the_nearest(rich: Painter) -> None:
+    assert rich.sizes == ((64, 64), (64, 48)) and defaults(rich, "a boat").width == 64
+    with pytest.raises(UserError, match="This model knows the sizes 64 x 64, 64 x 48: take 64 x 48, not 128 x 80"):
+        paint(rich, SQUARE.replace(width=128, height=80))
+
+
+def test_what_the_text_encoder_does_not_read_is_told(tiny_painter: Painter) -> None:
+    assert cut_at(tiny_painter, "a boat") is None
+    assert cut_at(tiny_painter, "a boat on the sea at dawn, and much more") == "much more"
+
+
+def test_the_miniature_names_the_words_that_it_was_not_taught() -> None:
+    painter = load_pipeline("miniature", "none", device="cpu")
+    assert unknown_words(painter, "A boat, a cat on 3 bicycles in Paris") == ["cat", "bicycles", "Paris"]
+    assert cut_at(painter, "a boat " * 40) and not cut_at(painter, "a boat")
+
+
 # ---- What may be asked
 
 
 def test_everything_wrong_is_said_at_once() -> None:
-    wrong = GenerationParams(prompt=" ", seed=-1, steps=0, guidance=float("nan"), width=100, height=4096)
+    wrong = GenerationParams(prompt="a boat " * 300, seed=-1, steps=0, guidance=float("nan"), width=100, height=4096)
     with pytest.raises(UserError) as caught:
         check(wrong, float("inf"), change=0.0)
     for word in ("prompt", "seed", "steps", "guidance", "width", "height", "strength", "change"):
@@ -196,7 +313,7 @@ def test_strength_and_change_have_limits_and_the_miniature_a_smaller_side(
     for strength in (-1.1, 2.1, float("nan"), True, "1", None):
         with pytest.raises(UserError, match=r"[Ss]trength"):
             check(BOAT, strength)
-    for change in (0, -0.1, 1.1, float("nan"), True, 0.2):  # 0.2 × 4 steps is no step
+    for change in (0, -0.1, 1.1, float("nan"), True):
         with pytest.raises(UserError, match=r"[Cc]hange"):
             repaint(tiny_painter, BOAT, 1.0, photograph, change)
     check(dataclasses.replace(BOAT, width=2048))
@@ -309,7 +426,7 @@ def test_a_wrong_command_is_one_sentence(run, arguments: list, sentence: str, ca
         (["a boat", "--sweep", 0, 7], "Strength must be a number from -1 to 2"),
         (["a boat", "--sweep", 0, 1, "--strength", 1], "leave out --strength"),
         (["a boat", "--width", 100], "Width must be a multiple of 16"),
-        (["a boat", "--adapter", "nowhere"], "There is no folder nowhere"),
+        (["a boat", "--adapter", "nowhere"], "There is no file or folder nowhere here"),
         (["a boat", "--adapter", ".", "--adapter-revision", "v2"], "has no revision v2"),
         (["a boat", "--quantize", "int3"], "There is no quantization int3"),
         (["a boat", "--repaint", "boat.png"], "There is no file boat.png"),

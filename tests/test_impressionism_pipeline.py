@@ -113,7 +113,8 @@ def test_names_that_are_neither_folder_nor_repository_are_refused(tiny_flux: Pat
     for name in ("nowhere", "../nowhere/at/all", "https://huggingface.co/a/b"):
         with pytest.raises(UserError, match="There is no folder"):
             load_pipeline(name, "none", device="cpu")
-        with pytest.raises(UserError, match="There is no folder"):
+    for name in ("nowhere", "../nowhere/at/all", "loras/mine.safetensors"):
+        with pytest.raises(UserError, match=f"There is no file or folder {name} here"):
             load_pipeline(tiny_flux, name, device="cpu")
     with pytest.raises(UserError, match="has no revision v1"):
         load_pipeline(tiny_flux, "none", device="cpu", model_revision="v1")

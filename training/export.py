@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 
-from impressionism.adapters import DOUBLE_BLOCK, SINGLE_BLOCK
+from impressionism.lora_file import DOUBLE_BLOCK, SINGLE_BLOCK
 from impressionism.errors import UserError
 
 Weights = dict[str, torch.Tensor]

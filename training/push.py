@@ -271,7 +271,6 @@ def compare(parcel: UploadBundle, returned: Path, painter: "Painter | None") -> 
         sampling = dataclasses.replace(defaults(painter, f"{names.TRIGGER} a boat"), steps=4)
         strength = 1.0 if parcel.strength is None else parcel.strength
         before = paint(painter, sampling, strength)
-        painter.pipe.unload_lora_weights()
         load_adapter(painter.pipe, returned)
         if paint(painter, sampling, strength).tobytes() != before.tobytes():
             raise UserError("The adapter that came back paints another picture than the one here: do not use it.")

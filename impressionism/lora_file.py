@@ -6,23 +6,27 @@ over names that it does not know, loses alpha in some layouts, and has the width
 read here, and the tests hold the result against diffusers' where that is right.
 """
 
+import glob
 import json
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+import yaml
 from diffusers.loaders.lora_conversion_utils import swap_scale_shift
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from impressionism import names
-from impressionism.errors import UserError
-from impressionism.hub import folder_of
+from impressionism.errors import UserError, readable_errors
+from impressionism.hub import commit_of, digest_of, folder_of
+from impressionism.lora import Update
 
 # FLUX's own layers, and diffusers' that each is made of, in the order of their rows.
 QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
@@ -70,7 +74,10 @@ PREFIXES = re.compile(r"(base_model\.model\.|model\.|diffusion_model\.|transform
 SIDE = re.compile(r"(.+?)\.(?:lora_|lora\.|lora_linear_layer\.)?(A|B|down|up)(?:(?:\.\w+)?\.weight)?")
 ALPHA = re.compile(r"(.+?)(?:\.lora(?:_A|_B|_down)?(?:\.weight)?)?\.alpha")
 PARTS = {"A": "down", "down": "down", "B": "up", "up": "up"}
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+MOST_FRONT_MATTER = 100_000  # characters of a model card that are looked at
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+USUAL_NAMES = (names.WEIGHTS_FILE, names.ADAPTER_FILE, PEFT_FILE)
 OTHER_KINDS = {
     "dora_scale": "DoRA, whose update has no strength",
     "lora_magnitude": "DoRA, whose update has no strength",
@@ -79,52 +86,178 @@ OTHER_KINDS = {
 }
 
 
-class Update(NamedTuple):
-    """What an adapter adds to a layer's weight: scale · up @ down."""
-
-    down: torch.Tensor
-    """(rank, in)"""
-    up: torch.Tensor
-    """(out, rank)"""
-    scale: float
-
-
 Linears = Mapping[str, nn.Linear]
 """A transformer's linear layers by their paths, quantized ones too."""
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """What an adapter says of itself, in its file's header or in the model card beside it."""
+
+    name: str
+    """Hub id, folder or file name."""
+    revision: str
+    """Commit on the Hub, or a digest of the file."""
+    key: str
+    """The name of its updates in the transformer's layers."""
+    title: str | None = None
+    trigger: str | None = None
+    """The phrase with which most of its captions began."""
+    recommended_strength: float = names.DEFAULT_STRENGTH
+    base: str | None = None
+    """The model that it was trained on, where it says so."""
+    license: str | None = None
+    steps: int | None = None
+    """An accelerator's denoising steps."""
+    guidance: float | None = None
+    """An accelerator's guidance."""
+
+
+# ---- What a file says of itself
+
+
+def read_info(file: Path, name: str, key: str) -> AdapterInfo:
+    """Reads the header and the model card beside the file; what cannot be read there is left out."""
+    metadata, card = open_file(file, weights=False)[1], read_card(file.with_name("README.md"))
+    spec = {field.removeprefix("modelspec."): value for field, value in metadata.items()}
+    hint = re.search(r"[Ss]trength (-?\d+(?:\.\d+)?)", spec.get("usage_hint", ""))
+    return AdapterInfo(
+        name=name,
+        revision=commit_of(file) or digest_of(file),
+        key=key,
+        title=spec.get("title"),
+        trigger=spec.get("trigger_phrase") or text_or_none(card.get("instance_prompt")),
+        recommended_strength=next(
+            filter(
+                lambda it: it is not None and -1 <= it <= 2,
+                map(number, (spec.get("recommended_strength"), card.get("recommended_strength"), hint and hint[1])),
+            ),
+            names.DEFAULT_STRENGTH,
+        ),
+        base=text_or_none(card.get("base_model")) or spec.get("architecture"),
+        license=spec.get("license") or text_or_none(card.get("license_name") or card.get("license")),
+        steps=int(number(metadata.get("impressionism.steps")) or 0) or None,
+        guidance=number(metadata.get("impressionism.guidance")),
+    )
+
+
+def read_card(card: Path) -> dict[str, Any]:
+    """The front matter of a model card; empty where there is none that can be read."""
+    try:
+        with card.open(encoding="utf-8") as lines:
+            text = lines.read(MOST_FRONT_MATTER)
+        front = text.split("---\n", 2)[1] if text.startswith("---\n") else ""
+        found = None if re.search(r"[&*]\w", front) else yaml.safe_load(front)  # an anchor could name itself often
+    except (OSError, ValueError, IndexError, RecursionError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def text_or_none(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def number(value: Any) -> float | None:
+    """A finite number, also one that is written as text."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
 
 
 # ---- Which file
 
 
+def parse_source(source: str, revision: str | None = None) -> tuple[str, str | None, str | None]:
+    """The repository or local path, the file within the repository, and the revision that an adapter's name means.
+
+    It may be a local path, `owner/name`, `owner/name/file.safetensors`, each with `@revision`, or an address on the
+    Hub such as https://huggingface.co/owner/name/blob/main/file.safetensors."""
+    if Path(source).exists():
+        if revision:
+            raise UserError(f"{source} is on this machine and has no revision {revision}; leave it out.")
+        return source, None, None
+    if address := re.fullmatch(
+        r"https?://[^/]+/([\w.-]+/[\w.-]+?)(?:/(?:blob|resolve|tree)/([^/?]+)(/[^?]+)?)?/?(?:\?.*)?", source
+    ):
+        repository, at, file = address.groups()
+        return repository, (file and file.strip("/")) or None, revision or at
+    if named := re.fullmatch(r"([\w.-]+/[\w.-]+)((?:/[^/@]+)*)(?:@([\w./-]+))?", source):
+        repository, file, at = named[1], named[2].strip("/") or None, named[3]
+        local = repository.startswith(".") or repository.endswith(PICKLES + (".safetensors",))
+        if not local and (file is None or file.endswith(".safetensors")):
+            return repository, file, revision or at
+    raise UserError(
+        f"There is no file or folder {source} here, "
+        "and it is no adapter on the Hub either (owner/name or owner/name/file.safetensors)."
+    )
+
+
 def find_adapter(source: str, revision: str | None) -> Path:
-    """The adapter's one file: safetensors, because a pickle can run code."""
-    path = Path(source)
-    if path.is_file():
+    """The adapter's one file: safetensors, because a pickle can run code. Of a Hub repository, the files are listed
+    before any is fetched."""
+    place, file, revision = parse_source(source, revision)
+    path = Path(place)
+    if path.is_dir():
+        return path / choose_file([found.name for found in sorted(path.iterdir())], source)
+    if path.exists():
         if path.suffix != ".safetensors":
             raise UserError(f"{path.name} is not a .safetensors file; pickles can run code and are never opened.")
+        if not path.is_file():
+            raise UserError(f"{path.name} is not a file on a disk; save the adapter as a file.")
         return path
     without = "paint without it: --adapter none"
-    if source == names.ADAPTER:  # the published file, whatever else is there
-        published = folder_of(source, revision, [names.ADAPTER_FILE], without) / names.ADAPTER_FILE
-        if published.exists():
-            return published
-    usual = (names.WEIGHTS_FILE, names.ADAPTER_FILE, PEFT_FILE)
-    folder = folder_of(source, revision, [*usual, PEFT_CONFIG], without)
-    if not path.is_dir() and not any((folder / name).exists() for name in usual):
-        folder = folder_of(source, revision, ["*.safetensors"], without)
-    return only_adapter(folder, source, usual)
+    listed = list_files(place, revision, without)
+    if listed is None:  # the Hub cannot be asked, but the cache may have what it needs
+        folder = folder_of(place, revision, [glob.escape(file)] if file else ["*.safetensors", PEFT_CONFIG], without)
+        return folder / (file or choose_file([found.name for found in sorted(folder.iterdir())], source))
+    if file is None:
+        file = choose_file(listed, source)
+    elif file not in listed:
+        raise UserError(f"{place} has no file {file}; it has {', '.join(listed)}.")
+    beside = [Path(file).with_name(name).as_posix() for name in (PEFT_CONFIG, "README.md")]
+    return folder_of(place, revision, [glob.escape(name) for name in (file, *beside)], without) / file
 
 
-def only_adapter(folder: Path, source: str, usual: tuple[str, ...]) -> Path:
-    for name in usual:
-        if (folder / name).exists():
-            return folder / name
-    found = sorted(folder.glob("*.safetensors"))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"{source} has several adapters: {', '.join(file.name for file in found)}; name one file.")
-    others = ", ".join(sorted(file.name for file in folder.glob("*")))  # of the Hub's files only what was wanted
+def list_files(repository: str, revision: str | None, instead: str) -> list[str] | None:
+    """The names of a repository's files; none where the Hub cannot be asked now."""
+    from huggingface_hub import HfApi, errors
+
+    refusals = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
+    with readable_errors(repository, revision, instead):
+        try:
+            info = HfApi().model_info(repository, revision=revision)
+        except refusals:
+            raise
+        except (errors.HfHubHTTPError, errors.HTTPError, errors.OfflineModeIsEnabled, ConnectionError):
+            return None
+    return sorted(file.rfilename for file in info.siblings or [])
+
+
+def choose_file(listed: list[str], source: str) -> str:
+    """The adapter among the names of a folder's files: one of the usual names, the only one, or the final one where
+    the others are its numbered checkpoints, as ai-toolkit and kohya's tools write them."""
+    found = [name for name in listed if name.endswith(".safetensors") and not name.startswith(".") and "/" not in name]
+    published = [names.ADAPTER_FILE] if source == names.ADAPTER else []
+    for name in (*published, *USUAL_NAMES):
+        if name in found:
+            return name
+    numbered = {
+        name: match
+        for name in found
+        if (match := re.fullmatch(r"(.+?)[-_](?:step|epoch|e|s)?[-_]?(\d+)\.safetensors", name))
+    }
+    final = [name for name in found if name not in numbered or f"{numbered[name][1]}.safetensors" not in found]
+    if len(final) > 1 and len(final) == len(numbered) and len({match[1] for match in numbered.values()}) == 1:
+        return max(final, key=lambda name: int(numbered[name][2]))
+    if len(final) == 1:
+        return final[0]
+    if final:
+        raise UserError(
+            f"{source} has several adapters: {', '.join(final)}; name one, as in {source.rstrip('/')}/{final[0]}."
+        )
+    others = ", ".join(name for name in listed if "/" not in name and not name.startswith("."))
     raise UserError(f"{source} holds no .safetensors adapter{f'; it has {others}' if others else ''}.")
 
 
@@ -155,11 +288,12 @@ def read_adapter(file: Path, linears: Linears) -> dict[str, Update]:
     return updates
 
 
-def open_file(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def open_file(file: Path, weights: bool = True) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """All tensors, at least 16 bits each, and the metadata."""
     try:
         with safe_open(file, framework="pt") as stored:
-            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118  (it is no dict)
+            keys = stored.keys() if weights else ()
+            tensors = {key: stored.get_tensor(key) for key in keys}
             metadata = stored.metadata() or {}
     except SafetensorError as error:
         raise UserError(f"{file.name} {no_safetensors(file)}.") from error

@@ -20,7 +20,7 @@ from tiny import TRANSFORMER, make_tiny_adapter
 from torch import nn
 
 from impressionism import names
-from impressionism.adapters import Linears, find_adapter, read_adapter
+from impressionism.lora_file import Linears, find_adapter, read_adapter
 from impressionism.errors import UserError
 from impressionism.lora import lora_layers, remove
 from impressionism.paint import paint, set_strength
