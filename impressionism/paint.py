@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from diffusers import FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 from impressionism import lora
 from impressionism.errors import UserError
+from impressionism.files import cover, open_picture, read_picture, write_atomic
 from impressionism.lora_file import AdapterInfo
 from impressionism.pipeline import ADAPTER_NAME, Painter
 from impressionism.records import BlockStrengths, GenerationParams, ImageMetadata
@@ -540,15 +541,7 @@ def reporter(on_step: OnStep | None, done: int, steps: int) -> Callable | None:
 
 def fit(source: Image.Image, width: int, height: int) -> Image.Image:
     """Upright, on white where it is transparent, cropped to the middle at this size."""
-    image = ImageOps.exif_transpose(source)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # PIL would cut these off at 255
-        values = np.asarray(image, dtype=np.float32)
-        values = (values - values.min()) * (255 / max(float(np.ptp(values)), 1e-9))
-        image = Image.fromarray(values.round().astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
+    return cover(read_picture(source), width, height)
 
 
 # ---- The recipe that a picture carries
@@ -579,32 +572,21 @@ def save(image: Image.Image, recipe: ImageMetadata, path: Path | str) -> Path:
     text.add_itxt("parameters", summary(recipe))
     text.add_itxt("Software", "impressionism")
     text.add_itxt("Comment", NOTICE)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, pnginfo=text, compress_level=COMPRESSION)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); name another file.") from error
-    return path
+    return write_atomic(path, lambda file: image.save(file, "PNG", pnginfo=text, compress_level=COMPRESSION))
 
 
 def read_recipe(picture: Path | str | Image.Image) -> ImageMetadata:
     """The recipe in a PNG that `save` wrote."""
-    image = picture if isinstance(picture, Image.Image) else open_image(picture)
-    if KEY not in image.info:
+    with open_picture(picture) as image:
+        image.load()  # the text may follow the pixels
+        text = image.info.get(KEY)
+    if text is None:
         raise UserError("This picture carries no recipe; only an untouched PNG from this painter does.")
     try:
-        return ImageMetadata.from_json(image.info[KEY])
+        return ImageMetadata.from_json(text)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"The recipe in this picture is damaged: {error}") from error
 
 
 def open_image(path: Path | str) -> Image.Image:
-    """The picture, read completely and upright, or a sentence."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except FileNotFoundError as error:
-        raise UserError(f"There is no file {path}.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as a picture: {error}") from error
+    return read_picture(path)

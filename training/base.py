@@ -18,10 +18,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from impressionism import lora
-from impressionism.adapters import find_adapter, read_adapter
 from impressionism.errors import UserError
 from impressionism.files import write_atomic
 from impressionism.hub import label
+from impressionism.lora_file import find_adapter, read_adapter
 from impressionism.modulation import AHEAD, MODULATION_LAYERS, Bank, Rows
 from impressionism.quantize import BLOCKS, kept_transformer
 from impressionism.records import Run
