@@ -1,7 +1,9 @@
 """python -m space [--port 7860] [--host 127.0.0.1] [--model auto] [--adapter auto] [--quantize auto] [--compile]"""
 
 import argparse
+import signal
 import sys
+import threading
 
 from impressionism.errors import UserError
 
@@ -17,10 +19,10 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
 
     from impressionism import names
-    from space.app import build, launch  # late: gradio and torch take seconds, and --help needs neither
+    from space.app import build, close, launch  # late: gradio and torch take seconds, and --help needs neither
     from space.compiling import compile_or_not
+    from space.jobs import INFERENCE_EXECUTOR
     from space.opening import open_painter
-    from space.stepwise import INFERENCE_EXECUTOR, LEAVING
 
     asked = chosen.model, chosen.adapter, chosen.quantize
     try:
@@ -33,14 +35,18 @@ def main(arguments: list[str] | None = None) -> None:
         compile_or_not(painter)
     print(painter.about, flush=True)
     page = build(painter)
+    leave = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: leave.set())
     try:
-        launch(page, chosen.host, chosen.port)
+        launch(page, chosen.host, chosen.port, prevent_thread_lock=True)
+        leave.wait()
     except OSError as problem:
         if chosen.port is None or "empty port" not in str(problem):
             raise
         sys.exit(f"Port {chosen.port} is taken; name another one with --port, or none for the first that is free.")
     finally:
-        LEAVING.set()
+        close(page)
 
 
 if __name__ == "__main__":

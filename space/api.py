@@ -1,5 +1,5 @@
-"""The named endpoints, for programs and, as MCP tools, for agents: types come from the signatures, documentation from
-the docstrings. What they take and give is version 1 of the API, held by a snapshot in the tests.
+"""The named endpoints, for programs and, as MCP tools (agents.py), for agents. What they take and give is version 1 of
+the API, held by a snapshot in the tests; a parameter may be added if it has a default.
 
 from gradio_client import Client
 client = Client("http://127.0.0.1:7860")
@@ -7,58 +7,152 @@ picture, recipe = client.predict(prompt="a windmill at sunset", api_name="/gener
 """
 
 import dataclasses
-import functools
 import inspect
 import re
 import reprlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, NamedTuple
 
 import gradio as gr
-from fastapi import HTTPException, Request
+from fastapi import Request as HttpRequest
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from gradio import caching, processing_utils, route_utils, routes
 from gradio.route_utils import FnIndexInferError
 from gradio_client.utils import is_file_obj_with_meta
-from PIL import Image
 
 from impressionism import paint
 from impressionism.errors import UserError
 from impressionism.records import GenerationParams
-from space.errors import plain_words, sorry
-from space.studio import Picture, Studio, delete_old, open_photograph, paced, real, sampling_of, weakest_first
+from space import gate
+from space.errors import plain_words
+from space.jobs import Step, Visitor, Waiting, in_thread, visitor_here
+from space.studio import Picture, Request, Studio, real, sampling_of, weakest_first, whole
 from space.texts import words_for
 
 VERSION = "1"  # a change that would break a program makes it 2, with a snapshot of its own
 STRENGTHS = [0.0, 0.5, 1.0]
 GUIDANCE = GenerationParams.guidance
-SAVE = processing_utils.save_base64_to_cache
-SUITED: Any = object()  # in a signature: the default that suits the painter, from defaults_of
+MOST_SEEDS = 4
 
 One = tuple[gr.FileData, dict[str, Any]]
 Pair = tuple[gr.FileData, gr.FileData, dict[str, Any]]
 Row = tuple[list[gr.FileData], list[dict[str, Any]]]
-Asked = tuple[GenerationParams, list[float], Image.Image | None, float | None]
-"""What an endpoint asks of Studio.paint: what, at which strengths, over which photograph, and how far from it."""
 
 
-def one(pictures: list[Picture]) -> tuple[Any, ...]:
+class Parameter(NamedTuple):
+    """What an endpoint takes; its default is in defaults_of, where it has one."""
+
+    type: Any
+    meaning: str
+
+
+LOW, HIGH = paint.LIMITS["strength"]
+PARAMETERS = {
+    "image": Parameter(gr.FileData, "The photograph, at most 10 MB; it is cropped to width x height."),
+    "prompt": Parameter(str, "What to paint, in English; for repaint, what the photograph shows."),
+    "strength": Parameter(float, f"Weight of the Impressionist adapter, {LOW} to {HIGH}: 0 is the base model exactly."),
+    "strengths": Parameter(list[float], "Weights of the Impressionist adapter, at most seven. Default [0, 0.5, 1]."),
+    "seed": Parameter(int, "Seed of the initial noise; the same settings give the same picture. Default 0."),
+    "steps": Parameter(int, "Denoising steps; repaint runs the share that change asks for."),
+    "guidance": Parameter(float, f"The distilled guidance of FLUX.1 [dev]. Default {GUIDANCE}."),
+    "width": Parameter(int, "Pixels, a multiple of 16."),
+    "height": Parameter(int, "Pixels, a multiple of 16."),
+    "change": Parameter(float, f"How much to change the photo, 0 (hardly) to 1 (entirely). Default {paint.CHANGE}."),
+    "count": Parameter(
+        int,
+        f"Pictures or pairs, 1 to {MOST_SEEDS}, from seed, seed + 1 … Above 1 each value that is returned is a list. "
+        "Default 1.",
+    ),
+}
+COMMON = ("seed", "steps", "guidance", "width", "height")
+EXTRA = ("count",)
+"""Added since version 1 was published."""
+
+
+class Endpoint(NamedTuple):
+    """One way to paint."""
+
+    about: str
+    takes: tuple[str, ...]
+    gives: Any
+    named: tuple[str, ...]
+    """What the returned values are."""
+    answer: Callable[[list[Picture], int], tuple[Any, ...]]
+    """The returned values of the pictures that are finished, for so many seeds."""
+
+
+def one(pictures: list[Picture], count: int) -> tuple[Any, ...]:
+    if count > 1:
+        return row(pictures, count)
     return (file_of(pictures[0]), pictures[0].recipe) if pictures else (None, None)
 
 
-def pair(pictures: list[Picture]) -> tuple[Any, ...]:
-    base, adapted = [*pictures, None, None][:2]
-    return base and file_of(base), adapted and file_of(adapted), (adapted or base) and pictures[-1].recipe
+def pair(pictures: list[Picture], count: int) -> tuple[Any, ...]:
+    if count > 1:
+        adapted = pictures[1::2]
+        return [*map(file_of, pictures[::2])], [*map(file_of, adapted)], [picture.recipe for picture in adapted]
+    first, second = [*pictures, None, None][:2]
+    return first and file_of(first), second and file_of(second), (second or first) and pictures[-1].recipe
 
 
-def row(pictures: list[Picture]) -> tuple[Any, ...]:
+def row(pictures: list[Picture], count: int) -> tuple[Any, ...]:
     return [file_of(picture) for picture in pictures], [picture.recipe for picture in pictures]
 
 
 def file_of(picture: Picture) -> Any:
     """gr.FileData as gr.api passes it on: as it is in JSON."""
     return gr.FileData(path=picture.path, mime_type="image/png").model_dump()
+
+
+ENDPOINTS = {
+    "generate": Endpoint(
+        "Paint one picture. Returns a PNG (lossless, its recipe inside as text) and the recipe.",
+        ("prompt", "strength", *COMMON, *EXTRA), One, ("picture", "recipe"), one,
+    ),
+    "compare": Endpoint(
+        "Paint twice from the same noise. Returns the base model's PNG, the adapted PNG and its recipe.",
+        ("prompt", "strength", *COMMON, *EXTRA), Pair, ("base", "adapted", "recipe"), pair,
+    ),
+    "sweep": Endpoint(
+        "Paint the same noise at several strengths, weakest first. Returns the PNGs and their recipes.",
+        ("prompt", "strengths", *COMMON, *EXTRA), Row, ("pictures", "recipes"), row,
+    ),
+    "repaint": Endpoint(
+        "Paint over a photograph. Returns a PNG (lossless, its recipe inside as text) and the recipe.",
+        ("image", "prompt", "strength", *COMMON, "change", *EXTRA), One, ("picture", "recipe"), one,
+    ),
+}  # fmt: skip
+STATUS = "Which model is painting, what it knows, its limits and the defaults."
+
+
+def request_for(studio: Studio, name: str, values: dict[str, Any], photograph: str | None = None) -> Request:
+    """An endpoint's values, checked."""
+    count = whole(values.get("count", 1))
+    if not paint.within(count, 1, MOST_SEEDS, int):
+        raise UserError(f"Count must be a whole number from 1 to {MOST_SEEDS}, not {reprlib.repr(count)}.")
+    params = sampling_of(*(values[field] for field in ("prompt", *COMMON)))
+    every = [params]
+    if count > 1 and isinstance(params.seed, int):
+        every = [dataclasses.replace(params, seed=params.seed + number) for number in range(count)]
+    strengths = weakest_first(values["strengths"]) if name == "sweep" else [real(values["strength"])]
+    if name == "compare":
+        strengths = [0.0, *strengths]
+    more = {"photograph": photograph, "change": real(values["change"])} if name == "repaint" else {}
+    return studio.request(every, strengths, **more)
+
+
+async def painted(
+    studio: Studio, name: str, values: dict[str, Any], visitor: Visitor, photograph: str | None = None
+) -> AsyncIterator[tuple[list[Picture], Waiting | Step | Picture]]:
+    """After each event the pictures that are finished, and the event."""
+    with plain_words():
+        request = await in_thread(request_for, studio, name, values, photograph)
+    pictures: list[Picture] = []
+    async with aclosing(studio.jobs.run(request, visitor)) as events:
+        async for event in events:
+            pictures += [event] if isinstance(event, Picture) else []
+            yield pictures, event
 
 
 def uploaded(image: Any) -> str:
@@ -68,143 +162,13 @@ def uploaded(image: Any) -> str:
     return image["path"]
 
 
-NOT_FETCHED = "Pictures are not fetched from the web. Download the picture, then upload it."
-
-
-async def serve_nothing(url: str, *_: Any) -> None:
-    """Gradio would also hand on what lies at any public address that is named in /file=…"""
-    raise HTTPException(403, NOT_FETCHED)
-
-
-async def fetch_nothing(url: str, *_: Any, **__: Any) -> str:
-    """Gradio would fetch a picture from any public address that a visitor names."""
-    raise in_turn(NOT_FETCHED)
-
-
-def in_turn(sentence: str) -> Exception:
-    """The refusal, when the call has its turn; before that, where Gradio asks for repeats, only that it is none."""
-    return caching.CacheMissError() if caching._probe_mode_active.get() else sorry(sentence)
-
-
-def save_sent(studio: Studio, encoded: str, *more: Any) -> str:
-    """A picture that an agent sent as text, of the 4 MB that MCP lets through, is deleted like an upload."""
-    path = SAVE(encoded, *more)
-    studio.files.add(path)
-    return path
-
-
-def check_number(function: Any, values: Sequence[Any]) -> None:
-    """Refuses a call with too few values; Gradio would print those that came, and prompts are not recorded."""
-    has, needs = len(values), len(function.inputs)
-    if has < needs:
-        raise in_turn(f"The call has {has} values, and needs {needs}: /gradio_api/info names them.")
-
-
-# ---- The endpoints: of each what it asks of the studio, with the signature and the documentation that a program sees
-
-
-def generate(
-    prompt: str,
-    strength: float = 1.0,
-    seed: int = 0,
-    steps: int = SUITED,
-    guidance: float = GUIDANCE,
-    width: int = SUITED,
-    height: int = SUITED,
-) -> Asked:
-    """Paint one picture. Returns a PNG (lossless, its recipe inside as text) and the recipe.
-
-    Args:
-        prompt: What to paint, in English.
-        strength: Weight of the Impressionist adapter, -1 to 2: 0 is the base model exactly. Default 1.
-        seed: Seed of the initial noise; the same settings give the same picture. Default 0.
-        steps: Denoising steps.
-        guidance: The distilled guidance of FLUX.1 [dev]. Default 3.5.
-        width: Pixels, a multiple of 16.
-        height: Pixels, a multiple of 16.
-    """
-    sampling = sampling_of(prompt, seed, steps, guidance, width, height)
-    return sampling, [real(strength)], None, None
-
-
-def compare(
-    prompt: str,
-    strength: float = 1.0,
-    seed: int = 0,
-    steps: int = SUITED,
-    guidance: float = GUIDANCE,
-    width: int = SUITED,
-    height: int = SUITED,
-) -> Asked:
-    """Paint twice from the same noise. Returns the base model's PNG, the adapted PNG and its recipe.
-
-    Args:
-        prompt: What to paint, in English.
-        strength: Weight of the Impressionist adapter in the second picture, -1 to 2. Default 1.
-        seed: Seed of the initial noise that both pictures start from. Default 0.
-        steps: Denoising steps.
-        guidance: The distilled guidance of FLUX.1 [dev]. Default 3.5.
-        width: Pixels, a multiple of 16.
-        height: Pixels, a multiple of 16.
-    """
-    sampling = sampling_of(prompt, seed, steps, guidance, width, height)
-    return sampling, [0.0, real(strength)], None, None
-
-
-def sweep(
-    prompt: str,
-    strengths: list[float] = STRENGTHS,
-    seed: int = 0,
-    steps: int = SUITED,
-    guidance: float = GUIDANCE,
-    width: int = SUITED,
-    height: int = SUITED,
-) -> Asked:
-    """Paint the same noise at several strengths, weakest first. Returns the PNGs and their recipes.
-
-    Args:
-        prompt: What to paint, in English.
-        strengths: Weights of the Impressionist adapter, at most seven. Default [0, 0.5, 1].
-        seed: Seed of the initial noise that every picture starts from. Default 0.
-        steps: Denoising steps.
-        guidance: The distilled guidance of FLUX.1 [dev]. Default 3.5.
-        width: Pixels, a multiple of 16.
-        height: Pixels, a multiple of 16.
-    """
-    sampling = sampling_of(prompt, seed, steps, guidance, width, height)
-    return sampling, weakest_first(strengths), None, None
-
-
-def repaint(
-    image: gr.FileData,
-    prompt: str,
-    strength: float = 1.0,
-    seed: int = 0,
-    steps: int = SUITED,
-    guidance: float = GUIDANCE,
-    width: int = SUITED,
-    height: int = SUITED,
-    change: float = paint.CHANGE,
-) -> Asked:
-    """Paint over a photograph. Returns a PNG (lossless, its recipe inside as text) and the recipe.
-
-    Args:
-        image: The photograph, at most 10 MB; it is cropped to width x height.
-        prompt: What the photograph shows, in English.
-        strength: Weight of the Impressionist adapter, -1 to 2: 0 is the base model exactly. Default 1.
-        seed: Seed of the noise that is mixed in. Default 0.
-        steps: Denoising steps of a whole picture; a repaint runs the share that change asks for.
-        guidance: The distilled guidance of FLUX.1 [dev]. Default 3.5.
-        width: Pixels, a multiple of 16.
-        height: Pixels, a multiple of 16.
-        change: How far the photograph may change, 0 (hardly) to 1 (entirely). Default 0.6.
-    """
-    sampling = sampling_of(prompt, seed, steps, guidance, width, height)
-    return sampling, [real(strength)], open_photograph(uploaded(image), sampling), real(change)
-
-
-ENDPOINTS = ((generate, one, One), (compare, pair, Pair), (sweep, row, Row), (repaint, one, One))
-"""What is asked, how the pictures are handed out, and the type of that."""
+def progress_of(event: Waiting | Step | Picture) -> dict[str, Any]:
+    """What a program hears of a painting that goes on."""
+    if isinstance(event, Waiting):
+        return {"progress": {"waiting": event.before}}
+    if isinstance(event, Step):
+        return {"progress": {name: getattr(event, name) for name in ("done", "steps", "picture", "pictures")}}
+    return {}
 
 
 def status_of(studio: Studio) -> dict[str, Any]:
@@ -215,7 +179,8 @@ def status_of(studio: Studio) -> dict[str, Any]:
         "filter": studio.guard.about(),
         "provenance": dataclasses.asdict(studio.painter.provenance),
         "knows": words.knows.strip(),
-        "limits": studio.limits(),
+        "limits": studio.limits() | {"count": [1, MOST_SEEDS]},
+        "server": gate.LIMITS,
         "defaults": defaults_of(studio),
         "sizes": words.sizes,
     }
@@ -232,76 +197,81 @@ def defaults_of(studio: Studio) -> dict[str, Any]:
         "width": width,
         "height": height,
         "change": paint.CHANGE,
+        "count": 1,
     }
 
 
 # ---- From there to Gradio
 
 
-def add_endpoints(studio: Studio, painting: dict[str, Any]) -> None:
-    """Adds the endpoints to the Blocks being built; painting is what all painting events have in common."""
-    processing_utils.async_ssrf_protected_download = fetch_nothing
-    processing_utils.save_base64_to_cache = functools.partial(save_sent, studio)
-    routes.secure_url_stream_response = serve_nothing
-    route_utils.delete_files_created_by_app = delete_old
-    page = gr.context.Context.root_block
-    assert page is not None, "endpoints are added inside `with gr.Blocks()`"
-    page.temp_file_sets.append(studio.files)
-    page.validate_inputs = check_number
+def add_endpoints(studio: Studio) -> None:
+    """Adds the endpoints to the Blocks being built."""
 
     def status() -> dict[str, Any]:
-        """Which model is painting, what it knows, its limits and the defaults."""
         return status_of(studio)
 
-    for ask, answer, returns in ENDPOINTS:
-        gr.api(streamed(studio, ask, answer, returns), api_name=ask.__name__, **painting)
+    status.__doc__ = STATUS
+    page = gr.context.Context.root_block
+    assert page is not None, "endpoints are added inside `with gr.Blocks()`"
+    for name, endpoint in ENDPOINTS.items():
+        event = gr.api(handler(studio, name, endpoint), api_name=name, concurrency_limit=None)
+        for output, label in zip(page.fns[event["id"]].outputs, endpoint.named, strict=True):
+            output.label = label
     gr.api(status, api_name="status", queue=False)
 
 
-def streamed(studio: Studio, ask: Callable[..., Asked], answer: Callable[[list[Picture]], Any], returns: Any) -> Any:
-    """An endpoint with the signature and documentation of ask. At every step it sends the pictures that are finished,
-    so that it can be cancelled and a failure leaves what there is. Repeats are answered without the queue."""
+def handler(studio: Studio, name: str, endpoint: Endpoint) -> Callable[..., Any]:
+    """An endpoint as Gradio takes one: an async generator with a signature and a documentation. It yields what is
+    finished, with the progress in place of a recipe that is not there yet; its last answer is the whole."""
+    defaults = defaults_of(studio)
 
-    @functools.wraps(ask)
-    def endpoint(*values: Any, **named: Any) -> Iterator[Any]:
-        if caching._probe_mode_active.get():  # Gradio asks, before it puts the call into the queue
-            yield answer(repeated(studio, lambda: ask(*values, **named)))
-            return
+    async def handle(*values: Any) -> AsyncIterator[Any]:
+        named = dict(zip(endpoint.takes, values, strict=False))
         with plain_words():
-            asked = ask(*values, **named)
-        pictures: list[Picture] = []
-        with closing(studio.paint(*asked)) as progress:
-            for event in paced(progress):
-                pictures += [event] if isinstance(event, Picture) else []
-                yield answer(pictures)
+            photograph = uploaded(named.pop("image")) if name == "repaint" else None
+        count = whole(named["count"]) if named["count"] else 1
+        answer: tuple[Any, ...] = ()
+        async with aclosing(painted(studio, name, named, visitor_here(), photograph)) as events:
+            async for pictures, event in events:
+                answer = endpoint.answer(pictures, count)
+                progress = progress_of(event)
+                if progress and not isinstance(answer[-1], list):
+                    yield *answer[:-1], (answer[-1] or {}) | progress
+                else:
+                    yield answer
+        yield answer
 
-    suited, parameters = defaults_of(studio), inspect.signature(ask).parameters
-    endpoint.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [each.replace(default=suited[name]) if each.default is SUITED else each for name, each in parameters.items()],
-        return_annotation=returns,
+    handle.__name__ = name
+    handle.__doc__ = (
+        endpoint.about
+        + "\n\nArgs:\n"
+        + "".join(f"    {field}: {PARAMETERS[field].meaning}\n" for field in endpoint.takes)
     )
-    if "image" not in parameters:  # photographs are decoded one at a time, in the queue
-        endpoint.cache = True  # type: ignore[attr-defined]  # have Gradio ask
-    return endpoint
+    handle.__annotations__ = {field: PARAMETERS[field].type for field in endpoint.takes} | {"return": endpoint.gives}
+    handle.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                field,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=defaults.get(field, inspect.Parameter.empty),
+                annotation=PARAMETERS[field].type,
+            )
+            for field in endpoint.takes
+        ],
+        return_annotation=endpoint.gives,
+    )
+    return handle
 
 
-def repeated(studio: Studio, ask: Callable[[], Asked]) -> list[Picture]:
-    """What was painted before; anything else, mistakes too, waits for its turn."""
-    try:
-        pictures = studio.remembered(*ask())
-    except (UserError, gr.Error):
-        pictures = None
-    if not pictures:
-        raise caching.CacheMissError
-    return pictures
+# ---- What FastAPI makes an Internal Server Error of, or a list of its own words
 
 
-async def refuse(request: Request, error: Exception) -> JSONResponse:
-    """A call of an endpoint that does not exist, or with wrong fields: Gradio makes it an Internal Server Error."""
+async def refuse(request: HttpRequest, error: Exception) -> JSONResponse:
+    """A call of an endpoint that does not exist, or with wrong fields."""
     before, _, endpoint = request.url.path.rstrip("/").rpartition("/")
     if not before.endswith(("/call", "/call/v2")):
         raise error
-    fields = {ask.__name__: [*inspect.signature(ask).parameters] for ask, *_ in ENDPOINTS} | {"status": []}
+    fields = {name: [*each.takes] for name, each in ENDPOINTS.items()} | {"status": []}
     unknown = re.match(r"Parameter `(.+)` is not", str(error), re.DOTALL)
     missing = re.match(r"No value provided for required argument: (\w+)", str(error))
     if endpoint not in fields:
@@ -314,5 +284,27 @@ async def refuse(request: Request, error: Exception) -> JSONResponse:
     raise error
 
 
-REFUSALS = {KeyError: refuse, TypeError: refuse, FnIndexInferError: refuse}
+async def refuse_body(request: HttpRequest, error: Exception) -> JSONResponse:
+    """A body that is no JSON, or of another form; its content is not repeated."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0] if error.errors() else {}
+    what = first.get("msg", "it cannot be read").lower()
+    return JSONResponse({"detail": f"The body is not what this address takes: {what}."}, 422)
+
+
+REFUSALS: dict[Any, Any] = {
+    KeyError: refuse, TypeError: refuse, FnIndexInferError: refuse, RequestValidationError: refuse_body,
+}  # fmt: skip
 """The handlers for FastAPI, which serves Gradio's page."""
+
+
+def fields_of(names: Sequence[str], defaults: dict[str, Any]) -> dict[str, Any]:
+    """JSON schema of these parameters, for agents."""
+    kinds = {str: "string", int: "integer", float: "number", bool: "boolean"}
+    fields = {}
+    for name in names:
+        kind, meaning = PARAMETERS[name]
+        schema: dict[str, Any] = {"description": meaning}
+        schema |= {"type": kinds[kind]} if kind in kinds else {"type": "array", "items": {"type": "number"}}
+        fields[name] = schema | ({"default": defaults[name]} if name in defaults else {})
+    return fields

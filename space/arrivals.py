@@ -10,6 +10,7 @@ from impressionism import paint
 from impressionism.errors import UserError
 from impressionism.records import ImageMetadata
 from space.errors import plain_words
+from space.gate import LIMITS
 from space.pictures import View, hang, view_of
 from space.recipes import link, recipes_in, settings_from, settings_of
 from space.settings import AT_ONCE, Settings, recommended_strength, restored, tab_of, warn_of_other_weights
@@ -52,7 +53,8 @@ def add_arrivals(page: gr.Blocks, studio: Studio, settings: Settings, board: gr.
 
     opened = page.load(open_link, None, [*settings.restored, board], **AT_ONCE)
     opened.then(None, board, None, js=PAINT_IF_FREE)
-    load.upload(open_file, load, [*settings.restored, board, photograph], **AT_ONCE)
+    few: dict[str, Any] = AT_ONCE | {"concurrency_limit": LIMITS["prepare"]}
+    load.upload(open_file, load, [*settings.restored, board, photograph], **few)
 
 
 def first_view(studio: Studio, asked: dict[str, Any]) -> View:
@@ -62,14 +64,16 @@ def first_view(studio: Studio, asked: dict[str, Any]) -> View:
         **{name: value for name, value in asked.items() if name not in ("strengths", "change")},
     )
     strengths = [0.0, *asked.get("strengths", [recommended_strength(studio)])]
-    free = studio.painter.provenance.device == "cpu" or bool(studio.remembered(params, strengths))
+    free = studio.painter.provenance.device == "cpu" or bool(studio.remembered(studio.request(params, strengths)))
     return {"empty": "This pair is not painted yet.", "paint": free, "size": (params.width, params.height)}
 
 
 def shown(studio: Studio, path: str, metadata: ImageMetadata) -> View:
     """The picture that was dropped; the whole pair, if it is remembered."""
-    if metadata.source is None and (pair := studio.remembered(metadata.sampling, [0.0, metadata.strength])):
-        return view_of(pair)
+    if metadata.source is None:
+        request = studio.request(metadata.sampling, [0.0, metadata.strength])
+        if pair := studio.remembered(request):
+            return view_of(pair)
     return {"items": [hang(path, metadata)], "recipe": dataclasses.asdict(metadata), "link": link([metadata])}
 
 

@@ -1,16 +1,18 @@
 """The repository → a Space on ZeroGPU: created, configured, uploaded, awaited, and asked once over its API.
 
-    python -m space.deploy USER/NAME [--adapter OWNER/NAME] [--adapter-revision REVISION] [--private] [--dry-run]
+    python -m space.deploy USER/NAME [--adapter OWNER/NAME] [--adapter-revision REVISION] [--run RUN] [--private]
+                           [--dry-run]
 
 Log in with a token that may write. The Space gets a token of its own, from SPACE_HF_TOKEN, that may only read and has
 accepted FLUX.1-dev's licence. The same command again sends only what has changed; a new adapter restarts the Space.
+Only files that an earlier deployment put there are ever deleted. --run takes the showcase of a training run along.
 """
 
 import argparse
+import json
 import os
-import shutil
+import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +22,17 @@ from impressionism import names
 from impressionism.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-NEEDED = ("README.md", "LICENSE", "requirements.txt", "impressionism", "space")
+NEEDED = ("LICENSE", "app.py", "impressionism", "space")
+PACKAGES = (
+    "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "huggingface_hub", "gradio", "spaces",
+    "limits", "pydantic", "numpy", "pandas", "pillow", "pillow_heif", "opencv-python-headless", "scikit-image",
+    "sentencepiece", "protobuf", "PyYAML", "tqdm", "psutil", "Jinja2",
+)  # fmt: skip
+"""Of requirements.txt, what painting and the page need; training, evaluation and quantization stay at home."""
 HARDWARE = "zero-a10g"  # what the Hub calls ZeroGPU, whichever card that is today
 TOKEN = "SPACE_HF_TOKEN"  # of this machine; on the Space it is HF_TOKEN
+MANIFEST = "deployed.json"  # in the Space: the files that a deployment put there
+SHOWCASE = "space/showcase/"
 
 
 class Plan(NamedTuple):
@@ -31,35 +41,104 @@ class Plan(NamedTuple):
     repo: str
     private: bool
     hardware: str
-    files: list[str]
-    """Relative to the repository's root."""
+    files: dict[str, Path | str]
+    """By its path in the Space, a file here, or a text."""
+    gone: list[str]
+    """Files of an earlier deployment that this one no longer has."""
     variables: dict[str, str]
     secrets: dict[str, str]
 
     def announce(self) -> None:
-        size = sum((ROOT / file).stat().st_size for file in self.files) / 1e6
         visibility = "private" if self.private else "public"
+        size = sum(map(size_of, self.files.values())) / 1e6
         print(
             f"Space {self.repo}, {visibility} if it is new, on {self.hardware}: {len(self.files)} files, {size:.1f} MB"
         )
-        for file in self.files:
-            print(f"  {(ROOT / file).stat().st_size / 1e3:>9,.1f} kB  {file}")
+        for path, source in self.files.items():
+            print(f"  {size_of(source) / 1e3:>9,.1f} kB  {path}")
+        for path in self.gone:
+            print(f"    deleted     {path}")
         for name, value in self.variables.items():
             print(f"  variable {name} = {value}")
         for name in self.secrets:
             print(f"  secret {name}, from {TOKEN}")
 
 
-def needed_files() -> list[str]:
+def size_of(source: Path | str) -> int:
+    return source.stat().st_size if isinstance(source, Path) else len(source.encode())
+
+
+def files_for(repo: str, adapter: str, run: Path | None) -> dict[str, Path | str]:
     """What the Space runs: no training, no tests, nothing that Python or an editor left."""
     paths = [
         path for name in NEEDED for path in ([ROOT / name] if (ROOT / name).is_file() else (ROOT / name).rglob("*"))
     ]
-    kept = (path.relative_to(ROOT) for path in paths if path.is_file())
-    return sorted(str(path) for path in kept if not any(part.startswith((".", "__pycache__")) for part in path.parts))
+    kept = sorted(path.relative_to(ROOT) for path in paths if path.is_file())
+    files: dict[str, Path | str] = {
+        path.as_posix(): ROOT / path for path in kept if not any(p.startswith((".", "__pycache__")) for p in path.parts)
+    }
+    if run and (showcase := showcase_of(run)):
+        files = {path: source for path, source in files.items() if not path.startswith(SHOWCASE)}
+        files |= {SHOWCASE + path.name: path for path in sorted(showcase.iterdir()) if path.is_file()}
+    files |= {"README.md": readme(repo, adapter), "requirements.txt": requirements()}
+    return files | {MANIFEST: json.dumps(sorted([*files, MANIFEST]), indent=1)}
 
 
-def plan(api: Any, repo: str, adapter: str, revision: str | None, private: bool, hardware: str) -> Plan:
+def requirements() -> str:
+    """The pins of requirements.txt that a Space needs."""
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line]
+    pins = {re.split(r"[\[=]", line)[0].casefold(): line for line in lines}
+    return "".join(f"{pins[name.casefold()]}\n" for name in PACKAGES)
+
+
+def readme(repo: str, adapter: str) -> str:
+    """The Space's own page: the settings that the Hub reads, and a few lines for people."""
+    gradio = re.search(r"^gradio.*==(.+)$", requirements(), re.MULTILINE)
+    settings = {
+        "title": "Flux Impressionism",
+        "emoji": "🪷",
+        "colorFrom": "indigo",
+        "colorTo": "yellow",
+        "sdk": "gradio",
+        "sdk_version": gradio[1] if gradio else None,
+        "python_version": "3.12",
+        "app_file": "app.py",
+        "short_description": "Paint with FLUX.1-dev in the Impressionist manner",
+        "models": [names.BASE, adapter],
+        "license": "mit",
+        "tags": ["mcp-server"],
+        "startup_duration_timeout": "1h",
+    }
+    return f"""---
+{yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)}---
+
+# Flux Impressionism
+
+One prompt, painted twice from the same noise: by [{names.BASE}](https://huggingface.co/{names.BASE}) as it is, and with
+the adapter [{adapter}](https://huggingface.co/{adapter}).
+
+Programs can use it, too:
+
+```python
+from gradio_client import Client
+
+picture, recipe = Client("{repo}").predict(prompt="a windmill at sunset", api_name="/generate")
+```
+
+Agents find it as an MCP server at `/gradio_api/mcp/`. The pictures are generated by an AI model; the weights of FLUX.1
+[dev] may not be used commercially, see its licence.
+"""
+
+
+def showcase_of(run: Path) -> Path | None:
+    """The showcase that `python -m evaluation gallery` chose of a run's pictures."""
+    folders = (run / "showcase", run / "gallery" / "showcase")
+    return next((folder for folder in folders if (folder / "showcase.jsonl").exists()), None)
+
+
+def plan(
+    api: Any, repo: str, adapter: str, revision: str | None, private: bool, hardware: str, run: Path | None = None
+) -> Plan:
     """What to do, with every revision pinned to a commit; refuses what the Hub would refuse later."""
     if len(repo.split("/")) != 2:
         raise UserError(f"{repo} names no Space; say USER/NAME.")
@@ -80,7 +159,23 @@ def plan(api: Any, repo: str, adapter: str, revision: str | None, private: bool,
     }
     if known := pin(api, repo, before):
         variables[names.ENVIRONMENT["adapter_pinned"]] = known
-    return Plan(repo, private, hardware, needed_files(), variables, {"HF_TOKEN": token} if token else {})
+    if run and not showcase_of(run):
+        raise UserError(f"{run} has no showcase; `python -m evaluation gallery` makes one.")
+    files = files_for(repo, adapter, run)
+    gone = [path for path in put_before(api, repo) if path not in files] if there else []
+    return Plan(repo, private, hardware, files, gone, variables, {"HF_TOKEN": token} if token else {})
+
+
+def put_before(api: Any, repo: str) -> list[str]:
+    """The files that an earlier deployment noted; everything else in the Space is its owner's."""
+    from huggingface_hub import errors
+
+    try:
+        noted = json.loads(Path(api.hf_hub_download(repo, MANIFEST, repo_type="space")).read_text())
+    except (errors.HfHubHTTPError, OSError, ValueError):
+        return []
+    there = set(api.list_repo_files(repo, repo_type="space"))
+    return [path for path in noted if isinstance(path, str) and path in there] if isinstance(noted, list) else []
 
 
 def pin(api: Any, repo: str, before: dict[str, str]) -> str | None:
@@ -141,14 +236,12 @@ def carry_out(api: Any, plan: Plan) -> None:
     runtime = api.get_space_runtime(plan.repo)
     if plan.hardware not in (runtime.hardware, runtime.requested_hardware):
         api.request_space_hardware(plan.repo, plan.hardware)
-    with tempfile.TemporaryDirectory() as folder:  # of ROOT, the Hub's client would look at all of .venv
-        for file in plan.files:
-            Path(folder, file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / file, Path(folder, file))
-        commit = api.upload_folder(
-            repo_id=plan.repo, repo_type="space", folder_path=folder, delete_patterns=["*"],
-            commit_message="What the Space runs",
-        )  # fmt: skip
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    sources = {path: source if isinstance(source, Path) else source.encode() for path, source in plan.files.items()}
+    operations = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=source) for path, source in sources.items()]
+    operations += [CommitOperationDelete(path_in_repo=path) for path in plan.gone]
+    commit = api.create_commit(plan.repo, operations, repo_type="space", commit_message="What the Space runs")
     print(f"Sent: {commit.commit_url}")
 
 
@@ -180,7 +273,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     api = HfApi()
     try:
-        todo = plan(api, chosen.repo, chosen.adapter, chosen.adapter_revision, chosen.private, chosen.hardware)
+        todo = plan(
+            api, chosen.repo, chosen.adapter, chosen.adapter_revision, chosen.private, chosen.hardware, chosen.run
+        )
         todo.announce()
         if chosen.dry_run:
             print("Nothing was sent (--dry-run).")
@@ -205,6 +300,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("repo", metavar="USER/NAME")
     parser.add_argument("--adapter", default=names.ADAPTER, help="on the Hub; the published one by default")
     parser.add_argument("--adapter-revision", help="branch, tag or commit; the newest by default; pinned to its commit")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="a training run, whose showcase is taken along")
     parser.add_argument("--hardware", default=HARDWARE)
     parser.add_argument("--private", action="store_true", help="if the Space is new")
     parser.add_argument("--minutes", type=float, default=60, help="how long to wait until it runs")

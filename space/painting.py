@@ -1,28 +1,22 @@
 """From a click to finished pictures: looked up, queued, shown step by step, cancelled; the same for every tab."""
 
 import secrets
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.components import Component
-from gradio.context import LocalContext
-from PIL import Image
 
-from impressionism import names, paint
-from impressionism.records import GenerationParams
+from impressionism import names
+from impressionism.errors import UserError
 from space.errors import plain_words
-from space.pictures import Item, View, progress, view_of
-from space.settings import AT_ONCE, LIGHT, only
-from space.studio import Picture, Step, Studio, paced
-
-# One picture is painted at a time, whoever asks.
-PAINTING: dict[str, Any] = {"concurrency_id": "painting", "concurrency_limit": 1}
-PAINTINGS = 32  # that wait; the next visitor is told to come again
+from space.jobs import Step, Waiting, in_thread, visitor_here
+from space.pictures import Item, View, progress, size_of, view_of
+from space.settings import LIGHT, only
+from space.studio import Picture, Request, Studio
 
 COPY = """async (view) => {
   if (!view?.link) return "Nothing is painted yet";
@@ -41,18 +35,13 @@ SAVE = """(view) => {
 class Job(NamedTuple):
     """What a click asks for."""
 
-    sampling: GenerationParams
-    strengths: Sequence[float]
-    source: Image.Image | None = None
-    change: float | None = None
+    request: Request
+    each: int
+    """Pictures that belong together: a pair, or a whole grid."""
     before: Sequence[Item] = ()
     """What hangs in front of the pictures: the photograph that is painted over."""
     whole: bool = False
-    """The pictures belong together: the link names all their strengths, not only the last."""
-
-    @property
-    def asked(self) -> tuple[Any, ...]:
-        return self[:4]
+    """The link names all strengths, not only the last."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +73,12 @@ def add_take(board: gr.HTML, beside: Component | None = None) -> None:
     save.click(None, board, None, js=SAVE)
 
 
-def price(studio: Studio, job: Job) -> str:
+def price(studio: Studio, ask: Callable[[], Job]) -> str:
     """Nothing where nothing is reserved, and for what cannot be painted: the click will say why."""
-    seconds = studio.seconds(*job.asked)
+    try:
+        seconds = studio.seconds(ask().request)
+    except UserError:
+        return ""
     if seconds is None:
         return ""
     return f"Reserves {seconds} s of your ZeroGPU quota." if seconds else "Painted before: costs nothing."
@@ -103,93 +95,63 @@ def on_click(
     """Paints job_of(inputs) when `start` is clicked. finished: what is made of all pictures, and of none before that.
     priced: the job as far as its price needs it.
 
-    What was painted before is shown at once. For the rest, the click changes the ticket, and the ticket's change
-    waits in the queue: an event cannot decide about its own queue.
-    """
-    ticket = gr.State("")
-    begun, cancelled = deque(maxlen=PAINTINGS), deque(maxlen=PAINTINGS)  # tickets
-    working = {tab.start: gr.update(visible=False), tab.cancel: gr.update("Cancel", visible=True, interactive=True)}
-    ending = {tab.cancel: gr.update("Cancelling…", interactive=False)}  # until the painter has let go
+    One event from the click to the last picture: it waits in our own line (jobs.py), not in Gradio's."""
+    ticket = gr.State("")  # the painting that the board shows
+    working = {tab.start: gr.update(visible=False), tab.cancel: gr.update(visible=True)}
     resting = {tab.start: gr.update(visible=True), tab.cancel: gr.update(visible=False)}
 
     def made_of(pictures: list[Picture]) -> dict[Any, Any]:
         with plain_words():
             return {component: make(pictures) for component, make in finished.items()}
 
-    def begin(*values: Any) -> dict[Component, Any]:
+    async def work(*values: Any) -> AsyncIterator[dict[Component, Any]]:
         with plain_words():
-            job = job_of(*values)
-            pictures = studio.remembered(*job.asked)
-        if pictures:
-            return {tab.board: shown(job, pictures)} | made_of(pictures)
-        mine = secrets.token_hex(8)
-        waiting = {"job": mine, "words": "Waiting for the painter", "size": size_of(job)}
-        return {ticket: mine, tab.board: waiting, **working}
-
-    def work(mine: str, *values: Any) -> Iterator[dict[Component, Any]]:
-        with plain_words():
-            job, pictures, step = job_of(*values), [], None
-        begun.append(mine)
-        with closing(studio.paint(*job.asked)) as painting:  # pyright: ignore[reportArgumentType]  (a generator)
-            for event in paced(painting):
-                if mine in cancelled and not (step or pictures):  # before the page knew what to cancel
-                    return
+            job = await in_thread(job_of, *values)
+        if pictures := studio.remembered(job.request):
+            yield {tab.board: shown(job, pictures)} | await in_thread(made_of, pictures)
+            return
+        items = [item.metadata for item in job.request.items]
+        mine, pictures, step = secrets.token_hex(8), [], None
+        base = {"job": mine, "size": size_of(items[0])}
+        yield {ticket: mine, tab.board: base | {"words": "Waiting for the painter"}, **working}
+        async with aclosing(studio.jobs.run(job.request, visitor_here())) as events:
+            async for event in events:
+                if isinstance(event, Waiting):
+                    yield {tab.board: base | {"words": f"Waiting for the painter: {event.before} before yours"}}
+                    continue
                 if isinstance(event, Step):
                     step = event
                 else:
                     pictures.append(event)
-                    last = len(pictures) == len(job.strengths)
-                    step = None if last or step is None else step._replace(preview=None)
-                now = progress(step, job.strengths[step.picture - 1]) if step else {}
-                view = shown(job, pictures) | now | {"job": mine, "size": size_of(job)}
+                    step = None if step is None or len(pictures) == len(items) else step._replace(preview=None)
+                now = progress(step, items[step.picture - 1].strength) if step else {}
+                view = shown(job, pictures) | now | base
                 yield {tab.board: view} | (made_of([]) if pictures == [event] else {})  # the first
-        if finished:
-            yield made_of(pictures)
+        yield {**(await in_thread(made_of, pictures)), tab.board: over(mine), **resting}
 
     def end(mine: str) -> dict[Component, Any]:
         return {tab.board: over(mine), **resting}
 
-    def cancel(mine: str, request: gr.Request) -> dict[Component, Any]:
-        if mine:  # else Gradio has forgotten it
-            cancelled.append(mine)
-        if mine in begun and names.on_zero_gpu():
-            hang_up(request.session_hash)
-        return {tab.board: over(mine), **ending}
-
     buttons = [tab.start, tab.cancel]
-    several: dict[str, Any] = AT_ONCE | {"concurrency_limit": 4}  # a click may decode a large photograph
-    tab.start.click(begin, list(inputs), [tab.board, *finished, *buttons, ticket], **several)
-    painting = ticket.change(
-        work, [ticket, *inputs], [tab.board, *finished], show_progress="hidden", api_visibility="private", **PAINTING
-    )
-    painting.then(end, ticket, [tab.board, *buttons], **LIGHT)
-    painting.failure(end, ticket, [tab.board, *buttons], **LIGHT)  # `then` is for what did not fail
-    tab.cancel.click(cancel, ticket, [tab.board, *buttons], cancels=painting, **LIGHT)
-    if studio.seconds(paint.defaults(studio.painter, "any"), [1.0]) is not None:
-        gr.on(None, lambda *values: price(studio, (priced or job_of)(*values)), list(inputs), tab.price, **LIGHT)
+    painting = tab.start.click(
+        work, list(inputs), [tab.board, *finished, *buttons, ticket],
+        concurrency_limit=None, show_progress="hidden", api_visibility="private",
+    )  # fmt: skip
+    painting.failure(end, ticket, [tab.board, *buttons], **LIGHT)
+    tab.cancel.click(end, ticket, [tab.board, *buttons], cancels=painting, **LIGHT)
+    if names.on_zero_gpu():
+        ask = priced or job_of
+        gr.on(None, lambda *values: price(studio, lambda: ask(*values)), list(inputs), tab.price, **LIGHT)
 
 
 def shown(job: Job, pictures: list[Picture]) -> View:
     """The pictures of a grid, or the pair that is being painted, with the pairs that are finished."""
     if job.whole:
         return view_of(pictures, whole=True)
-    each = len(job.strengths)
-    views = [view_of(pictures[start : start + each], job.before) for start in range(0, len(pictures), each)]
-    return (views[-1] if views else {}) | {"finished": views[: len(pictures) // each]}
-
-
-def size_of(job: Job) -> tuple[int, int]:
-    return job.sampling.width, job.sampling.height
+    views = [view_of(pictures[start : start + job.each], job.before) for start in range(0, len(pictures), job.each)]
+    return (views[-1] if views else {}) | {"finished": views[: len(pictures) // job.each]}
 
 
 def over(job: str) -> View:
     """The board stays at what is finished; late news of this job is dropped."""
     return {"over": job}
-
-
-def hang_up(session: str | None) -> None:
-    """As if the visitor had left: what waits for one of ZeroGPU's GPUs looks for that, and not for a cancel."""
-    blocks = LocalContext.blocks.get()
-    for event in (event for job in blocks._queue.active_jobs if job for event in job) if blocks else ():
-        if event.session_hash == session and event.concurrency_id == PAINTING["concurrency_id"]:
-            event.alive = False

@@ -14,8 +14,9 @@ import gradio as gr
 from PIL import Image
 
 from impressionism.records import ImageMetadata
+from space.jobs import Step
 from space.recipes import link
-from space.studio import Picture, Step
+from space.studio import Picture
 
 FRONT = Path(__file__).parent / "front"
 

@@ -19,6 +19,8 @@ from impressionism.errors import UserError
 from impressionism.records import ImageMetadata
 
 SHEET = "impressionism-sheet"  # the PNG text of a contact sheet: a list of recipes
+LONGEST_TEXT = 128 * 1024  # characters of JSON in a PNG
+MOST_RECIPES = 64  # on a sheet
 NUMBERS: dict[str, type[int] | type[float]] = {
     "seed": int,
     "steps": int,
@@ -66,19 +68,36 @@ def number(name: str, text: str) -> float:
         raise UserError(f"This link’s {name} is not a number; ask for the link again.") from None
 
 
+def key_of(recipe: ImageMetadata) -> str:
+    """All that decides the pixels; of the base model's picture, the adapter does not."""
+    if recipe.strength == 0:
+        base = dataclasses.replace(recipe.provenance, adapter=None, adapter_revision=None)
+        recipe = dataclasses.replace(recipe, provenance=base)
+    return recipe.to_json()
+
+
 def recipes_in(path: str | Path) -> list[ImageMetadata]:
     """Of a picture its recipe, of a contact sheet all; only the text is read, no pixel is decoded."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             if SHEET not in image.info:
+                short(image.info.get(paint.KEY, ""))
                 return [paint.read_recipe(image)]
-            if recipes := [ImageMetadata.from_dict(each) for each in json.loads(image.info[SHEET])]:
-                return recipes
-            raise ValueError("a sheet of no picture")
+            sheet = json.loads(short(image.info[SHEET]))
+            if not 1 <= len(sheet) <= MOST_RECIPES:
+                raise ValueError("not the pictures of a sheet")
+            return [ImageMetadata.from_dict(each) for each in sheet]
     except UserError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # decoders raise almost anything, and JSON that is nested too deeply a RecursionError
         raise UserError("This file carries no recipe; only an untouched PNG from this painter does.") from None
+
+
+def short(text: str) -> str:
+    """A recipe takes 2 KB and a sheet 50; longer texts cost seconds to read, and are none of ours."""
+    if len(text) > LONGEST_TEXT:
+        raise ValueError("longer than any recipe")
+    return text
 
 
 def sheet_text(recipes: Sequence[ImageMetadata]) -> PngImagePlugin.PngInfo:

@@ -216,7 +216,8 @@ def restored(studio: Studio, settings: Settings, asked: dict[str, Any]) -> dict[
     names = {field.name for field in dataclasses.fields(GenerationParams)}
     sampling = {name: value for name, value in asked.items() if name in names}
     strengths = asked.get("strengths", [recommended_strength(studio)])
-    studio.check(dataclasses.replace(paint.defaults(studio.painter, "any"), **sampling), strengths, asked.get("change"))
+    params = dataclasses.replace(paint.defaults(studio.painter, "any"), **sampling)
+    studio.request(params, strengths, change=asked.get("change"))
     updates: dict[Any, Any] = {getattr(settings, name): value for name, value in sampling.items()}
     updates[settings.tabs] = gr.update(selected=tab_of(asked))
     if "change" in asked:

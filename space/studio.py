@@ -10,62 +10,57 @@ import dataclasses
 import os
 import secrets
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from gradio.utils import get_upload_folder
-from PIL import Image, ImageOps
+from PIL import Image
 
 from impressionism import names, paint
 from impressionism.errors import UserError
+from impressionism.files import picture_size, read_picture
 from impressionism.pipeline import Painter
 from impressionism.records import GenerationParams, ImageMetadata
 from space.errors import plain_words
+from space.gate import FULL
 from space.guard import Guard, guard_for
-from space.preview import PAUSE, Previews
+from space.jobs import Jobs
+from space.preview import Previews
+from space.recipes import key_of
 from space.stepwise import Report, stepwise
 
-MOST_STRENGTHS = 7  # pictures of one sweep
-MOST_MEGABYTES = 10  # of an upload
+MOST_STRENGTHS = 7  # of one call
+MOST_PICTURES = 28  # of one call
 MOST_PIXELS = 40_000_000  # of an upload, looked at before it is decoded
 MOST_REMEMBERED = 500  # pictures
-DELETE_EVERY_AND_AFTER = (600, 3000)  # seconds; Gradio looks so often for files so old, so they are gone in an hour
 PICTURES = "pictures"  # the folder in Gradio's where each has its own
-PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
-
-
-class Step(NamedTuple):
-    """A step is done; sent while pictures are painted."""
-
-    done: int
-    """Steps done, of all pictures that this call has to paint."""
-    steps: int
-    """Steps of them all."""
-    picture: int
-    """Which picture is being painted, from 1, counting those that were there already."""
-    pictures: int
-    """Pictures of the call."""
-    preview: Image.Image | None
-    """What the picture is becoming, small and rough; none at a picture's first step."""
 
 
 class Picture(NamedTuple):
     """A finished picture: its file and how it was made."""
 
     path: str
-    """A PNG in Gradio's cache; its text holds the recipe."""
+    """A PNG in Gradio's folder; its text holds the recipe."""
     recipe: dict[str, Any]
-    """impressionism.records.Recipe as JSON."""
+    """impressionism.records.ImageMetadata as JSON."""
 
 
-Progress = Generator[Step | Picture, None, None]
-"""What happens, in order. Closing it ends the painting within a step; a failure comes as gr.Error, after the pictures
-that were finished before it."""
+class PaintRequest(NamedTuple):
+    """One picture to paint."""
+
+    metadata: ImageMetadata
+    source: Image.Image | None = None
+    """The photograph to paint over, cropped to the picture's size."""
+
+
+class Request(NamedTuple):
+    """What one click or call asks for. It was checked once, when it was made, and travels as it is to the painter."""
+
+    items: tuple[PaintRequest, ...]
 
 
 class Studio:
@@ -78,76 +73,55 @@ class Studio:
     def __init__(self, painter: Painter, guard: Guard | None = None) -> None:
         self.painter = painter
         self.guard = guard or guard_for(painter.is_miniature)
-        self.files: set[str] = set()  # that Gradio deletes with its own
         self.memory = Memory(MOST_REMEMBERED)
         self.pace = zerogpu.Pace()
-        self.paint_on_gpu = zerogpu.on_gpu(self._paint, self._seconds)
-        self.door = zerogpu.CancelGuard()
+        self.paint_on_gpu = zerogpu.on_gpu(self._paint, self._gpu_seconds)
+        self.jobs = Jobs(self)
 
     # ---- What may be asked
 
-    def paint(
+    def request(
         self,
-        sampling: GenerationParams,
-        strengths: Sequence[float],
-        source: Image.Image | None = None,
+        params: GenerationParams | Sequence[GenerationParams],
+        strengths: Any,
+        *,
+        photograph: str | Image.Image | None = None,
         change: float | None = None,
-    ) -> Progress:
-        """One picture a strength, in the order given; those that are remembered come without a step."""
-        with plain_words():
-            recipes = self.recipes(sampling, strengths, source, change)
-            if source is not None:
-                self.guard.check_picture(source, "The photograph")
-            found = {recipe.strength: self.memory.get(recipe) for recipe in recipes}
-            missing = [strength for strength, picture in found.items() if picture is None]
-            since, first, done = 0.0, 0, 0
-            with self.door.closing(self.paint_on_gpu(sampling, missing, source, change)) as news:  # nothing runs yet
-                for number, recipe in enumerate(recipes, 1):
-                    while (picture := found[recipe.strength]) is None:
-                        event = next(news, None)
-                        if event is None:
-                            raise UserError("The painting ended before the picture was done. Try again.")
-                        if isinstance(event, Image.Image):
-                            found[recipe.strength] = self.keep(event, recipe)
-                            continue
-                        done, steps, preview = event
-                        since, first = (since, first) if since else (time.monotonic(), done)
-                        yield Step(done, steps, number, len(recipes), preview)
-                    yield picture
-            if since:
-                size = {"width": sampling.width, "height": sampling.height}
-                self.pace.learn(time.monotonic() - since, steps=done - first, **size)
+    ) -> Request:
+        """Each of the params at each of the strengths, checked; a UserError says all that is wrong.
 
-    def remembered(
-        self,
-        sampling: GenerationParams,
-        strengths: Sequence[float],
-        source: Image.Image | None = None,
-        change: float | None = None,
-    ) -> list[Picture] | None:
-        """The pictures in the order of the strengths, if all of them have been painted: no GPU, no queue."""
-        with plain_words():
-            found = [self.memory.get(recipe) for recipe in self.recipes(sampling, strengths, source, change)]
+        photograph: an upload's path or a picture, to be painted over; change is how far from it, 0 to 1."""
+        every = [params] if isinstance(params, GenerationParams) else list(params)
+        if not isinstance(strengths, list | tuple) or not 1 <= len(strengths) <= MOST_STRENGTHS:
+            raise UserError(f"Choose one to {MOST_STRENGTHS} strengths, such as 0, 0.5 and 1.")
+        if len(every) * len(strengths) > MOST_PICTURES:
+            raise UserError(f"This asks for {len(every) * len(strengths)} pictures; at most {MOST_PICTURES} at a time.")
+        for one, strength in product(every, strengths):
+            paint.check(one, strength, change, largest=paint.largest(self.painter))
+        for prompt in {one.prompt for one in every}:
+            self.guard.check_prompt(prompt)
+        source = open_photograph(photograph, every[0]) if photograph is not None else None
+        firsts = [paint.recipe_of(self.painter, one, float(strengths[0]), source, change) for one in every]
+        return Request(
+            tuple(
+                PaintRequest(dataclasses.replace(first, strength=float(strength)), source)
+                for first, strength in product(firsts, strengths)
+            )
+        )
+
+    def remembered(self, request: Request) -> list[Picture] | None:
+        """The pictures of the request in its order, if all of them have been painted: no GPU, no waiting."""
+        found = [self.memory.get(item.metadata) for item in request.items]
         pictures = [picture for picture in found if picture]
         return pictures if len(pictures) == len(found) else None
 
-    def seconds(
-        self,
-        sampling: GenerationParams,
-        strengths: Sequence[float],
-        source: Image.Image | None = None,
-        change: float | None = None,
-    ) -> int | None:
+    def seconds(self, request: Request) -> int | None:
         """Seconds that ZeroGPU will reserve of the visitor's quota, 0 for what is remembered; none where nothing is
-        reserved, and for what cannot be painted."""
+        reserved."""
         if not names.on_zero_gpu():
             return None
-        try:
-            recipes = self.recipes(sampling, strengths, source, change)
-        except UserError:
-            return None
-        missing = [recipe.strength for recipe in recipes if not self.memory.get(recipe)]
-        return zerogpu.reserved(self._seconds(sampling, missing, source, change)) if missing else 0
+        missing = [item for item in request.items if not self.memory.get(item.metadata)]
+        return zerogpu.reserved(self._gpu_seconds(missing)) if missing else 0
 
     def limits(self) -> dict[str, Any]:
         """The least and the most of everything, as paint.check has it."""
@@ -155,80 +129,82 @@ class Studio:
         own = {"strengths": [1, MOST_STRENGTHS], "width": side, "height": side}
         return {name: list(limits) for name, limits in paint.LIMITS.items()} | own
 
-    # ---- Before the GPU
+    def check_photographs(self, request: Request) -> None:
+        """A UserError if the content filter refuses a photograph that would be painted over."""
+        for source in {id(item.source): item.source for item in request.items if item.source}.values():
+            self.guard.check_picture(source, "The photograph")
 
-    def check(self, sampling: GenerationParams, strengths: Any, change: float | None = None) -> list[float]:
-        """The strengths, if all of this may be painted; else a UserError."""
-        if not isinstance(strengths, list | tuple) or not 1 <= len(strengths) <= MOST_STRENGTHS:
-            raise UserError(f"Choose one to {MOST_STRENGTHS} strengths, such as 0, 0.5 and 1.")
-        for strength in strengths:
-            paint.check(sampling, strength, change, largest=paint.largest(self.painter))
-        self.guard.check_prompt(sampling.prompt)
-        return [float(strength) for strength in strengths]
+    # ---- The painting, in the painter's thread
 
-    def recipes(
-        self, sampling: GenerationParams, strengths: Any, source: Image.Image | None, change: float | None
-    ) -> list[ImageMetadata]:
-        """What is asked for, checked; whoever asks for the same gets the same picture."""
-        strengths = self.check(sampling, strengths, change)
-        one = paint.recipe_of(self.painter, sampling, strengths[0], source, change)
-        return [dataclasses.replace(one, strength=strength) for strength in strengths]
-
-    def _seconds(
-        self, sampling: GenerationParams, strengths: Sequence[float], source: Image.Image | None, change: float | None
-    ) -> int:
-        """Seconds of GPU to ask for."""
-        steps = sampling.steps if change is None else max(1, int(sampling.steps * change))
-        return self.pace.seconds(steps=steps, width=sampling.width, height=sampling.height, pictures=len(strengths))
-
-    # ---- On the GPU: with ZeroGPU another process, from which only what is yielded comes back
-
-    def _paint(
-        self, sampling: GenerationParams, strengths: Sequence[float], source: Image.Image | None, change: float | None
-    ) -> Generator[tuple[int, int, Image.Image | None] | Image.Image, None, None]:
-        """Steps, as (done, all, preview), and pictures."""
-        with plain_words():
-            call = partial(self._paint_all, sampling, strengths, source, change)
-            yield from stepwise(call, forked=names.on_zero_gpu())
-
-    def _paint_all(
-        self,
-        sampling: GenerationParams,
-        strengths: Sequence[float],
-        source: Image.Image | None,
-        change: float | None,
-        report: Report,
-    ) -> None:
-        previews = Previews(self.painter.pipe, sampling.width, sampling.height)
-
-        def on_step(step: int, steps: int, latents: Any, before: int = 0, pictures: int = 1) -> None:
-            report((before * steps + step, pictures * steps, previews.look(latents)))
-
-        if source is None:
-            for _, image in paint.sweep(self.painter, sampling, strengths, on_step=on_step):
-                report(image)
+    def work(self, items: Sequence[PaintRequest], report: Report) -> None:
+        """Paints the items; reports each step as (done, steps of all, preview), and each picture when it is done."""
+        if not names.on_zero_gpu():
+            self._paint_all(items, report)
             return
-        for before, strength in enumerate(strengths):
-            one = partial(on_step, before=before, pictures=len(strengths))
-            report(paint.repaint(self.painter, sampling, strength, source, change or 0, on_step=one))
+        events = self.paint_on_gpu(items)
+        try:
+            for event in events:
+                report(event)
+        finally:
+            events.close()  # waits until the worker has ended its step, as the next painting needs the same worker
+
+    def _gpu_seconds(self, items: Sequence[PaintRequest]) -> int:
+        """Seconds of GPU to ask for."""
+        steps = [steps_of(item) for item in items]
+        return self.pace.seconds(steps=sum(steps), params=items[0].metadata.sampling)
+
+    def _paint(self, items: Sequence[PaintRequest]) -> Generator[tuple[int, int, Any] | Image.Image, None, None]:
+        """With ZeroGPU this runs in another process, from which only what is yielded comes back."""
+        with plain_words():
+            yield from stepwise(partial(self._paint_all, items))
+
+    def _paint_all(self, items: Sequence[PaintRequest], report: Report) -> None:
+        done, steps = 0, sum(steps_of(item) for item in items)
+        for item in items:
+            metadata = item.metadata
+            params, previews = (
+                metadata.sampling,
+                Previews(self.painter.pipe, metadata.sampling.width, metadata.sampling.height),
+            )
+
+            def on_step(step: int, _: int, latents: Any, before: int = done, previews: Previews = previews) -> None:
+                report((before + step, steps, previews.look(latents)))
+
+            if item.source is None:
+                image = paint.paint(self.painter, params, metadata.strength, on_step=on_step)
+            else:
+                image = paint.repaint(
+                    self.painter, params, metadata.strength, item.source, metadata.change or 0, on_step=on_step
+                )
+            done += steps_of(item)
+            report(image)
 
     # ---- After it
 
     def keep(self, image: Image.Image, recipe: ImageMetadata) -> Picture:
-        """The picture as a PNG where Gradio serves it, and deletes it after an hour."""
+        """The picture as a PNG where Gradio serves it; deleted an hour after it was last shown."""
         self.guard.check_picture(image)
         who = "impressionist" if recipe.strength else "base"
         name = f"{who}-seed-{recipe.sampling.seed}-strength-{recipe.strength:g}.png"
-        path = str(paint.save(image, recipe, Path(get_upload_folder(), PICTURES, secrets.token_hex(16), name)))
-        self.files.add(path)
-        picture = Picture(path, dataclasses.asdict(recipe))
+        path = Path(get_upload_folder(), PICTURES, secrets.token_hex(16), name)
+        try:
+            paint.save(image, recipe, path)
+        except (OSError, UserError) as error:  # its sentence names a path on the server
+            raise UserError(FULL) from error
+        picture = Picture(str(path), dataclasses.asdict(recipe))
         self.memory.put(recipe, picture)
         return picture
 
 
+def steps_of(item: PaintRequest) -> int:
+    """Denoising steps of one picture: a repaint runs the last ones only."""
+    steps, change = item.metadata.sampling.steps, item.metadata.change
+    return steps if change is None else max(1, int(steps * change))
+
+
 class Memory:
-    """Where pictures lie that were painted before, the last few hundred. Gradio deletes files an hour after they were
-    last asked for: a picture whose file is gone is forgotten."""
+    """Where pictures lie that were painted before, the last few hundred. Files are deleted an hour after they were
+    last asked for (gate.py): a picture whose file is gone is forgotten."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -242,7 +218,7 @@ class Memory:
             if picture is None:
                 return None
             try:
-                os.utime(picture.path)  # Gradio deletes by age, and it is being looked at
+                os.utime(picture.path)  # files are deleted by age, and it is being looked at
             except FileNotFoundError:
                 return self.pictures.pop(key) and None
             self.pictures.move_to_end(key)
@@ -253,40 +229,6 @@ class Memory:
             self.pictures[key_of(recipe)] = picture
             while len(self.pictures) > self.most:
                 self.pictures.popitem(last=False)
-
-
-def delete_old(page: Any, age: float | None) -> None:
-    """The page's files that are older, in seconds, or all of them. In place of Gradio's own, which ends for good when a
-    file is added while it looks, and forgets no file that somebody else deleted."""
-    keep = {file for part in page.blocks.values() for file in getattr(part, "keep_in_cache", ())}
-    for files in page.temp_file_sets:
-        for file in set(files) - keep:
-            path = Path(file)
-            with suppress(OSError):  # as where it is gone already
-                if age is not None and time.time() - path.lstat().st_ctime <= age:
-                    continue
-                path.unlink()
-            files.discard(file)
-            if path.parent.parent.name == PICTURES:
-                with suppress(OSError):
-                    path.parent.rmdir()
-
-
-def key_of(recipe: ImageMetadata) -> str:
-    """All that decides the pixels; of the base model's picture, the adapter does not."""
-    if recipe.strength == 0:
-        base = dataclasses.replace(recipe.provenance, adapter=None, adapter_revision=None)
-        recipe = dataclasses.replace(recipe, provenance=base)
-    return recipe.to_json()
-
-
-def paced(progress: Progress) -> Iterator[Step | Picture]:
-    """Every picture, and no more steps than are worth their way to a browser; a slower step than that goes at once."""
-    told = 0.0
-    for event in progress:
-        if isinstance(event, Picture) or time.monotonic() - told >= PAUSE:
-            told = time.monotonic()
-            yield event
 
 
 def weakest_first(strengths: Any) -> Any:
@@ -322,20 +264,19 @@ def real(value: Any) -> Any:
     return float(value) if type(value) is int and abs(value) < 2**53 else value
 
 
-def open_photograph(path: str | None, sampling: GenerationParams) -> Image.Image:
-    """An upload, decoded and cropped to the sampling's size, once for all that follows."""
-    paint.check(sampling)
-    if not path:
+def open_photograph(photograph: str | Image.Image, params: GenerationParams) -> Image.Image:
+    """An upload, decoded and cropped to the picture's size, once for all that follows."""
+    image = photograph if isinstance(photograph, Image.Image) else read_photograph(photograph)
+    return paint.fit(image, params.width, params.height)
+
+
+def read_photograph(source: str | BinaryIO) -> Image.Image:
+    """An upload's pixels, upright; a UserError for what is no picture."""
+    if not source:
         raise UserError("Choose a photograph to repaint.")
-    try:
-        photograph = Image.open(path, formats=PHOTOGRAPHS)
-        fits = photograph.width * photograph.height <= MOST_PIXELS
-        if fits:
-            photograph = ImageOps.exif_transpose(photograph)  # which loads it
-    except FileNotFoundError:
-        raise UserError("The photograph was deleted after an hour; choose it again.") from None
-    except Exception:  # on broken files, Pillow's decoders raise almost anything
-        raise UserError("This file cannot be read as a picture; send a JPEG, PNG or WebP.") from None
-    if not fits:
+    if isinstance(source, str) and not Path(source).exists():
+        raise UserError("The photograph was deleted after an hour; choose it again.")
+    width, height = picture_size(source, name="This file")
+    if width * height > MOST_PIXELS:
         raise UserError(f"The picture is too large: at most {MOST_PIXELS // 10**6} megapixels.")
-    return paint.fit(photograph, sampling.width, sampling.height)
+    return read_picture(source, name="This file")

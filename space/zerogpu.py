@@ -2,13 +2,11 @@
 
 import math
 import os
-import threading
 from collections import deque
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
 from typing import Any
 
 from impressionism import names
+from impressionism.records import GenerationParams
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it logs the end of a long prompt, and prompts are not recorded
@@ -18,8 +16,10 @@ try:
 except ImportError:  # a Space's builder installs it; elsewhere it is not needed
     spaces = None
 
-COLD = 20.0  # seconds a fresh worker takes to receive the weights: an estimate, until it has been measured
-PER_STEP = 0.7  # seconds per step and megapixel on half an RTX PRO 6000: an estimate, likewise
+COLD = 20.0  # seconds a fresh worker takes to receive the weights: an estimate, never measured on ZeroGPU
+PER_STEP = (
+    0.7  # seconds per step and megapixel on half an RTX PRO 6000: an estimate, never measured there; `Pace` learns it
+)
 LARGE = 42 * 2**30  # bytes on the GPU from which ZeroGPU lends a whole card, at twice the quota: xlarge_threshold there
 MEASURED = 20  # paintings whose pace is kept
 TELLING = 2.0  # steps times megapixels from which the steps, not decoding and saving, decide how long it takes
@@ -49,30 +49,16 @@ def placed(pipe: Any) -> int:
     return sum(t.nbytes for module in modules for t in [*module.parameters(), *module.buffers()])
 
 
-class CancelGuard:
-    """Closes paintings. One that is cancelled ends at its worker's next step, and Gradio closes it in the thread that
-    serves all pages: on ZeroGPU another thread waits for that, and so does the next painting, for the same worker."""
+def hang_up() -> None:
+    """Lets go of the GPU that the visitor's event waits for: spaces looks whether its event is alive, not for a cancel.
+    LocalContext names the event that Gradio is handling."""
+    from gradio.context import LocalContext
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-
-    @contextmanager
-    def closing(self, news: Generator[Any, None, None]) -> Iterator[Generator[Any, None, None]]:
-        if not names.on_zero_gpu():
-            with closing(news):
-                yield news
-            return
-        self.lock.acquire()
-        try:
-            yield news
-        finally:
-            threading.Thread(target=self._close, args=(news,), daemon=True).start()
-
-    def _close(self, news: Generator[Any, None, None]) -> None:
-        try:
-            news.close()
-        finally:
-            self.lock.release()
+    blocks, event = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+    jobs = blocks._queue.active_jobs if blocks and names.on_zero_gpu() else ()
+    for waiting in (one for job in jobs if job for one in job):
+        if waiting._id == event:
+            waiting.alive = False
 
 
 class Pace:
@@ -81,13 +67,13 @@ class Pace:
     def __init__(self) -> None:
         self.measured: deque[float] = deque(maxlen=MEASURED)
 
-    def learn(self, seconds: float, *, steps: int, width: int, height: int) -> None:
-        """Of the steps of a painting that was long enough to tell."""
-        work = steps * width * height / 2**20
+    def learn(self, seconds: float, *, steps: int, params: GenerationParams) -> None:
+        """From the steps of a painting that was long enough to tell."""
+        work = steps * params.width * params.height / 2**20
         if work >= TELLING:
             self.measured.append(seconds / work)
 
-    def seconds(self, *, steps: int, width: int, height: int, pictures: int) -> int:
-        """How long to ask for the GPU, from a fresh worker on."""
+    def seconds(self, *, steps: int, params: GenerationParams) -> int:
+        """How long to ask for the GPU, from a fresh worker on, for so many steps of pictures of this size."""
         per_step = max(self.measured, default=PER_STEP)
-        return math.ceil(COLD + per_step * steps * pictures * width * height / 2**20)
+        return math.ceil(COLD + per_step * steps * params.width * params.height / 2**20)

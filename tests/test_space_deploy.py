@@ -7,6 +7,7 @@ from pathlib import Path
 
 import hub_spaces
 import pytest
+import yaml
 from hub import READER, WRITER, Hub
 from hub_protocol import sha256
 from space_served import served, visitor
@@ -99,24 +100,56 @@ STATE = hub_spaces.State
 def test_what_goes_up_is_what_the_space_runs_and_starts_from_there(
     stocked: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
+    """Without the packages that only training and evaluation need, for the Space's requirements leave them out."""
     monkeypatch.setattr(deploy, "await_it", lambda *_: None)
     monkeypatch.setattr(deploy, "ask_it", lambda *_: None)
-    stocked.add_repo(SPACE, kind="spaces")
-    stocked.repos[f"spaces/{SPACE}"].commit("refs/heads/main", {"old.py": b"stale"}, "before")
-    hub_spaces.SPACES[SPACE] = STATE()
     deploy.main()
     files = stocked.files(f"spaces/{SPACE}")
     assert {name.split("/")[0] for name in files} == {
-        "README.md", "LICENSE", "requirements.txt", "impressionism", "space",
+        "README.md", "LICENSE", "requirements.txt", "app.py", "impressionism", "space", deploy.MANIFEST,
     }  # fmt: skip
     assert max(len(data) for data in files.values()) < 10_000_000
     assert not any("__pycache__" in name or name.startswith((".", "tests")) for name in files)
+    head = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    pins = files["requirements.txt"].decode().split()
+    assert head["app_file"] in files and f"gradio[oauth,mcp]=={head['sdk_version']}" in pins
     for name, data in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    start = "import space.app; from impressionism.pipeline import miniature; print(miniature())"
-    told = subprocess.run([sys.executable, "-c", start], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert str(tmp_path) in told.stdout
+    unneeded = ("bitsandbytes", "optimum", "datasets", "pyarrow", "tensorboard", "matplotlib", "optuna", "typer")
+    assert not [pin for pin in pins if pin.startswith(unneeded)]
+    start = (
+        f"import sys; sys.modules.update(dict.fromkeys({unneeded}))\n"
+        "import app, space.app; from impressionism.pipeline import load_pipeline\n"
+        "from impressionism import paint; painter = load_pipeline('miniature', device='cpu'); import impressionism\n"
+        "page = space.app.build(painter); print(paint.paint(painter, paint.defaults(painter, 'a boat')).size)\n"
+        "print(impressionism.__path__)"
+    )
+    told = subprocess.run([sys.executable, "-c", start], cwd=tmp_path, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert str(tmp_path) in told.stdout and "(192, 192)" in told.stdout
+
+
+def test_only_what_a_deployment_put_there_is_ever_deleted(
+    stocked: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    for step in ("await_it", "ask_it"):
+        monkeypatch.setattr(deploy, step, lambda *_: None)
+    showcase = tmp_path / "run" / "gallery" / "showcase"
+    showcase.mkdir(parents=True)
+    (showcase / "showcase.jsonl").write_text("")
+    stocked.add_repo(SPACE, kind="spaces")
+    theirs = {"training/fit.py": b"a checkout", "notes.md": b"the owner's"}
+    stocked.repos[f"spaces/{SPACE}"].commit("refs/heads/main", theirs, "before")
+    hub_spaces.SPACES[SPACE] = STATE()
+    deploy.main()
+    first = set(stocked.files(f"spaces/{SPACE}"))
+    assert set(theirs) < first and any(name.startswith("space/showcase/boat") for name in first)
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--run", str(tmp_path / "run")])
+    deploy.main()
+    second = set(stocked.files(f"spaces/{SPACE}"))
+    assert set(theirs) < second
+    assert {name for name in second if "showcase/" in name} == {"space/showcase/showcase.jsonl"}
 
 
 def test_a_dry_run_tells_everything_and_sends_nothing(

@@ -96,18 +96,18 @@ def test_a_picture_above_the_threshold_is_withheld(hub: Hub, tmp_path: Path, tin
     assert images.score(PICTURE) > 0.99
     studio = Studio(tiny_painter, Guard(prompts=True, images=images))
     with pytest.raises(Error, match="was painted, but it is withheld"):
-        pictures_of(studio.paint(GenerationParams(prompt="a gate", **SMALL), [1.0]))
+        pictures_of(studio, GenerationParams(prompt="a gate", **SMALL), [1.0])
     with pytest.raises(Error, match="photograph is withheld"):
-        pictures_of(studio.paint(GenerationParams(prompt="a gate", **SMALL), [1.0], PICTURE, 0.6))
-    with pytest.raises(Error, match="is not painted here"):
-        pictures_of(studio.paint(GenerationParams(prompt="porn", **SMALL), [1.0]))
+        pictures_of(studio, GenerationParams(prompt="a gate", **SMALL), [1.0], photograph=PICTURE, change=0.6)
+    with pytest.raises(UserError, match="is not painted here"):
+        pictures_of(studio, GenerationParams(prompt="porn", **SMALL), [1.0])
 
 
 def test_a_picture_below_it_is_shown(hub: Hub, tmp_path: Path, tiny_painter: Painter):
     studio = Studio(
         tiny_painter, Guard(images=ImageFilter(pinned(hub, make_classifier(tmp_path / "filter", lean=-9.0))))
     )
-    assert len(pictures_of(studio.paint(GenerationParams(prompt="a gate", **SMALL), [1.0]))) == 1
+    assert len(pictures_of(studio, GenerationParams(prompt="a gate", **SMALL), [1.0])) == 1
     assert "falcon/filter looks at the pictures" in studio.guard.about()
 
 

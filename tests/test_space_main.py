@@ -1,22 +1,24 @@
 """What the command does beyond opening the page."""
 
+import os
+import signal
 import socket
+import subprocess
 import sys
-import threading
 from pathlib import Path
 
-import gradio as gr
 import pytest
 import torch._dynamo
 import torch._inductor.config
+from space_served import visitor
 
 from impressionism import paint
-from impressionism.pipeline import Painter, load_pipeline
+from impressionism.pipeline import load_pipeline
 from impressionism.records import GenerationParams
-from space import stepwise
 from space.__main__ import main
-from space.app import build
 from space.compiling import compile_ahead_or_not, compile_or_not
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_where_blocks_cannot_be_compiled_they_paint_as_they_are(tiny_flux: Path, tiny_adapter: Path):
@@ -42,33 +44,22 @@ def test_where_nothing_can_be_compiled_ahead_the_blocks_paint_as_they_are(
     assert [paint.paint(painter, sampling, strength).tobytes() for strength in (0.0, 1.0)] == eager
 
 
-def test_the_queue_looks_for_work_less_often_than_gradio_would(tiny_painter: Painter, tmp_path: Path):
-    """By two fields that Gradio does not document: without them it takes a good part of a core while it waits."""
-    usual, ours = gr.Blocks().queue()._queue, build(tiny_painter, tmp_path)._queue
-    idle = ours.sleep_when_free
-    ours.active_jobs = [[object()]]  # something is painted
-    assert usual.sleep_when_free < idle < ours.sleep_when_free < 0.1
-    assert usual.progress_update_sleep_when_free < ours.progress_update_sleep_when_free
-
-
-def test_when_the_program_ends_a_painting_ends_at_its_next_step(monkeypatch: pytest.MonkeyPatch):
-    """Else Python would wait for all of it."""
-    monkeypatch.setattr(stepwise, "LEAVING", threading.Event())
-    reached = []
-
-    def call(report: stepwise.Report) -> None:
-        for step in range(3):
-            report(step)
-            reached.append(step)
-            stepwise.LEAVING.set()
-
-    with pytest.raises(stepwise.Stopped):
-        list(stepwise.stepwise(call))
-    assert reached == [0]
+def test_a_stopped_program_deletes_its_files_and_ends(tmp_path: Path):
+    """By the signal that a Space, systemd or Docker sends."""
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    environment.pop("GRADIO_TEMP_DIR", None)
+    command = [sys.executable, "-m", "space", "--model", "miniature"]
+    program = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert program.stdout
+    address = next(line.split()[-1] for line in program.stdout if "http://" in line)
+    visitor(address).predict(prompt="a cottage at noon", steps=2, api_name="/generate")
+    assert list(tmp_path.rglob("*.png"))
+    program.send_signal(signal.SIGTERM)
+    assert program.wait(60) == 0
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_a_taken_port_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stepwise, "LEAVING", threading.Event())
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setattr(sys, "argv", ["space", "--model", "miniature", "--port", str(port)])

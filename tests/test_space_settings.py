@@ -2,7 +2,7 @@
 
 import gradio as gr
 import pytest
-from space_served import pictures_of
+from space_served import events_of
 
 from impressionism.errors import UserError
 from impressionism.pipeline import Painter
@@ -76,12 +76,19 @@ def test_a_recipe_that_cannot_be_painted_reaches_no_control(studio: Studio, sett
 
 def test_the_quota_is_told_before_the_click(tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch):
     studio = Studio(tiny_painter)
-    job = Job(GenerationParams(prompt="a quay", seed=61, **SMALL), [0.0, 1.0])
-    assert price(studio, job) == ""  # nothing is reserved off ZeroGPU
+    request = studio.request(GenerationParams(prompt="a quay", seed=61, **SMALL), [0.0, 1.0])
+
+    def ask() -> Job:
+        return Job(request, each=2)
+
+    def ask_for_nonsense() -> Job:
+        return Job(studio.request(GenerationParams(prompt="", **SMALL), [1.0]), each=1)
+
+    assert price(studio, ask) == ""  # nothing is reserved off ZeroGPU
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    assert price(studio, job) == f"Reserves {studio.seconds(*job.asked)} s of your ZeroGPU quota."
-    assert price(studio, job._replace(strengths=[99.0])) == ""
+    assert price(studio, ask) == f"Reserves {studio.seconds(request)} s of your ZeroGPU quota."
+    assert price(studio, ask_for_nonsense) == ""
     monkeypatch.delenv("SPACES_ZERO_GPU")
-    pictures_of(studio.paint(*job.asked))
+    events_of(studio, request)
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    assert price(studio, job) == "Painted before: costs nothing."
+    assert price(studio, ask) == "Painted before: costs nothing."

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
-from space_served import visitor
+from space_served import events_of, visitor
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 from zerogpu_here import ANSWERS, Scheduler, space_on
 
@@ -25,10 +26,12 @@ from impressionism import paint
 from impressionism.pipeline import Painter
 from impressionism.records import GenerationParams
 from space import errors, zerogpu
+from space.jobs import Step
 from space.studio import Studio
 
 SMALL = {"steps": 2, "width": 64, "height": 64}
 LONG = {"steps": 100, "width": 512, "height": 512}
+LARGE = GenerationParams(prompt="x", width=1024, height=1024)
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +92,12 @@ def test_the_gpu_is_asked_for_as_long_as_the_painting_may_take(client: Client, s
 
 
 def test_a_tiny_painting_which_is_mostly_decoding_and_saving_tells_nothing_of_a_large_one():
-    pace, large = zerogpu.Pace(), {"steps": 28, "width": 1024, "height": 1024}
-    before = pace.seconds(pictures=2, **large)
-    pace.learn(1.0, steps=1, width=64, height=64)
-    assert pace.seconds(pictures=2, **large) == before
-    pace.learn(56.0, **large)
-    assert pace.seconds(pictures=2, **large) == zerogpu.COLD + 2 * 56
+    pace = zerogpu.Pace()
+    before = pace.seconds(steps=56, params=LARGE)
+    pace.learn(1.0, steps=1, params=GenerationParams(prompt="x", width=64, height=64))
+    assert pace.seconds(steps=56, params=LARGE) == before
+    pace.learn(56.0, steps=28, params=LARGE)
+    assert pace.seconds(steps=56, params=LARGE) == zerogpu.COLD + 2 * 56
 
 
 def test_cancel_gives_the_gpu_back_and_the_worker_goes_on(client: Client, scheduler: Scheduler):
@@ -169,8 +172,8 @@ def test_other_errors_are_left_as_they_are():
 def test_who_cancels_waits_for_no_worker_and_the_next_painting_does(
     tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch
 ):
-    """Gradio closes a cancelled painting in the thread that serves every page."""
-    studio, sampling, ended = Studio(tiny_painter), GenerationParams(prompt="a slow worker", **SMALL), []
+    """The thread that serves every page must not wait for a worker's step; the next painting has to."""
+    studio, params, ended = Studio(tiny_painter), GenerationParams(prompt="a slow worker", **SMALL), []
     step = threading.Event()
 
     def worker(*_: object):
@@ -183,43 +186,42 @@ def test_who_cancels_waits_for_no_worker_and_the_next_painting_does(
 
     monkeypatch.setattr(studio, "paint_on_gpu", worker)
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    painting = studio.paint(sampling, [1.0])
-    next(painting)
-    painting.close()
+    request = studio.request(params, [1.0])
+    events_of(studio, request, until=lambda event: isinstance(event, Step))
     assert not ended
     threading.Timer(0.1, step.set).start()
-    next(studio.paint(sampling, [1.0]))
+    events_of(studio, request, until=lambda event: isinstance(event, Step))
     assert ended
 
 
 # ---- What is asked of it
 
 
-def test_more_pictures_steps_and_pixels_take_longer():
-    pace, usual = zerogpu.Pace(), {"steps": 28, "width": 1024, "height": 1024, "pictures": 1}
-    one = pace.seconds(**usual)
-    for name in usual:
-        assert one < pace.seconds(**usual | {name: 2 * usual[name]}) < 2 * one
+def test_more_steps_and_pixels_take_longer():
+    pace = zerogpu.Pace()
+    one = pace.seconds(steps=28, params=LARGE)
+    assert one < pace.seconds(steps=56, params=LARGE) < 2 * one
+    assert one < pace.seconds(steps=28, params=replace(LARGE, width=2048)) < 2 * one
 
 
 def test_seconds_follow_what_was_measured():
-    pace, usual = zerogpu.Pace(), {"steps": 10, "width": 1024, "height": 1024}
+    pace = zerogpu.Pace()
     for seconds in (20, 31, 20):
-        pace.learn(seconds, **usual)
-    assert pace.seconds(**usual, pictures=2) == zerogpu.COLD + 2 * 31
+        pace.learn(seconds, steps=10, params=LARGE)
+    assert pace.seconds(steps=20, params=LARGE) == zerogpu.COLD + 2 * 31
     for _ in range(zerogpu.MEASURED):
-        pace.learn(5, **usual)
-    assert pace.seconds(**usual, pictures=1) == zerogpu.COLD + 5
+        pace.learn(5, steps=10, params=LARGE)
+    assert pace.seconds(steps=10, params=LARGE) == zerogpu.COLD + 5
 
 
 def test_the_visitor_sees_what_will_be_reserved(tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch):
-    studio, sampling = Studio(tiny_painter), GenerationParams(prompt="how much", **SMALL)
-    assert studio.seconds(sampling, [0.0, 1.0]) is None
+    studio, params = Studio(tiny_painter), GenerationParams(prompt="how much", **SMALL)
+    request = studio.request(params, [0.0, 1.0])
+    assert studio.seconds(request) is None
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    assert studio.seconds(sampling, [0.0, 1.0]) == zerogpu.reserved(studio._seconds(sampling, [0.0, 1.0], None, None))
-    list(studio.paint(sampling, [0.0, 1.0]))
-    assert studio.seconds(sampling, [0.0, 1.0]) == 0
-    assert studio.seconds(GenerationParams(prompt="", **SMALL), [1.0]) is None
+    assert studio.seconds(request) == zerogpu.reserved(studio.pace.seconds(steps=4, params=params))
+    events_of(studio, request)
+    assert studio.seconds(request) == 0
 
 
 def test_the_rule_is_that_of_the_installed_spaces(monkeypatch: pytest.MonkeyPatch):

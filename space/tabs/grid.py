@@ -37,13 +37,19 @@ def add_grid(studio: Studio, settings: Settings, widgets: Any) -> None:
         chosen = gr.Dropdown([INDEX, *LABELS.values()], value=INDEX, label="What the pixels say, against strength")
         plot = gr.LinePlot(x="strength", y="value", x_title="Strength", height=260, elem_id="plot")
     table = gr.State(None)
+
+    def job_of(*values: Any) -> Job:
+        *sampling, strengths = values
+        request = studio.request(sampling_of(*sampling), weakest_first(strengths))
+        return Job(request, each=len(request.items), whole=True)
+
     on_click(
         studio,
         TabWidgets(*widgets, board),
         inputs,
         job_of,
         finished={
-            sheet: lambda pictures: gr.update(value=contact_sheet_of(studio, pictures), visible=bool(pictures)),
+            sheet: lambda pictures: gr.update(value=contact_sheet_of(pictures), visible=bool(pictures)),
             table: measured,
             measures: lambda pictures: gr.update(visible=bool(pictures)),
         },
@@ -51,18 +57,13 @@ def add_grid(studio: Studio, settings: Settings, widgets: Any) -> None:
     gr.on([table.change, chosen.change], curve, [table, chosen], plot, **LIGHT)
 
 
-def job_of(*values: Any) -> Job:
-    *sampling, strengths = values
-    return Job(sampling_of(*sampling), weakest_first(strengths), whole=True)
-
-
-def contact_sheet_of(studio: Studio, pictures: Sequence[Picture]) -> str | None:
-    """A file that Gradio deletes with the pictures; none of no pictures."""
+def contact_sheet_of(pictures: Sequence[Picture]) -> str | None:
+    """A file that is deleted with the pictures; none of no pictures."""
     if not pictures:
         return None
     recipes = [ImageMetadata.from_dict(picture.recipe) for picture in pictures]
     path = Path(get_upload_folder(), secrets.token_hex(16), "contact-sheet.png")
-    studio.files.add(str(save_sheet([picture.path for picture in pictures], recipes, path)))
+    save_sheet([picture.path for picture in pictures], recipes, path)
     return str(path)
 
 

@@ -42,10 +42,10 @@ def add_paint(
     known = [*inputs, board]
     gr.on([each.change for each in known], None, known, stale, js=STALE, **LIGHT)  # type: ignore[attr-defined]
     board.submit(None, None, None, js="() => document.querySelector('#start-paint').click()")
+
+    def job_of(*values: Any) -> Job:
+        *sampling, strength = values
+        return Job(studio.request(sampling_of(*sampling), [0.0, real(strength)]), each=2)
+
     on_click(studio, TabWidgets(*widgets, board), inputs, job_of)
     return board
-
-
-def job_of(*values: Any) -> Job:
-    *sampling, strength = values
-    return Job(sampling_of(*sampling), [0.0, real(strength)])

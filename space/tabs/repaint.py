@@ -1,6 +1,7 @@
 """Repaint: a visitor's photograph and what the adapter makes of it, compared as a pair."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from impressionism import paint
 from space.painting import Job, TabWidgets, add_take, on_click
 from space.pictures import Item, front, item
 from space.settings import LIGHT, Settings, nearest_size, only
-from space.studio import Studio, open_photograph, real, sampling_of
+from space.studio import Studio, real, sampling_of
 from space.texts import PageTexts
 
 ORIENTATION = 0x0112  # the EXIF tag; from 5 on the picture lies on its side
@@ -39,19 +40,17 @@ def add_repaint(studio: Studio, texts: PageTexts, settings: Settings, widgets: A
         lambda path: shape_of_photograph(texts, path), photograph, [settings.width, settings.height], **LIGHT
     )
 
-    def asked(*values: Any) -> Job:
-        """All but the photograph. It shows what to paint, so the prompt may be empty."""
-        prompt, *sampling, strength, _, change = values
-        sampling = sampling_of(prompt.strip() or texts.unprompted, *sampling)
-        return Job(sampling, [real(strength)], change=real(change))
-
-    def job_of(*values: Any) -> Job:
-        job = asked(*values)
-        source = open_photograph(values[-2], job.sampling)
-        return job._replace(source=source, before=[before(studio, source)])
+    def job_of(prompt: str, *values: Any, photographed: bool = True) -> Job:
+        """The photograph shows what to paint, so the prompt may be empty."""
+        *sampling, strength, path, change = values
+        params = sampling_of(prompt.strip() or texts.unprompted, *sampling)
+        photograph = (path or "") if photographed else None  # its price needs no photograph
+        request = studio.request(params, [real(strength)], photograph=photograph, change=real(change))
+        source = request.items[0].source
+        return Job(request, each=1, before=[before(source)] if source else [])
 
     inputs = [*settings.sampling, settings.strength, photograph, settings.change]
-    on_click(studio, TabWidgets(*widgets, board), inputs, job_of, priced=asked)
+    on_click(studio, TabWidgets(*widgets, board), inputs, job_of, priced=partial(job_of, photographed=False))
 
 
 def shape_of_photograph(texts: PageTexts, path: str | None) -> tuple[Any, Any]:
@@ -65,14 +64,13 @@ def shape_of_photograph(texts: PageTexts, path: str | None) -> tuple[Any, Any]:
     return nearest_size(texts, *((height, width) if lies else (width, height)))
 
 
-def before(studio: Studio, source: Image.Image) -> Item:
+def before(source: Image.Image) -> Item:
     """The photograph as it enters the model; written at the click, and there when its turn comes."""
     digest = hashlib.sha256(repr(source.size).encode() + source.tobytes()).hexdigest()
     path = Path(get_upload_folder(), digest, "photograph.png")
     if path.exists():
-        path.touch()  # Gradio deletes by age
+        path.touch()  # files are deleted by age
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         source.save(path, compress_level=paint.COMPRESSION)
-    studio.files.add(str(path))
     return item("Your photo", source.size, (str(path), "Your photo, cropped to the shape"))
