@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import yaml
 from diffusers.loaders.lora_conversion_utils import swap_scale_shift
-from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -69,9 +68,16 @@ OUTSIDE_BLOCKS = {
     SHIFT_FIRST: "norm_out.linear",
 }
 
+# What programs that wrap a model write into its layers' names, anywhere: compilers, FSDP, gradient checkpointing.
+WRAPPERS = re.compile(r"_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)(?=_|$)")
+# What may stand before a layer outside the blocks. Before a block's layer, whose name says more, anything may stand but
+# a number, which would be another block's, and a text encoder.
+PREFIX = re.compile(r"(base|model|module|diffusion|transformer|lora|unet|dit|flux|net|pipe|_)+_")
 # transformer.x.lora_A.weight, lora_unet_x.lora_down.weight, x.processor.y.down.weight, x.lora_A.default.weight …
-PREFIXES = re.compile(r"(base_model\.model\.|model\.|diffusion_model\.|transformer\.|lora_unet_|lora_transformer_)+")
-SIDE = re.compile(r"(.+?)\.(?:lora_|lora\.|lora_linear_layer\.)?(A|B|down|up)(?:(?:\.\w+)?\.weight)?")
+SIDE = re.compile(
+    r"(.+?)(?:\.(?:lora_|lora\.|lora_linear_layer\.)|_lora_)(A|B|down|up)(?:\.(?!bias$)\w+)??(?:\.weight)?"
+)
+XLABS_SIDE = re.compile(r"(.+?)\.(down|up)\.weight")
 ALPHA = re.compile(r"(.+?)(?:\.lora(?:_A|_B|_down)?(?:\.weight)?)?\.alpha")
 PARTS = {"A": "down", "down": "down", "B": "up", "up": "up"}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -200,7 +206,7 @@ def find_adapter(source: str, revision: str | None) -> Path:
     place, file, revision = parse_source(source, revision)
     path = Path(place)
     if path.is_dir():
-        return path / choose_file([found.name for found in sorted(path.iterdir())], source)
+        return path / choose_file([found.name for found in sorted(path.iterdir()) if found.is_file()], source)
     if path.exists():
         if path.suffix != ".safetensors":
             raise UserError(f"{path.name} is not a .safetensors file; pickles can run code and are never opened.")
@@ -274,15 +280,16 @@ def read_adapter(file: Path, linears: Linears) -> dict[str, Update]:
     known, config = known_names(linears), config_of(file, tensors, metadata)
     updates: dict[str, Update] = {}
     for theirs, part in parts.items():
-        plain = PREFIXES.sub("", theirs, count=1)
-        if (paths := known.get(plain.replace(".", "_"))) is None:
+        plain = plain_name(theirs, known)
+        if (paths := known.get(plain)) is None:
             if "up" in part and not part["up"].any():
                 continue  # kohya's tools also write what was not trained
-            raise UserError(f"{file.name} {misfit(theirs, plain, metadata)}.")
-        check(file.name, plain, part, paths, linears)
+            raise UserError(f"{file.name} {misfit(theirs, metadata)}.")
+        plain = paths[0] if len(paths) == 1 else plain
+        check(file.name, plain, part, paths, linears, metadata)
         if twice := updates.keys() & paths:
             raise UserError(f"{file.name} changes {min(twice)} twice, under two names; save it in one layout.")
-        updates |= apart(plain, part, scale_of(plain, part, config), paths, linears)
+        updates |= split_fused(theirs, part, scale_of(file.name, plain, part, config), paths, linears)
     if not parts:
         raise UserError(f"{file.name} holds no LoRA tensors.")
     return updates
@@ -297,7 +304,8 @@ def open_file(file: Path, weights: bool = True) -> tuple[dict[str, torch.Tensor]
             metadata = stored.metadata() or {}
     except SafetensorError as error:
         raise UserError(f"{file.name} {no_safetensors(file)}.") from error
-    return {key: it.bfloat16() if it.element_size() == 1 else it for key, it in tensors.items()}, metadata
+    small = {key: it for key, it in tensors.items() if it.is_floating_point() and it.element_size() == 1}
+    return tensors | {key: it.bfloat16() for key, it in small.items()}, metadata
 
 
 def no_safetensors(file: Path) -> str:
@@ -322,7 +330,7 @@ def by_layer(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, dict[str,
     for key, tensor in tensors.items():
         if kind := next((kind for mark, kind in OTHER_KINDS.items() if mark in key), None):
             raise UserError(f"{name} is a {kind}; train a plain LoRA.")
-        if match := SIDE.fullmatch(key):
+        if match := SIDE.fullmatch(key) or XLABS_SIDE.fullmatch(key):
             parts[match[1]][PARTS[match[2]]] = tensor
         elif match := ALPHA.fullmatch(key):
             parts[match[1]]["alpha"] = tensor
@@ -345,15 +353,42 @@ def known_names(linears: Linears) -> dict[str, tuple[str, ...]]:
     return known | {theirs: (path,) for theirs, path in OUTSIDE_BLOCKS.items() if path in linears}
 
 
-def misfit(theirs: str, plain: str, metadata: dict[str, str]) -> str:
+def plain_name(theirs: str, known: Mapping[str, Any]) -> str:
+    """The known name that a file's name for a layer ends with, without what wraps or precedes it."""
+    flat = re.sub("_+", "_", WRAPPERS.sub("", theirs.replace(".", "_"))).strip("_")
+    for start in (0, *(match.end() for match in re.finditer("_", flat))):  # the longest first
+        before, name = flat[:start], flat[start:]
+        if name not in known:
+            continue
+        in_block = re.search(r"blocks_\d+_", name)
+        if not before or PREFIX.fullmatch(before):
+            return name
+        if in_block and not re.search(r"\d|text|(^|_)te(_|$)", before):
+            return name
+    return flat
+
+
+def misfit(theirs: str, metadata: dict[str, str]) -> str:
     """Why a layer of the file has no place here."""
     if theirs.startswith(("text_encoder", "lora_te")):
         return "also changes the text encoder, which strength could not undo; train without"
+    return f"{another_model(metadata)}: this one has no linear layer {theirs}"
+
+
+def another_model(metadata: dict[str, str]) -> str:
+    """Said only where the file names the model."""
     model = metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version")
-    return f"was trained for another model{f' ({model})' if model else ''}: this one has no linear layer {plain}"
+    return f"was trained for another model ({model})" if model else "does not fit this model"
 
 
-def check(name: str, plain: str, part: dict[str, torch.Tensor], paths: tuple[str, ...], linears: Linears) -> None:
+def check(
+    name: str,
+    plain: str,
+    part: dict[str, torch.Tensor],
+    paths: tuple[str, ...],
+    linears: Linears,
+    metadata: dict[str, str],
+) -> None:
     """Both sides are there and fit each other and the layers."""
     if not {"down", "up"} <= part.keys():
         raise UserError(f"{name} is incomplete: {plain} has only one of lora_A and lora_B.")
@@ -363,9 +398,13 @@ def check(name: str, plain: str, part: dict[str, torch.Tensor], paths: tuple[str
         if matrix.ndim != 2 or matrix.shape[axis] != widths[side]:
             found = matrix.shape[axis] if matrix.ndim > axis else matrix.numel()
             raise UserError(
-                f"{name} was trained for another model: at {plain} lora_{side} has {found} features where this model "
+                f"{name} {another_model(metadata)}: at {plain} lora_{side} has {found} features where this model "
                 f"has {widths[side]}."
             )
+        if not matrix.is_floating_point():
+            raise UserError(f"{name} is damaged: at {plain} lora_{side} holds whole numbers in place of weights.")
+    if not len(down):
+        raise UserError(f"{name} is damaged: at {plain} lora_A has rank 0.")
     if len(down) != up.shape[1]:
         raise UserError(f"{name} is damaged: at {plain} lora_A has rank {len(down)}, lora_B {up.shape[1]}.")
     if not all(tensor.isfinite().all() for tensor in part.values()):
@@ -374,12 +413,12 @@ def check(name: str, plain: str, part: dict[str, torch.Tensor], paths: tuple[str
         raise UserError(f"{name} is damaged: at {plain} alpha is no number.")
 
 
-def apart(
-    plain: str, part: dict[str, torch.Tensor], scale: float, paths: tuple[str, ...], linears: Linears
+def split_fused(
+    theirs: str, part: dict[str, torch.Tensor], scale: float, paths: tuple[str, ...], linears: Linears
 ) -> Iterator[tuple[str, Update]]:
     """The updates of the layers that a fused one is made of; ranks that a member does not use are left out."""
     down, up = part["down"], part["up"]
-    if plain.replace(".", "_") == SHIFT_FIRST:
+    if theirs.replace(".", "_").endswith(SHIFT_FIRST):
         up = swap_scale_shift(up)
     if len(paths) == 1:
         yield paths[0], Update(down, up, scale)
@@ -396,6 +435,7 @@ def apart(
 def config_of(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> dict[str, Any]:
     """PEFT's configuration, from the metadata or from the file that PEFT writes beside its own."""
     pefts_own = any(key.startswith("base_model.model.") and "transformer_blocks." in key for key in tensors)
+    pefts_own &= not any(key.endswith(".alpha") for key in tensors)
     beside = file.with_name(PEFT_CONFIG)
     try:
         if "lora_adapter_metadata" in metadata:
@@ -411,13 +451,26 @@ def config_of(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, 
         raise UserError(f"{file.name}: the configuration that says its alpha cannot be read ({error}).") from error
 
 
-def scale_of(plain: str, part: dict[str, torch.Tensor], config: dict[str, Any]) -> float:
+def scale_of(name: str, plain: str, part: dict[str, torch.Tensor], config: dict[str, Any]) -> float:
     """alpha / rank, 1 where there is no alpha; a tensor speaks for its own layer, before the configuration."""
     rank = len(part["down"])
     if "alpha" in part:
         return float(part["alpha"]) / rank
-    patterns: dict[str, float] = config.get("alpha_pattern") or {}
-    alpha = patterns.get(get_pattern_key(list(patterns), plain), config.get("lora_alpha"))
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise UserError(f"{name} is damaged: its alpha_pattern is no table of layers and numbers.")
+    alpha = next((value for key, value in patterns.items() if names_layer(name, key, plain)), config.get("lora_alpha"))
     if alpha is None:
         return 1.0
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or number(alpha) is None:
+        raise UserError(f"{name} is damaged: at {plain} alpha is {str(alpha)[:20]!r} and no number.")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def names_layer(name: str, pattern: str, path: str) -> bool:
+    """Whether a pattern of PEFT's means the layer: it is one of the layer's endings, read literally, because a regular
+    expression from outside can take forever."""
+    literal = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
+    if not re.fullmatch(r"[\w.-]+", literal):
+        raise UserError(f"{name}: its alpha_pattern {pattern[:60]!r} is no layer's name, and only names are read.")
+    return path == literal or (path.endswith(f".{literal}") and not pattern.startswith("^"))

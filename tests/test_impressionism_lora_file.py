@@ -1,6 +1,7 @@
 """Adapters made by others: one adapter written in each tool's layout paints the same picture, or is refused."""
 
 import json
+import os
 import pickle
 import re
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from diffusers.loaders.lora_conversion_utils import (
     _convert_kohya_flux_lora_to_diffusers,
     _convert_xlabs_flux_lora_to_diffusers,
 )
+from hub import Hub
 from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save, save_file
@@ -20,9 +22,9 @@ from tiny import TRANSFORMER, make_tiny_adapter
 from torch import nn
 
 from impressionism import names
-from impressionism.lora_file import Linears, find_adapter, read_adapter
 from impressionism.errors import UserError
 from impressionism.lora import lora_layers, remove
+from impressionism.lora_file import Linears, find_adapter, read_adapter
 from impressionism.paint import paint, set_strength
 from impressionism.pipeline import ADAPTER_NAME, Painter, load_adapter, load_pipeline
 from impressionism.records import GenerationParams
@@ -369,13 +371,17 @@ CLIP = "text_model.encoder.layers.0.mlp.fc1"
         (other(f"{LAYER}.lora_A.weight", 4, 64, 1, 1), r"lora_A has 64 features"),
         (
             other("transformer.transformer_blocks.7.attn.to_q.lora_A.weight", 4, 64),
-            r"another model: this one has no linear layer transformer_blocks\.7\.attn\.to_q",
+            r"does not fit this model: this one has no linear layer transformer\.transformer_blocks\.7\.attn\.to_q",
         ),
         (lambda weights: without(weights, f"{LAYER}.lora_B.weight"), "has only one of lora_A"),
         (other(f"{LAYER}.alpha", 2), "alpha is no number"),
         (lambda weights: weights.update({f"{LAYER}.lora_B.weight": torch.full((64, 4), torch.nan)}), "not finite"),
         (lambda weights: weights.update({f"{LAYER}.alpha": torch.tensor(torch.inf)}), "not finite"),
         (other(f"{LAYER}.lora_A.weight", 3, 64), "lora_A has rank 3, lora_B 4"),
+        (lambda weights: weights.update({f"{LAYER}.lora_A.weight": torch.ones(4, 64, dtype=torch.int8)}),
+         "whole numbers"),
+        (lambda weights: weights.update({f"{LAYER}.lora_A.weight": torch.ones(0, 64),
+                                         f"{LAYER}.lora_B.weight": torch.ones(64, 0)}), "lora_A has rank 0"),
         (lambda weights: {}, "holds no LoRA tensors"),
         (lambda weights: {"transformer.proj_out.weight": torch.ones(4, 4)}, r"holds transformer\.proj_out\.weight"),
         (other(f"{LAYER}.lora_B.bias", 64), "lora_B.bias, which is no LoRA tensor"),
@@ -386,7 +392,8 @@ CLIP = "text_model.encoder.layers.0.mlp.fc1"
             r"changes transformer_blocks\.0\.attn\.to_q twice",
         ),
         (other(f"{LAYER}.dora_scale", 64), "is a DoRA, whose update has no strength; train a plain LoRA"),
-        (other(f"lora_unet_{SDXL.replace('.', '_')}.lora_down.weight", 4, 640), "no linear layer input_blocks_4_1_"),
+        (other(f"lora_unet_{SDXL.replace('.', '_')}.lora_down.weight", 4, 640),
+         "no linear layer lora_unet_input_blocks_4_1_"),
     ],
 )  # fmt: skip
 def test_an_adapter_that_does_not_fit_is_refused(bare: Painter, tmp_path: Path, change, sentence: str) -> None:
@@ -402,7 +409,7 @@ def test_an_adapter_of_another_model_is_called_by_that_models_name(linears: Line
     for key, metadata, said in (
         (f"lora_unet_{SDXL.replace('.', '_')}", {"ss_base_model_version": "sdxl_base_v1-0"}, r"\(sdxl_base_v1-0\)"),
         (f"unet.{SDXL}", {"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"}, r"\(stable-diffusion-xl-v1-"),
-        (f"unet.{SDXL}", {"format": "pt"}, "another model: this one"),
+        (f"unet.{SDXL}", {"format": "pt"}, "does not fit this model: this one has no linear layer unet"),
     ):
         tensors = {f"{key}.lora_{'down' if '_' in key else 'A'}.weight": torch.ones(4, 640),
                    f"{key}.lora_{'up' if '_' in key else 'B'}.weight": torch.ones(640, 4)}  # fmt: skip
@@ -489,7 +496,73 @@ def test_a_configuration_that_cannot_be_read_is_refused(linears: Linears, tmp_pa
             read_adapter(file, linears)
 
 
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"lora_alpha": "8"}, "alpha is '8' and no number"),
+        ({"lora_alpha": 8, "alpha_pattern": {"(a|a)*(.*)*b": 3}}, r"is no layer's name, and only names are read"),
+        ({"lora_alpha": 8, "alpha_pattern": [4]}, "is no table of layers and numbers"),
+        ('{"lora_alpha": 1e400}', "alpha is 'inf' and no number"),
+    ],
+)
+def test_a_hostile_alpha_is_refused(linears: Linears, tmp_path: Path, config, sentence: str) -> None:
+    text = config if isinstance(config, str) else json.dumps(config)
+    file = spoiled(tmp_path, lambda weights: None, lora_adapter_metadata=text)
+    with pytest.raises(UserError, match=sentence):
+        read_adapter(file, linears)
+
+
+WRAPPED = {
+    "compiled": "transformer._orig_mod.{}", "a compiled block": "transformer.transformer_blocks.0._orig_mod.attn.to_q",
+    "FSDP": "base_model.model._fsdp_wrapped_module.{}", "an unknown wrapper": "my_trainer.network.{}",
+    "underscores": "lora_unet__{}_",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_what_wraps_a_layers_name_is_taken_off_by_rule(linears: Linears, tmp_path: Path, wrapper: str) -> None:
+    path = "transformer_blocks.0.attn.to_q"
+    down, up = torch.ones(2, 64), torch.ones(64, 2)
+    name = WRAPPED[wrapper].format(path.replace(".", "_") if wrapper == "underscores" else path)
+    tensors = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(1.0)}
+    updates = read_adapter(write(tmp_path / "it.safetensors", tensors), linears)
+    assert {path: update.scale for path, update in updates.items()} == {path: 0.5}
+
+
+def test_another_models_last_layer_is_not_taken_for_ours(linears: Linears, tmp_path: Path) -> None:
+    for name in ("transformer.single_transformer_blocks.99.proj_out", "unet.mid_block.proj_out", "text_model.proj_out"):
+        tensors = {f"{name}.lora_A.weight": torch.ones(2, 64), f"{name}.lora_B.weight": torch.ones(64, 2)}
+        with pytest.raises(UserError, match="does not fit this model"):
+            read_adapter(write(tmp_path / "it.safetensors", tensors), linears)
+
+
 # ---- Which file
+
+
+def test_the_final_file_beside_its_checkpoints_is_taken(tiny_adapter: Path, tmp_path: Path, hub: Hub) -> None:
+    """As ai-toolkit pushes a run; nothing but the adapter and what stands beside it is fetched."""
+    data = (tiny_adapter / names.WEIGHTS_FILE).read_bytes()
+    for name in ("my_style.safetensors", "my_style_000000250.safetensors", "my_style_000000500.safetensors"):
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "optimizer.pt").write_bytes(b"large")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    assert find_adapter(str(tmp_path), None).name == "my_style.safetensors"
+    with pytest.raises(UserError, match="is not a file on a disk"):
+        find_adapter(str(tmp_path / "pipe.safetensors"), None)
+    (tmp_path / "pipe.safetensors").unlink()
+    hub.add_repo("monet/style", tmp_path)
+    for source, chosen in (
+        ("monet/style", "my_style"),
+        ("monet/style/my_style_000000250.safetensors", "my_style_000000250"),
+        ("monet/style@main", "my_style"),
+        ("https://huggingface.co/monet/style/blob/main/my_style_000000500.safetensors", "my_style_000000500"),
+    ):
+        assert find_adapter(source, None).stem == chosen
+    assert not any("optimizer.pt" in call for call in hub.calls)
+    with pytest.raises(UserError, match=r"has no file other\.safetensors; it has .*my_style\.safetensors"):
+        find_adapter("monet/style/other.safetensors", None)
+    (tmp_path / "my_style.safetensors").unlink()
+    assert find_adapter(str(tmp_path), None).name == "my_style_000000500.safetensors"  # the last one
 
 
 def test_the_usual_names_are_found_and_several_others_are_not_guessed(tiny_adapter: Path, tmp_path: Path) -> None:
