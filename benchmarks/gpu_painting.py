@@ -18,7 +18,6 @@ from torch._dynamo.utils import counters
 
 from benchmarks.gpu_scale import GIB, RANK, Scale, timed
 from benchmarks.measure import markdown, marked, not_measured
-from benchmarks.painting import in_one_batch
 from impressionism import names, plots
 from impressionism.compiled import blocks_of, compile_ahead, compile_blocks, use_packages
 from impressionism.modulation import Bank, modulation_ahead
@@ -115,7 +114,6 @@ def painted(folder: Path, adapter: Path, scale: Scale, name: str, way: Way) -> t
         found["six"] = timed(device, lambda: list(sweep(painter, samplings[0], STRENGTHS)))
     if name == USUAL:
         found["comparison"] = timed(device, lambda: compare(painter, samplings[0]))
-        found["batch of two"] = timed(device, lambda: in_one_batch(painter, samplings[0], [0, 1]))
     return found, pictures
 
 
@@ -209,7 +207,7 @@ def painting_table(found: dict) -> str:
                        "" if late else f"{row['first']:.1f} s", str(row["recompiled"])]  # fmt: skip
         rows.append([name, *figures, drift(row["psnr"])])
     parts = [markdown(head, rows) + not_measured(name for name in WAYS if name not in found)]
-    more = {"comparison": "a comparison", "batch of two": "both of it in one batch", "six": "a sweep of six"}
+    more = {"comparison": "a comparison", "batch of two": "both in one batch (an older trial)", "six": "a sweep of six"}
     for name, row in found.items():
         if said := [
             f"{told} {row[key] / statistics.median(row['seconds']):.2f}" for key, told in more.items() if key in row

@@ -26,7 +26,7 @@ from torch._dynamo.utils import counters
 from benchmarks.measure import Ratio, in_turn, markdown, marked, processor, ratio, seconds_of, surroundings, taken
 from impressionism.compiled import compile_blocks
 from impressionism.lora import Update, inject, linears, lora_layers
-from impressionism.paint import PromptEmbeds, common, compare, encode, noise, paint, set_strength, sweep
+from impressionism.paint import compare, encode, paint, set_strength, sweep
 from impressionism.pipeline import ADAPTER_NAME, Painter, load_pipeline
 from impressionism.records import GenerationParams
 
@@ -34,22 +34,14 @@ HERE = Path(__file__).parent
 RESULT = HERE / "painting.json"
 WIDTH, HEADS = 3072, 24  # of FLUX.1-dev's blocks
 SIX = (0, 0.3, 0.6, 0.9, 1.2, 1.5)  # strengths of a sweep
-TOGETHER = 8  # pictures in one batch
 TOKENS = (256, 128)  # of a picture of 256 pixels, of a caption
 LINEAR = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
           "net.0.proj", "net.2", "proj_mlp", "proj_out"]  # fmt: skip
-COMMANDS = [  # but for the benchmarks' own, which load PyTorch first and answer after seconds
-    [room, *more]
-    for room, commands in {
-        "impressionism": (), "space": (), "space.deploy": (), "space.guard": (),
-        "tools.miniature": (), "tools.miniature.scenes": (),
-        "training": ("curate", "caption", "plan", "measure", "cache", "fit", "tune", "push"),
-        "evaluation": ("gallery", "score", "ab", "dashboard", "statistics", "calibrate"),
-        "model_card": ("render", "check", "method"),
-    }.items()
-    for more in ([], *([command] for command in commands))
-]  # fmt: skip
-ASKED = {  # what the ratio may be at most, or the seconds
+COMMANDS = (  # of each room the one with the most to import, and the whole command line
+    ["cli"], ["impressionism"], ["space"], ["space.deploy"], ["tools.miniature"], ["training", "plan"],
+    ["training", "fit"], ["evaluation", "score"], ["model_card", "check"],
+)  # fmt: skip
+TARGETS = {  # the largest ratio that is good
     "painter": (1.02, "a picture by the painter, beside the bare pipeline"),
     "comparison": (1.9, "a comparison, beside one picture"),
     "adapter": (1.08, "one FLUX.1-dev block of each kind with a rank-16 adapter, beside none (256 px, float32)"),
@@ -78,47 +70,13 @@ def pictures(painter: Painter, sampling: GenerationParams, repeats: int) -> dict
         repeats,
         painter=lambda: paint(painter, sampling),
         comparison=lambda: compare(painter, sampling),
-        batch=lambda: in_one_batch(painter, sampling, [0, 1]),
         six=lambda: list(sweep(painter, sampling, SIX)),
-        five=lambda: (paint(painter, sampling, SIX[0]), in_one_batch(painter, sampling, SIX[1:])),
-        many=lambda: together(painter, sampling),
     )
     ratios = {name: ratio(times[name], times["painter"]) for name in times if name != "painter"}
     return {
         "beside_the_pipeline": beside, "seconds": times,
         "ratios": {"painter": ratio(beside["painter"], beside["bare"])} | ratios,
     }  # fmt: skip
-
-
-def in_one_batch(painter: Painter, sampling: GenerationParams, strengths: Sequence[float]) -> None:
-    """One picture for each strength, all in one pass: the layers' scalings have one row for each picture."""
-    pipe: Any = painter.pipe
-    words = encode(painter, sampling.prompt)
-    updates = [layer.updates[ADAPTER_NAME] for layer in lora_layers(pipe.transformer).values()]
-    set_strength(pipe, 1.0)
-    held = [update.scaling for update in updates]
-    column = torch.tensor(strengths).view(-1, 1, 1)
-    for update, scaling in zip(updates, held, strict=True):
-        update.scaling = column.to(scaling) * scaling
-    count = len(strengths)
-    pipe(**common(pipe, sampling, repeated(words, count)), latents=noise(pipe, sampling).repeat(count, 1, 1))
-    for update, scaling in zip(updates, held, strict=True):
-        update.scaling = scaling
-
-
-def together(painter: Painter, sampling: GenerationParams) -> None:
-    """Of so many seeds the pictures, in one batch."""
-    pipe: Any = painter.pipe
-    words = repeated(encode(painter, sampling.prompt), TOGETHER)
-    set_strength(pipe, 1.0)
-    drawn = [noise(pipe, dataclasses.replace(sampling, seed=sampling.seed + number)) for number in range(TOGETHER)]
-    pipe(**common(pipe, sampling, words), latents=torch.cat(drawn))
-
-
-def repeated(words: PromptEmbeds, count: int) -> PromptEmbeds:
-    """For a batch of so many pictures."""
-    text, summary = words
-    return text.repeat(count, 1, 1), summary.repeat(count, 1)
 
 
 # ---- The adapter, at FLUX.1-dev's width
@@ -222,16 +180,12 @@ def page_answers() -> None:
 def table(result: dict) -> str:
     ratios = {name: Ratio(*found) for name, found in result["pictures"]["ratios"].items()}
     ratios["adapter"] = Ratio(*result["adapter"]["ratio"])
-    many = ratios["many"]
     moved, compiled, helps = result["slider"], result["recompilations"], result["starts"]["help"]
     slowest = max(helps, key=helps.get)
     rows = [
-        *((what, ratios[name].text(), ratios[name].judged(f"≤ {most}", most)) for name, (most, what) in ASKED.items()),
-        ("… both in one batch: the way not taken, not the same bits", ratios["batch"].text()),
+        *((what, ratios[name].text(), ratios[name].judged(f"≤ {most}", most))
+          for name, (most, what) in TARGETS.items()),
         ("a sweep of six strengths, beside one picture", ratios["six"].text()),
-        ("… the base alone, then five in one batch: not taken either", ratios["five"].text()),
-        (f"{TOGETHER} pictures in one batch, beside one by one",
-         Ratio(TOGETHER / many.median, TOGETHER / many.high, TOGETHER / many.low).text(".2f") + " × as many a second"),
         (f"a new strength on {moved['layers']} layers", f"{moved['milliseconds']:.2f} ms",
          marked("≤ 5 ms", moved["milliseconds"] <= 5)),
         ("graphs compiled by five new strengths", f"{compiled}", marked("0", compiled == 0)),
