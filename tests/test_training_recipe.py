@@ -89,3 +89,41 @@ def test_keys_may_follow_options_and_nothing_else_may(capsys):
     with pytest.raises(SystemExit):
         command.main(["plan", recipe, "--vram", "24", "batch", "--vrma=8"])
     assert "unrecognized arguments: batch --vrma=8" in capsys.readouterr().err
+
+
+def test_a_key_that_is_there_twice_is_refused_with_its_line(tmp_path):
+    path = write(tmp_path, "data: {source: here}\noptimizer:\n  steps: 10\noptimizer:\n  batch: 2\n")
+    with pytest.raises(UserError, match="'optimizer' in line 4 is there already, in line 2"):
+        recipes.read(path)
+
+
+@pytest.mark.parametrize("text", ["painting #3 by mntp", "a boat: by mntp", "1890", "yes", "[mntp]", "a\\b"])
+def test_a_text_on_the_command_line_is_taken_as_typed(tmp_path, text):
+    path = write(tmp_path, "data: {source: here}")
+    recipe = recipes.read(path, [f"data.instance_prompt={text}", f"preview.prompts=['{text}', other #2]"])
+    assert recipe.data.instance_prompt == text
+    assert recipe.preview.prompts == (text, "other #2")
+
+
+@pytest.mark.parametrize("nothing", ["", "~", "null"])
+def test_nothing_means_the_default(tmp_path, nothing):
+    path = write(tmp_path, f"data: {{source: here}}\noptimizer: {nothing}\nadapter:\n  rank: {nothing}\n")
+    recipe = recipes.read(path, [f"data.instance_prompt={nothing}", f"run.seed={nothing}"])
+    assert recipe.optimizer == recipes.Optimizer() and recipe.adapter == recipes.Adapter()
+    assert recipe.run.seed == 0 and recipe.data.instance_prompt is None
+
+
+def test_keys_have_old_names_too_but_not_both(tmp_path):
+    old = "optimizer: {rate: 1e-3, batch: 2, accumulate: 3, clip: 2, warmup: 4, schedule: cosine}"
+    path = write(tmp_path, f"data: {{source: here}}\n{old}\ntune: {{rates: [1e-4, 1e-3]}}")
+    options = recipes.read(path, ["optimizer.batch=5", "optimizer.learning_rate=2e-3"]).optimizer
+    assert (options.learning_rate, options.train_batch_size, options.gradient_accumulation_steps) == (2e-3, 5, 3)
+    assert (options.max_grad_norm, options.lr_warmup_steps, options.lr_scheduler) == (2, 4, "cosine")
+    both = write(tmp_path, "data: {source: here}\noptimizer: {rate: 1e-3, learning_rate: 1e-4}")
+    with pytest.raises(UserError, match=r"optimizer\.rate: is the old name of learning_rate, which is there too"):
+        recipes.read(both)
+
+
+def test_a_shipped_recipe_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert recipes.read(Path("48gb")) == recipes.read(recipes.SHIPPED / "48gb.yaml")

@@ -14,6 +14,7 @@ COMMANDS = {  # a command is the function of that name in the module of that nam
     "measure": "Take a few steps, and say what they took beside what plan says; no adapter is kept.",
     "cache": "Encode the pictures and captions once: latents and text embeddings on disk.",
     "fit": "Train the adapter; caches first where that is missing, resumes where a run was stopped.",
+    "best": "Paint the same prompts with every checkpoint and score each; one can become the run's adapter.",
     "tune": "Search the recipe's best numbers on a resident base.",
     "push": "Upload the trained adapter, or curated pictures, to the Hub, and look whether they came back the same.",
 }
@@ -36,6 +37,7 @@ OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to t
         ("--steps", {"type": int, "default": 6, "help": "of each (default: 6)"}),
         ("--json", {"action": "store_true", "help": "a line of JSON each, in bytes and seconds"}),
     ],
+    "best": [("--save", {"type": int, "metavar": "STEP", "help": "make this checkpoint the run's adapter"})],
     "fit": [
         (
             "--quick",

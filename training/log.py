@@ -17,6 +17,7 @@ from PIL import Image
 from impressionism.errors import UserError
 from training.examples import say
 from training.recipe import TrainingConfig
+from training.validation import SIGMAS
 
 NAMES = {"loss": "train/loss", "lr": "train/learning_rate", "norm": "train/grad_norm", "seconds": "train/seconds",
          "memory": "train/peak_memory"}  # fmt: skip
@@ -61,7 +62,9 @@ class RunLog:
             file.write(json.dumps({"step": step, **figures}) + "\n")
         values: dict[str, float] = {}
         for name, value in figures.items():
-            if isinstance(value, dict):  # the held-out loss by noise level or genre
+            if isinstance(value, list):  # the held-out loss by noise level
+                values |= {f"{name}/{sigma:g}": number for sigma, number in zip(SIGMAS, value, strict=True)}
+            elif isinstance(value, dict):  # by genre
                 values |= {f"{name}/{key}": number for key, number in value.items()}
             else:
                 values[NAMES.get(name, name)] = value

@@ -75,7 +75,7 @@ def pipeline(context: TrainingContext) -> FluxPipeline:
 def sheet(previews: Path, prompts: tuple[str, ...]) -> Image.Image:
     """A row for each step, a column for each prompt; white where a prompt came later."""
     folders = sorted(folder for folder in previews.iterdir() if folder.name.startswith("step-"))
-    rows = [[_small(folder / f"{index:02d}.png") for index in range(len(prompts))] for folder in folders]
+    rows = [[small(folder / f"{index:02d}.png") for index in range(len(prompts))] for folder in folders]
     return contact_sheet([folder.name for folder in folders], rows)
 
 
@@ -91,7 +91,7 @@ def contact_sheet(labels: list[str], rows: list[list[Image.Image | None]]) -> Im
     return page
 
 
-def _small(path: Path) -> Image.Image | None:
+def small(path: Path) -> Image.Image | None:
     if not path.exists():
         return None
     picture = Image.open(path)
