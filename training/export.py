@@ -23,8 +23,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 
-from impressionism.lora_file import DOUBLE_BLOCK, SINGLE_BLOCK
 from impressionism.errors import UserError
+from impressionism.lora_file import DOUBLE_BLOCK, SINGLE_BLOCK
 
 Weights = dict[str, torch.Tensor]
 Layers = dict[str, tuple[torch.Tensor, torch.Tensor, float]]  # of each layer A (rank, in), B (out, rank) and the scale
