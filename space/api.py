@@ -6,7 +6,6 @@ client = Client("http://127.0.0.1:7860")
 picture, recipe = client.predict(prompt="a windmill at sunset", api_name="/generate")
 """
 
-import dataclasses
 import inspect
 import re
 import reprlib
@@ -23,7 +22,7 @@ from gradio_client.utils import is_file_obj_with_meta
 
 from impressionism import paint
 from impressionism.errors import UserError
-from impressionism.records import GenerationParams
+from impressionism.records import BlockStrengths, GenerationParams
 from space import gate
 from space.errors import plain_words
 from space.jobs import Step, Visitor, Waiting, in_thread, visitor_here
@@ -33,7 +32,6 @@ from space.texts import words_for
 VERSION = "1"  # a change that would break a program makes it 2, with a snapshot of its own
 STRENGTHS = [0.0, 0.5, 1.0]
 GUIDANCE = GenerationParams.guidance
-MOST_SEEDS = 4
 
 One = tuple[gr.FileData, dict[str, Any]]
 Pair = tuple[gr.FileData, gr.FileData, dict[str, Any]]
@@ -47,6 +45,7 @@ class Parameter(NamedTuple):
     meaning: str
 
 
+BLOCKS = "Multiplies the strength, 0 to 2, in"
 LOW, HIGH = paint.LIMITS["strength"]
 PARAMETERS = {
     "image": Parameter(gr.FileData, "The photograph, at most 10 MB; it is cropped to width x height."),
@@ -61,12 +60,17 @@ PARAMETERS = {
     "change": Parameter(float, f"How much to change the photo, 0 (hardly) to 1 (entirely). Default {paint.CHANGE}."),
     "count": Parameter(
         int,
-        f"Pictures or pairs, 1 to {MOST_SEEDS}, from seed, seed + 1 … Above 1 each value that is returned is a list. "
-        "Default 1.",
+        f"Pictures or pairs, 1 to {paint.MOST_SEEDS}, from seed, seed + 1 … Above 1 each value that is returned is a "
+        "list. Default 1.",
     ),
+    "fast": Parameter(bool, "Few steps with an accelerator under both pictures; set steps lower, too. Default False."),
+    "adapter": Parameter(str, "One of the adapters that /status lists; empty is the first. Default empty."),
+    "two_stream": Parameter(float, f"{BLOCKS} the two-stream blocks. Default 1.0."),
+    "early_single": Parameter(float, f"{BLOCKS} the first half of the single-stream blocks. Default 1.0."),
+    "late_single": Parameter(float, f"{BLOCKS} the second half of the single-stream blocks. Default 1.0."),
 }
 COMMON = ("seed", "steps", "guidance", "width", "height")
-EXTRA = ("count",)
+EXTRA = ("count", "fast", "adapter", *BlockStrengths().to_dict())
 """Added since version 1 was published."""
 
 
@@ -129,17 +133,20 @@ STATUS = "Which model is painting, what it knows, its limits and the defaults."
 def request_for(studio: Studio, name: str, values: dict[str, Any], photograph: str | None = None) -> Request:
     """An endpoint's values, checked."""
     count = whole(values.get("count", 1))
-    if not paint.within(count, 1, MOST_SEEDS, int):
-        raise UserError(f"Count must be a whole number from 1 to {MOST_SEEDS}, not {reprlib.repr(count)}.")
+    if not paint.within(count, 1, paint.MOST_SEEDS, int):
+        raise UserError(f"Count must be a whole number from 1 to {paint.MOST_SEEDS}, not {reprlib.repr(count)}.")
     params = sampling_of(*(values[field] for field in ("prompt", *COMMON)))
     every = [params]
     if count > 1 and isinstance(params.seed, int):
-        every = [dataclasses.replace(params, seed=params.seed + number) for number in range(count)]
+        every = [params.replace(seed=params.seed + number) for number in range(count)]
     strengths = weakest_first(values["strengths"]) if name == "sweep" else [real(values["strength"])]
     if name == "compare":
         strengths = [0.0, *strengths]
     more = {"photograph": photograph, "change": real(values["change"])} if name == "repaint" else {}
-    return studio.request(every, strengths, **more)
+    blocks = BlockStrengths(**{group: real(values[group]) for group in BlockStrengths().to_dict()})
+    return studio.request(
+        every, strengths, fast=values["fast"] is True, adapter=values["adapter"] or None, blocks=blocks, **more
+    )
 
 
 async def painted(
@@ -177,9 +184,14 @@ def status_of(studio: Studio) -> dict[str, Any]:
         "api": VERSION,
         "about": studio.painter.about,
         "filter": studio.guard.about(),
-        "provenance": dataclasses.asdict(studio.painter.provenance),
+        "adapters": {
+            name: {"title": info.title, "trigger": info.trigger, "strength": info.recommended_strength}
+            for name, info in studio.painter.adapters.items()
+        },
+        "accelerator": studio.painter.accelerator and studio.painter.accelerator.name,
+        "provenance": studio.painter.provenance.to_dict(),
         "knows": words.knows.strip(),
-        "limits": studio.limits() | {"count": [1, MOST_SEEDS]},
+        "limits": studio.limits() | {"count": [1, paint.MOST_SEEDS]},
         "server": gate.LIMITS,
         "defaults": defaults_of(studio),
         "sizes": words.sizes,
@@ -189,7 +201,7 @@ def status_of(studio: Studio) -> dict[str, Any]:
 def defaults_of(studio: Studio) -> dict[str, Any]:
     width, height = words_for(studio.painter).sizes["Square"]
     return {
-        "strength": 1.0,
+        "strength": studio.painter.adapter.recommended_strength if studio.painter.adapter else 1.0,
         "strengths": STRENGTHS,
         "seed": 0,
         "steps": paint.defaults(studio.painter, "").steps,
@@ -198,6 +210,9 @@ def defaults_of(studio: Studio) -> dict[str, Any]:
         "height": height,
         "change": paint.CHANGE,
         "count": 1,
+        "fast": False,
+        "adapter": "",
+        **BlockStrengths().to_dict(),
     }
 
 

@@ -2,7 +2,6 @@
 
 from space.zerogpu import on_gpu  # isort: skip  (before torch)
 
-import dataclasses
 import logging
 import tempfile
 from pathlib import Path
@@ -36,7 +35,7 @@ def compile_when_first_run(painter: Painter) -> None:
 def compile_ahead_or_not(painter: Painter, folder: Path) -> None:
     from impressionism.compiled import compile_ahead, use_packages
 
-    short = dataclasses.replace(defaults(painter, "a boat"), steps=1)  # which tells what a block is given
+    short = defaults(painter, "a boat").replace(steps=1)  # which tells what a block is given
 
     def work() -> None:
         compile_ahead(painter.pipe, lambda: paint(painter, short), folder)

@@ -5,7 +5,6 @@
 Nothing is kept on the server; what a link does not name stays as it is on the page.
 """
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ NUMBERS: dict[str, type[int] | type[float]] = {
 def settings_of(recipes: Sequence[ImageMetadata]) -> dict[str, Any]:
     """Everything that the page can set, of pictures that differ in nothing but their strength."""
     last = recipes[-1]
-    settings = dataclasses.asdict(last.sampling) | {"strengths": [recipe.strength for recipe in recipes]}
+    settings = last.sampling.to_dict() | {"strengths": [recipe.strength for recipe in recipes]}
     return settings | ({"change": last.change} if last.change is not None else {})
 
 
@@ -71,8 +70,8 @@ def number(name: str, text: str) -> float:
 def key_of(recipe: ImageMetadata) -> str:
     """All that decides the pixels; of the base model's picture, the adapter does not."""
     if recipe.strength == 0:
-        base = dataclasses.replace(recipe.provenance, adapter=None, adapter_revision=None)
-        recipe = dataclasses.replace(recipe, provenance=base)
+        base = recipe.provenance.replace(adapter=None, adapter_revision=None)
+        recipe = recipe.replace(provenance=base, blocks=None)
     return recipe.to_json()
 
 
@@ -103,7 +102,7 @@ def short(text: str) -> str:
 def sheet_text(recipes: Sequence[ImageMetadata]) -> PngImagePlugin.PngInfo:
     """What the PNG of a contact sheet says of its pictures."""
     text = PngImagePlugin.PngInfo()
-    text.add_itxt(SHEET, json.dumps([dataclasses.asdict(recipe) for recipe in recipes], ensure_ascii=False))
+    text.add_itxt(SHEET, json.dumps([recipe.to_dict() for recipe in recipes], ensure_ascii=False))
     text.add_itxt("Software", "impressionism")
     text.add_itxt("Comment", paint.NOTICE)
     return text

@@ -6,7 +6,6 @@ encode a picture anew and lose the text.
 
 from space import zerogpu  # isort: skip  (before torch and gradio)
 
-import dataclasses
 import os
 import secrets
 import threading
@@ -23,6 +22,7 @@ from PIL import Image
 from impressionism import names, paint
 from impressionism.errors import UserError
 from impressionism.files import picture_size, read_picture
+from impressionism.paint import PaintRequest
 from impressionism.pipeline import Painter
 from impressionism.records import GenerationParams, ImageMetadata
 from space.errors import plain_words
@@ -47,14 +47,6 @@ class Picture(NamedTuple):
     """A PNG in Gradio's folder; its text holds the recipe."""
     recipe: dict[str, Any]
     """impressionism.records.ImageMetadata as JSON."""
-
-
-class PaintRequest(NamedTuple):
-    """One picture to paint."""
-
-    metadata: ImageMetadata
-    source: Image.Image | None = None
-    """The photograph to paint over, cropped to the picture's size."""
 
 
 class Request(NamedTuple):
@@ -86,28 +78,25 @@ class Studio:
         strengths: Any,
         *,
         photograph: str | Image.Image | None = None,
-        change: float | None = None,
+        **more: Any,
     ) -> Request:
         """Each of the params at each of the strengths, checked; a UserError says all that is wrong.
 
-        photograph: an upload's path or a picture, to be painted over; change is how far from it, 0 to 1."""
+        photograph: an upload's path or a picture, to be painted over. more: the keywords of paint.request (blocks,
+        fast, adapter, change, upscale)."""
         every = [params] if isinstance(params, GenerationParams) else list(params)
         if not isinstance(strengths, list | tuple) or not 1 <= len(strengths) <= MOST_STRENGTHS:
             raise UserError(f"Choose one to {MOST_STRENGTHS} strengths, such as 0, 0.5 and 1.")
         if len(every) * len(strengths) > MOST_PICTURES:
             raise UserError(f"This asks for {len(every) * len(strengths)} pictures; at most {MOST_PICTURES} at a time.")
-        for one, strength in product(every, strengths):
-            paint.check(one, strength, change, largest=paint.largest(self.painter))
-        for prompt in {one.prompt for one in every}:
+        for prompt in {one.prompt for one in every if isinstance(one.prompt, str)}:
             self.guard.check_prompt(prompt)
-        source = open_photograph(photograph, every[0]) if photograph is not None else None
-        firsts = [paint.recipe_of(self.painter, one, float(strengths[0]), source, change) for one in every]
-        return Request(
-            tuple(
-                PaintRequest(dataclasses.replace(first, strength=float(strength)), source)
-                for first, strength in product(firsts, strengths)
-            )
-        )
+        source = photograph if isinstance(photograph, Image.Image | None) else read_photograph(photograph)
+        items: list[PaintRequest] = []
+        for one, strength in product(every, strengths):
+            items.append(paint.request(self.painter, one, strength, source=source, **more))
+            source = items[0].source  # cropped once
+        return Request(tuple(items))
 
     def remembered(self, request: Request) -> list[Picture] | None:
         """The pictures of the request in its order, if all of them have been painted: no GPU, no waiting."""
@@ -150,8 +139,8 @@ class Studio:
 
     def _gpu_seconds(self, items: Sequence[PaintRequest]) -> int:
         """Seconds of GPU to ask for."""
-        steps = [steps_of(item) for item in items]
-        return self.pace.seconds(steps=sum(steps), params=items[0].metadata.sampling)
+        steps = sum(paint.steps_of(self.painter, item) for item in items)
+        return self.pace.seconds(steps=steps, params=items[0].metadata.sampling)
 
     def _paint(self, items: Sequence[PaintRequest]) -> Generator[tuple[int, int, Any] | Image.Image, None, None]:
         """With ZeroGPU this runs in another process, from which only what is yielded comes back."""
@@ -159,24 +148,16 @@ class Studio:
             yield from stepwise(partial(self._paint_all, items))
 
     def _paint_all(self, items: Sequence[PaintRequest], report: Report) -> None:
-        done, steps = 0, sum(steps_of(item) for item in items)
-        for item in items:
-            metadata = item.metadata
-            params, previews = (
-                metadata.sampling,
-                Previews(self.painter.pipe, metadata.sampling.width, metadata.sampling.height),
-            )
+        sizes = [(item.metadata.sampling.width, item.metadata.sampling.height) for item in items]
+        previews = [Previews(self.painter.pipe, *size) for size in sizes]
+        painted = 0
 
-            def on_step(step: int, _: int, latents: Any, before: int = done, previews: Previews = previews) -> None:
-                report((before + step, steps, previews.look(latents)))
+        def on_step(done: int, steps: int, latents: Any) -> None:
+            tiled = items[painted].metadata.upscale  # its latents are a tile's
+            report((done, steps, None if tiled else previews[painted].look(latents)))
 
-            if item.source is None:
-                image = paint.paint(self.painter, params, metadata.strength, on_step=on_step)
-            else:
-                image = paint.repaint(
-                    self.painter, params, metadata.strength, item.source, metadata.change or 0, on_step=on_step
-                )
-            done += steps_of(item)
+        for image in paint.paint_all(self.painter, items, on_step=on_step):
+            painted += 1
             report(image)
 
     # ---- After it
@@ -191,15 +172,9 @@ class Studio:
             paint.save(image, recipe, path)
         except (OSError, UserError) as error:  # its sentence names a path on the server
             raise UserError(FULL) from error
-        picture = Picture(str(path), dataclasses.asdict(recipe))
+        picture = Picture(str(path), recipe.to_dict())
         self.memory.put(recipe, picture)
         return picture
-
-
-def steps_of(item: PaintRequest) -> int:
-    """Denoising steps of one picture: a repaint runs the last ones only."""
-    steps, change = item.metadata.sampling.steps, item.metadata.change
-    return steps if change is None else max(1, int(steps * change))
 
 
 class Memory:
@@ -262,12 +237,6 @@ def whole(value: Any) -> Any:
 def real(value: Any) -> Any:
     """The other way round, so that a recipe reads the same whoever asked."""
     return float(value) if type(value) is int and abs(value) < 2**53 else value
-
-
-def open_photograph(photograph: str | Image.Image, params: GenerationParams) -> Image.Image:
-    """An upload, decoded and cropped to the picture's size, once for all that follows."""
-    image = photograph if isinstance(photograph, Image.Image) else read_photograph(photograph)
-    return paint.fit(image, params.width, params.height)
 
 
 def read_photograph(source: str | BinaryIO) -> Image.Image:

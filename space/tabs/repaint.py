@@ -44,10 +44,10 @@ def add_repaint(studio: Studio, texts: PageTexts, settings: Settings, widgets: A
         """The photograph shows what to paint, so the prompt may be empty."""
         *sampling, strength, path, change = values
         params = sampling_of(prompt.strip() or texts.unprompted, *sampling)
-        photograph = (path or "") if photographed else None  # its price needs no photograph
+        photograph = (path or "") if photographed else Image.new("RGB", (64, 64))  # its price needs none
         request = studio.request(params, [real(strength)], photograph=photograph, change=real(change))
         source = request.items[0].source
-        return Job(request, each=1, before=[before(source)] if source else [])
+        return Job(request, each=1, before=[before(source)] if source and photographed else [])
 
     inputs = [*settings.sampling, settings.strength, photograph, settings.change]
     on_click(studio, TabWidgets(*widgets, board), inputs, job_of, priced=partial(job_of, photographed=False))
