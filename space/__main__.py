@@ -1,9 +1,11 @@
-"""python -m space [--port 7860] [--host 127.0.0.1] [--model auto] [--adapter auto] [--quantize auto] [--compile]"""
+"""python -m space [--port 7860] [--host 127.0.0.1] [--model auto] [--adapter auto] [--quantize auto] [--run RUN]
+[--compile]"""
 
 import argparse
 import signal
 import sys
 import threading
+from pathlib import Path
 
 from impressionism.errors import UserError
 
@@ -15,16 +17,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", default="auto", help="auto, miniature, a Hub id or a folder")
     parser.add_argument("--adapter", default="auto", help="auto, none, a Hub id, a folder or a file")
     parser.add_argument("--quantize", default="auto", help="auto, none, fp8, int8, nf4, int4 or int2")
+    parser.add_argument("--run", type=Path, help="a training run: paints with its adapter and shows its showcase")
     parser.add_argument("--compile", action="store_true", help="compile FLUX's blocks: minutes once, then faster")
     chosen = parser.parse_args(arguments)
 
     from impressionism import names
     from space.app import build, close, launch  # late: gradio and torch take seconds, and --help needs neither
     from space.compiling import compile_or_not
+    from space.gallery import SHOWCASE
     from space.jobs import INFERENCE_EXECUTOR
     from space.opening import open_painter
 
-    asked = chosen.model, chosen.adapter, chosen.quantize
+    model, adapter, showcase = chosen.model, chosen.adapter, SHOWCASE
+    try:
+        if chosen.run:
+            model, adapter, showcase = of_run(chosen.run, model, adapter)
+    except UserError as problem:
+        sys.exit(str(problem))
+    asked = model, adapter, chosen.quantize
     try:
         painter = (
             open_painter(*asked) if names.on_zero_gpu() else INFERENCE_EXECUTOR.submit(open_painter, *asked).result()
@@ -34,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     if chosen.compile or names.from_environment("compile"):
         compile_or_not(painter)
     print(painter.about, flush=True)
-    page = build(painter)
+    page = build(painter, showcase)
     leave = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: leave.set())
@@ -47,6 +57,21 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"Port {chosen.port} is taken; name another one with --port, or none for the first that is free.")
     finally:
         close(page)
+
+
+def of_run(run: Path, model: str, adapter: str) -> tuple[str, str, Path]:
+    """The run's base, adapter and showcase; what was asked for besides goes before."""
+    from impressionism.records import Run, parsed
+    from space.deploy import showcase_of
+
+    if not (run / "run.json").exists() or not (run / "adapter").is_dir():
+        raise UserError(f"{run} is no finished training run: it has no run.json and adapter/. Name its folder.")
+    base = parsed(run / "run.json", Run.from_json).base
+    return (
+        base if model == "auto" else model,
+        str(run / "adapter") if adapter == "auto" else adapter,
+        showcase_of(run) or run / "showcase",
+    )
 
 
 if __name__ == "__main__":

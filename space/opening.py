@@ -1,8 +1,9 @@
 """Which painter the Space opens with, and what happens when its adapter cannot be had.
 
-The owner switches to another adapter with IMPRESSIONISM_ADAPTER and IMPRESSIONISM_ADAPTER_REVISION. Where that one
-cannot be had, IMPRESSIONISM_ADAPTER_PINNED, the last that worked (owner/name@commit), paints on, and the page and
-/status say so. Visitors cannot name an adapter.
+The owner switches to another adapter with IMPRESSIONISM_ADAPTER and IMPRESSIONISM_ADAPTER_REVISION, or names several
+with IMPRESSIONISM_ADAPTERS (owner/name@commit,owner/other@commit). Where one of them cannot be had,
+IMPRESSIONISM_ADAPTER_PINNED, the last that worked (owner/name@commit), paints on, and the page and /status say so.
+Visitors choose among these and cannot name another.
 """
 
 import dataclasses
@@ -16,11 +17,15 @@ from impressionism.pipeline import Painter, choose_adapter, choose_base, choose_
 
 def open_painter(model: str = "auto", adapter: str = "auto", quantize: str = "auto", device: str = "auto") -> Painter:
     """As load_pipeline; a bad adapter among the variables leaves the pinned one painting, and `about` says so."""
-    wanted = names.from_environment("adapter") if model == adapter == "auto" else None
+    several, one = names.from_environment("adapters"), names.from_environment("adapter")
+    wanted = (several or one) if model == adapter == "auto" else None
     if not wanted:
         return load_pipeline(model, adapter, quantize, device)
     try:
-        check_pin(wanted)
+        for source in (
+            (several or "").split(",") if several else [f"{one}@{names.from_environment('adapter_revision')}"]
+        ):
+            check_pin(source.strip())
         return load_pipeline(model, adapter, quantize, device)
     except UserError as problem:
         reason = str(problem)
@@ -32,12 +37,12 @@ def open_painter(model: str = "auto", adapter: str = "auto", quantize: str = "au
     return dataclasses.replace(painter, about=f"{painter.about} {note}")
 
 
-def check_pin(wanted: str) -> None:
+def check_pin(source: str) -> None:
     """On the Hub, a public Space loads only what is named by a commit: a branch can change under it."""
-    revision = names.from_environment("adapter_revision") or ""
-    if os.environ.get("SPACE_ID") and "/" in wanted and not re.fullmatch(r"[0-9a-f]{40}", revision):
-        variable = names.ENVIRONMENT["adapter_revision"]
-        raise UserError(f"{wanted} is not pinned: set {variable} to the commit, 40 hex digits.")
+    name, _, revision = source.partition("@")
+    if os.environ.get("SPACE_ID") and "/" in name and not re.fullmatch(r"[0-9a-f]{40}", revision):
+        variables = f"{names.ENVIRONMENT['adapter_revision']}, or name@commit in {names.ENVIRONMENT['adapters']},"
+        raise UserError(f"{name} is not pinned: set {variables} to the commit, 40 hex digits.")
 
 
 def pinned(device: str) -> str:
