@@ -28,7 +28,7 @@ from impressionism.errors import UserError
 from impressionism.files import cover, open_picture, read_picture, write_atomic
 from impressionism.lora_file import AdapterInfo
 from impressionism.pipeline import ADAPTER_NAME, Painter
-from impressionism.records import BlockStrengths, GenerationParams, ImageMetadata
+from impressionism.records import LIMITS, BlockStrengths, GenerationParams, ImageMetadata, outside, within
 
 OnStep = Callable[[int, int, torch.Tensor], None]
 """Called after each step with its number (from 1), the steps of the whole call, and the packed latents; an
@@ -38,16 +38,6 @@ PromptEmbeds = tuple[Any, Any]  # tensors: T5's (1, tokens, width) and CLIP's (1
 PROMPT_CACHE: weakref.WeakKeyDictionary[FluxPipeline, dict[str, PromptEmbeds]] = weakref.WeakKeyDictionary()
 REMEMBERED = 8  # prompts; of FLUX.1-dev 4 MB each
 
-# The least and the most of what may be asked.
-LIMITS: dict[str, tuple[int, int]] = {
-    "prompt": (1, 2000),  # characters
-    "seed": (0, 2**31 - 1),
-    "steps": (1, 100),
-    "guidance": (0, 20),
-    "strength": (-1, 2),
-    "blocks": (0, 2),
-    "change": (0, 1),
-}
 MOST_SEEDS = 4  # pictures of one click
 CHANGE = 0.3  # of a photograph, where no other is asked for
 UPSCALE_CHANGE = 0.25  # of an upscaled picture: enough for new brush strokes, too little for another scene
@@ -192,13 +182,11 @@ def problems_of(
         *([] if isinstance(params.prompt, str) and (over or text.strip()) else ["say in the prompt what to paint"]),
         *([f"the prompt must not be longer than {most:,} characters"] if len(text) > most else []),
         *([] if is_text(text) else ["the prompt holds half a character; write it anew"]),
-        *outside("seed", params.seed, int),
-        *outside("steps", params.steps, int),
+        *outside("seed", params.seed),
+        *outside("steps", params.steps),
         *outside("guidance", params.guidance),
         *outside("strength", strength),
-        *itertools.chain.from_iterable(
-            outside("blocks", value, said=f"blocks.{name}") for name, value in groups.items()
-        ),
+        *itertools.chain.from_iterable(outside("blocks", value, f"blocks.{name}") for name, value in groups.items()),
         *(outside("change", change) if change is not None else []),
         *(["change must be above 0, or nothing is painted"] if change == 0 else []),
     ]
@@ -229,20 +217,6 @@ def is_text(text: str) -> bool:
         return True
     except UnicodeEncodeError:
         return False
-
-
-def within(value: Any, low: float, high: float, kind: type = float) -> bool:
-    """A bool is an int in Python; NaN is within nothing."""
-    kinds = (int,) if kind is int else (int, float)
-    return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
-
-
-def outside(name: str, value: Any, kind: type = float, said: str = "") -> list[str]:
-    low, high = LIMITS[name]
-    if within(value, low, high, kind):
-        return []
-    whole = "a whole number" if kind is int else "a number"
-    return [f"{said or name} must be {whole} from {low:,} to {high:,}, not {reprlib.repr(value)}"]
 
 
 def side(name: str, value: Any, largest: int) -> list[str]:

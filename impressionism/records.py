@@ -1,55 +1,111 @@
-"""The typed records that travel between stages as files."""
+"""The typed records that travel between stages as files; their limits and their meaning stand on the fields.
+
+They are frozen dataclasses. What comes from a file, a picture or a visitor goes through `from_json` or `from_dict`,
+where pydantic checks types and limits; what our own code makes is checked before it paints, by `paint.check`.
+"""
 
 import dataclasses
+import functools
 import json
+import reprlib
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
+from annotated_types import Ge, Le, MaxLen, MultipleOf
+from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
 
 from impressionism.errors import UserError
 
+# ---- What may be asked for, by every command, page and file: the fields' types
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+Prompt = Annotated[str, MaxLen(2000)]
+Seed = Annotated[int, Strict(), Ge(0), Le(2**31 - 1)]
+Steps = Annotated[int, Strict(), Ge(1), Le(100)]
+Guidance = Annotated[float, Strict(), Ge(0), Le(20)]
+Side = Annotated[int, Strict(), Ge(64), Le(4096), MultipleOf(16)]
+Strength = Annotated[float, Strict(), Ge(-1), Le(2)]
+BlockStrength = Annotated[float, Strict(), Ge(0), Le(2)]
+Change = Annotated[float, Strict(), Ge(0), Le(1)]
+
+NUMBERS: dict[str, Any] = {
+    "seed": Seed, "steps": Steps, "guidance": Guidance, "strength": Strength, "blocks": BlockStrength, "change": Change,
+}  # fmt: skip
+
+
+def limits(field: Any) -> tuple[int, int]:
+    """(least, most) of such a type."""
+    marks = field.__metadata__
+    return next(m.ge for m in marks if isinstance(m, Ge)), next(m.le for m in marks if isinstance(m, Le))
+
+
+LIMITS = {"prompt": (1, 2000)} | {name: limits(field) for name, field in NUMBERS.items()}
+
+
+def within(value: Any, low: float, high: float, kind: type = float) -> bool:
+    """A bool is an int in Python; NaN is within nothing."""
+    kinds = (int,) if kind is int else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+
+
+def outside(name: str, value: Any, said: str = "") -> list[str]:
+    """The sentence that a number is out of its limits; nothing where it is within. said: what to call it."""
+    (low, high), kind = LIMITS[name], typing.get_args(NUMBERS[name])[0]
+    if within(value, low, high, kind):
+        return []
+    whole = "a whole number" if kind is int else "a number"
+    return [f"{said or name} must be {whole} from {low:,} to {high:,}, not {reprlib.repr(value)}"]
+
+
+# ---- Records
+
+
 class Record:
     """A frozen record that is its own JSON; unknown keys are refused, so that a misspelt one cannot hide."""
 
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, sort_keys=True)
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self)  # type: ignore[call-overload] # its subclasses are dataclasses
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), ensure_ascii=False, sort_keys=True)
 
     def replace(self, **changes: Any) -> Self:
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        return cls.from_dict(json.loads(text))
+        try:
+            return cls.from_dict(json.loads(text))
+        except RecursionError:
+            raise UserError("its JSON is nested too deeply.") from None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"{cls.__name__} has no {', '.join(unknown)}; it has: {', '.join(sorted(known))}.")
-        hints = typing.get_type_hints(cls)
-        return cls(**{name: revive(hints[name], value) for name, value in values.items()})
+        """Raises UserError with everything that is wrong."""
+        try:
+            return adapter(cls).validate_python(values)
+        except ValidationError as error:
+            raise UserError(f"{'; '.join(map(problem, error.errors()))}.") from None
 
 
-def revive(hint: Any, value: Any) -> Any:
-    """What JSON made a dict of is a record again, also in lists, in dicts and where there may be none."""
-    if isinstance(hint, type) and issubclass(hint, Record):
-        if not isinstance(value, dict):
-            raise TypeError(f"a {hint.__name__} is an object, not {value!r:.40}")
-        return hint.from_dict(value)
-    inner = typing.get_args(hint)
-    if typing.get_origin(hint) is list and isinstance(value, list):
-        return [revive(inner[0], one) for one in value]
-    if typing.get_origin(hint) is dict and isinstance(value, dict):
-        return {key: revive(inner[1], one) for key, one in value.items()}
-    return next((revive(one, value) for one in inner if isinstance(value, dict)), value)
+adapter = functools.cache(TypeAdapter)  # of a record's class
+
+
+def problem(error: Any) -> str:
+    """One of pydantic's findings in plain words."""
+    name, given = ".".join(map(str, error["loc"])), error["input"]
+    if error["type"] == "unexpected_keyword_argument":
+        return f"there is no {name}"
+    if error["type"].startswith("missing"):
+        return f"{name} is missing"
+    field = str(error["loc"][-1]) if error["loc"] else ""
+    sentence = outside(field, given, name) if field in NUMBERS else []
+    message = f"{error['msg'][0].lower()}{error['msg'][1:]}"
+    return sentence[0] if sentence else f"{name or 'it'} is {reprlib.repr(given)}: {message}"
 
 
 def parsed(file: Path, parse: Callable[[str], Any]) -> Any:
@@ -57,7 +113,8 @@ def parsed(file: Path, parse: Callable[[str], Any]) -> Any:
     try:
         return parse(file.read_text(encoding="utf-8"))
     except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{file} cannot be read ({' '.join(str(error).split())}); write it again.") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{file} cannot be read ({reason}); write it again.") from error
 
 
 def parsed_lines(file: Path, parse: Callable[[str], Any]) -> list[Any]:
@@ -69,17 +126,17 @@ def parsed_lines(file: Path, parse: Callable[[str], Any]) -> list[Any]:
 class GenerationParams(Record):
     """All that decides the base model's picture."""
 
-    prompt: str
+    prompt: Prompt
     """What to paint, in English."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the initial noise, 0 to 2**31 - 1; the noise is drawn on the CPU, so every device starts alike."""
-    steps: int = 20
+    steps: Steps = 20
     """Denoising steps."""
-    guidance: float = 3.5
+    guidance: Guidance = 3.5
     """The distilled guidance that FLUX.1-dev takes as an input; not classifier-free guidance."""
-    width: int = 1024
+    width: Side = 1024
     """Pixels, a multiple of 16."""
-    height: int = 1024
+    height: Side = 1024
     """Pixels, a multiple of 16."""
 
 
@@ -87,11 +144,11 @@ class GenerationParams(Record):
 class BlockStrengths(Record):
     """What multiplies the adapter's strength in each group of the transformer's blocks."""
 
-    two_stream: float = 1.0
+    two_stream: BlockStrength = 1.0
     """The blocks in which text and picture have weights of their own: 19 in FLUX.1."""
-    early_single: float = 1.0
+    early_single: BlockStrength = 1.0
     """The first 10 of FLUX.1's 38 single-stream blocks, and the same share of another model's."""
-    late_single: float = 1.0
+    late_single: BlockStrength = 1.0
     """The other single-stream blocks, which hold most of the style."""
 
 
@@ -126,7 +183,7 @@ class ImageMetadata(Record):
     """Everything needed to paint one picture again; a PNG carries it as text."""
 
     sampling: GenerationParams
-    strength: float
+    strength: Strength
     """Weight of the adapter's update: 0 is the base model exactly, 1 the adapter as trained."""
     provenance: Provenance
     blocks: BlockStrengths | None = None
@@ -135,7 +192,7 @@ class ImageMetadata(Record):
     """Whether the accelerator painted along."""
     source: str | None = None
     """For a repaint: SHA-256 of the source picture's pixels as they entered the model."""
-    change: float | None = None
+    change: Change | None = None
     """For a repaint: how much of the source is noise at the start, 0 (none) to 1 (all)."""
     upscale: bool = False
     """Whether the source is a picture of half this size, painted over in tiles where it is too large for the model."""
