@@ -1,9 +1,11 @@
 """Paint from a terminal.
 
-python -m impressionism "a sailing boat on the sea at dawn" --strength 1 --seed 7 --out boat.png
-python -m impressionism "a haystack" --compare            the base model's picture beside it, as NAME-base.png
-python -m impressionism "a haystack" --sweep 0 0.5 1      one picture a strength
+python -m impressionism "a sailing boat on the sea at dawn" --strength 0.8 --seed 7 --out boat.png
+python -m impressionism "a haystack" --compare            also the base model's picture, as NAME-base.png
+python -m impressionism "a haystack" --sweep 0 0.5 1      one picture for each strength
+python -m impressionism "a haystack" --seeds 4            four pictures from four seeds
 python -m impressionism "a boat on the sea" --repaint photo.jpg --change 0.6
+python -m impressionism "a boat on the sea" --upscale boat.png --out large.png
 python -m impressionism --from boat.png --out again.png   the same picture again, from the recipe in it
 """
 
@@ -13,28 +15,31 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from impressionism.errors import UserError
+from impressionism import names
+from impressionism.errors import UserError, status_of
 from impressionism.hub import check_name
 
 if TYPE_CHECKING:  # imported where they are used: PyTorch takes seconds, --help should not
-    from PIL.Image import Image
-
+    from impressionism.paint import PaintRequest
     from impressionism.pipeline import Painter
-    from impressionism.records import GenerationParams, ImageMetadata
+    from impressionism.records import ImageMetadata
 
-SAMPLING = ("seed", "steps", "guidance", "width", "height")
-STRENGTH = 1.0  # where none is asked for
+PARAMS = ("seed", "steps", "guidance", "width", "height")
 
 
 def parser() -> argparse.ArgumentParser:
+    prog = names.program("paint", "impressionism")
     result = argparse.ArgumentParser(
-        prog="python -m impressionism",
-        description=__doc__,
+        prog=prog,
+        description=(__doc__ or "").replace("python -m impressionism", prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
     add("prompt", nargs="?", help="what to paint, in English")
-    add("--strength", type=float, help="-1 to 2; 0: the base model, 1: the adapter as trained (default)")
+    add("--strength", type=float, help="-1 to 2; 0: the base model (default: what the adapter recommends, or 1)")
+    add("--blocks", type=float, nargs=3, metavar=("TWO_STREAM", "EARLY", "LATE"),
+        help="multiply the strength, 0 to 2, in the two-stream, early and late single-stream blocks")  # fmt: skip
+    add("--fast", action="store_true", help="few steps, with the accelerator adapter")
     add("--seed", type=int, help="of the initial noise (default 0)")
     add("--steps", type=int, help="denoising steps (default: as suits the model)")
     add("--guidance", type=float, help="distilled guidance, 0 to 20 (default 3.5)")
@@ -44,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
     kind = result.add_mutually_exclusive_group()
     kind.add_argument("--compare", action="store_true", help="also write the base model's picture, as NAME-base.png")
     kind.add_argument("--sweep", type=float, nargs="+", metavar="STRENGTH", help="one picture for each strength")
+    kind.add_argument("--seeds", type=int, metavar="COUNT", help="one picture for each of 1 to 4 seeds, from --seed on")
     kind.add_argument("--repaint", type=Path, metavar="PICTURE", help="paint over this picture or photograph")
+    kind.add_argument("--upscale", type=Path, metavar="PICTURE", help="paint this picture at twice its size")
     add("--change", type=float, help="how much --repaint changes: 0.3 (default) keeps it, 0.8 reinvents it")
     add("--from", type=Path, dest="again", metavar="PNG", help="paint this picture again from its recipe")
     add("--model", help="auto, miniature, a Hub id or a folder (default auto)")
@@ -59,19 +66,21 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors nobody uses
-    try:
-        check_files(args)
-        paint_again(args) if args.again else paint_new(args)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return status_of(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Every mistake that can be seen without the model is told before it is loaded."""
+    from impressionism.paint import paint_all, save
+
+    check_files(args)
+    painter, wanted = again(args) if args.again else new(args)
+    pictures = paint_all(painter, [request for _, request in wanted], on_step=show)
+    for (path, request), picture in zip(wanted, pictures, strict=True):
+        print(save(picture, request.metadata, path), flush=True)
 
 
 def check_files(args: argparse.Namespace) -> None:
-    """What is wrong with the names, before anything is loaded."""
     if args.out.suffix.lower() != ".png":
         raise UserError(f"{args.out.name} cannot carry a recipe; name the picture something.png.")
     nearest = next(folder for folder in args.out.absolute().parents if folder.exists())
@@ -81,21 +90,32 @@ def check_files(args: argparse.Namespace) -> None:
         check_name(args.model, args.model_revision)
 
 
-def paint_new(args: argparse.Namespace) -> None:
-    import dataclasses
-
-    from impressionism.paint import defaults, open_image
+def new(args: argparse.Namespace) -> tuple["Painter", list[tuple[Path, "PaintRequest"]]]:
+    """The painter, and each file to write with what is painted into it."""
+    from impressionism.files import read_picture
+    from impressionism.paint import CHANGE, MOST_SEEDS, check, defaults, request
     from impressionism.pipeline import load_pipeline
+    from impressionism.records import LIMITS, BlockStrengths, GenerationParams
 
-    if not args.prompt:
-        raise UserError('Say what to paint, as in: python -m impressionism "a sailing boat on the sea at dawn"')
-    if args.change is not None and not args.repaint:
+    over = args.repaint or args.upscale
+    if not args.prompt and not over:
+        raise UserError(f'Say what to paint, as in: {names.program("paint", "impressionism")} "a sailing boat at dawn"')
+    if args.change is not None and not over:
         raise UserError("--change says how far --repaint may go; name the picture with --repaint.")
     if args.sweep and args.strength is not None:
         raise UserError("--sweep names the strengths; leave out --strength.")
-    given = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
-    check_wishes(args, given)
-    source = open_image(args.repaint) if args.repaint else None
+    if args.seeds is not None and not 1 <= args.seeds <= MOST_SEEDS:
+        raise UserError(f"--seeds must be from 1 to {MOST_SEEDS}, not {args.seeds}.")
+    given = {name: getattr(args, name) for name in PARAMS if getattr(args, name) is not None}
+    two_stream, early, late = args.blocks or (1.0, 1.0, 1.0)
+    blocks = BlockStrengths(two_stream=two_stream, early_single=early, late_single=late)
+    # What the model decides, its steps and its sizes, is checked again with it.
+    params = GenerationParams(prompt=args.prompt or "", **({"steps": LIMITS["steps"][1]} | given))
+    change = CHANGE if over and args.change is None else args.change
+    for strength in args.sweep or [args.strength]:
+        check(params, names.DEFAULT_STRENGTH if strength is None else strength, change, blocks)
+    source = read_picture(over) if over else None
+
     painter = load_pipeline(
         args.model or "auto",
         args.adapter or "auto",
@@ -103,63 +123,56 @@ def paint_new(args: argparse.Namespace) -> None:
         args.device,
         model_revision=args.model_revision,
         adapter_revision=args.adapter_revision,
+        fast=args.fast or None,
     )
-    print(painter.about)
-    paint_as_asked(args, painter, dataclasses.replace(defaults(painter, args.prompt), **given), source)
+    print(painter.about, flush=True)
+    warn_of_words(painter, args.prompt or "")
+    params = defaults(painter, args.prompt or "", args.fast).replace(**given)
+    more: dict[str, Any] = {"blocks": blocks, "fast": args.fast}
+    if over:
+        more |= {"source": source, "change": args.change, "upscale": bool(args.upscale)}
 
+    def named(suffix: str) -> Path:
+        return args.out.with_name(f"{args.out.stem}-{suffix}{args.out.suffix}")
 
-def check_wishes(args: argparse.Namespace, given: dict[str, Any]) -> None:
-    """Refuses what no model can paint; what the model decides, its steps and its largest size, is checked with it."""
-    from impressionism.paint import LIMITS, check
-    from impressionism.records import GenerationParams
-
-    sampling = GenerationParams(prompt=args.prompt, **({"steps": LIMITS["steps"][1]} | given))
-    for strength in args.sweep or [args.strength]:
-        check(sampling, STRENGTH if strength is None else strength, args.change)
-
-
-def paint_as_asked(
-    args: argparse.Namespace, painter: "Painter", sampling: "GenerationParams", source: "Image | None"
-) -> None:
-    """One picture, a pair, a row, or a repaint."""
-    from impressionism.paint import CHANGE, compare, paint, recipe_of, repaint, sweep
-
-    strength = STRENGTH if args.strength is None else args.strength
     if args.compare:
-        base, adapted = compare(painter, sampling, strength, on_step=show)
-        write(base, recipe_of(painter, sampling, 0.0), args.out.with_name(f"{args.out.stem}-base.png"))
-        write(adapted, recipe_of(painter, sampling, strength), args.out)
-    elif args.sweep:
-        for each, picture in sweep(painter, sampling, args.sweep, on_step=show):
-            name = f"{args.out.stem}-{each:g}{args.out.suffix}"
-            write(picture, recipe_of(painter, sampling, each), args.out.with_name(name))
-    elif source is not None:
-        change = CHANGE if args.change is None else args.change
-        picture = repaint(painter, sampling, strength, source, change, on_step=show)
-        write(picture, recipe_of(painter, sampling, strength, source, change), args.out)
-    else:
-        write(paint(painter, sampling, strength, on_step=show), recipe_of(painter, sampling, strength), args.out)
+        return painter, [
+            (named("base"), request(painter, params, 0.0, **more)),
+            (args.out, request(painter, params, args.strength, **more)),
+        ]
+    if args.sweep:
+        return painter, [(named(f"{each:g}"), request(painter, params, each, **more)) for each in args.sweep]
+    if args.seeds:
+        seeds = [(params.seed + number) % (LIMITS["seed"][1] + 1) for number in range(args.seeds)]
+        return painter, [
+            (named(f"{seed}"), request(painter, params.replace(seed=seed), args.strength, **more)) for seed in seeds
+        ]
+    return painter, [(args.out, request(painter, params, args.strength, **more))]
 
 
-def paint_again(args: argparse.Namespace) -> None:
+def again(args: argparse.Namespace) -> tuple["Painter", list[tuple[Path, "PaintRequest"]]]:
     """The picture that a recipe describes; --model and --adapter say where its folders are now."""
-    from impressionism.paint import again, check, open_image, paint_all, read_recipe
+    from impressionism.files import read_picture
+    from impressionism.paint import again, check, read_recipe
     from impressionism.pipeline import load_pipeline
+    from impressionism.records import Side, limits
 
-    given = ["strength", "change", "sweep", *SAMPLING]
+    given = ["strength", "blocks", "change", "sweep", "seeds", *PARAMS]
     changed = [f"--{name}" for name in given if getattr(args, name) is not None]
-    changed += ["--compare"] * args.compare + ["the prompt"] * bool(args.prompt)
+    changed += ["--compare"] * args.compare + ["--fast"] * args.fast + ["the prompt"] * bool(args.prompt)
     if changed:
         raise UserError(f"--from paints what the recipe says; leave out {', '.join(changed)}.")
     recipe = read_recipe(args.again)
-    check(recipe.sampling, recipe.strength, recipe.change)
-    if (recipe.source is None) != (args.repaint is None):
+    check(recipe.sampling, recipe.strength, recipe.change, recipe.blocks, largest=limits(Side)[1])
+    over = args.repaint or args.upscale
+    if (recipe.source is None) != (over is None):
+        option = "--upscale" if recipe.upscale else "--repaint"
         raise UserError(
-            "The picture was painted over another one; give that one with --repaint."
+            f"The picture was painted over another one; give that one with {option}."
             if recipe.source
-            else "The picture was not painted over another one; leave out --repaint."
+            else "The picture was not painted over another one; leave out --repaint and --upscale."
         )
-    source = open_image(args.repaint) if args.repaint else None
+    source = read_picture(over) if over else None
     was = recipe.provenance
     painter = load_pipeline(
         args.model or findable(was.base, "--model"),
@@ -170,11 +183,10 @@ def paint_again(args: argparse.Namespace) -> None:
         adapter_revision=args.adapter_revision or (commit(was.adapter_revision) if not args.adapter else None),
         fast=recipe.fast or None,
     )
-    print(painter.about)
+    print(painter.about, flush=True)
     request = again(painter, recipe, source)
     warn_of_differences(recipe, request.metadata)
-    [picture] = paint_all(painter, [request], on_step=show)
-    write(picture, request.metadata, args.out)
+    return painter, [(args.out, request)]
 
 
 def findable(name: str, option: str) -> str:
@@ -209,15 +221,22 @@ def warn_of_differences(was: "ImageMetadata", now: "ImageMetadata") -> None:
         print(f"The picture may come out different: {'; '.join(differing)}.", file=sys.stderr)
 
 
-def write(picture: "Image", recipe: "ImageMetadata", path: Path) -> None:
-    from impressionism.paint import save
+def warn_of_words(painter: "Painter", prompt: str) -> None:
+    """What of the prompt the model will not follow."""
+    from impressionism.paint import cut_at, unknown_words
 
-    print(f"{save(picture, recipe, path)}")
+    if unknown := unknown_words(painter, prompt):
+        print(f"This model was not taught: {', '.join(unknown)}.", file=sys.stderr)
+    if unread := cut_at(painter, prompt):
+        print(f"The prompt is too long for the model, which does not read: {unread}", file=sys.stderr)
 
 
 def show(step: int, steps: int, _: object) -> None:
+    """On one line of a terminal; elsewhere, in a log, a line for each quarter."""
     if sys.stderr.isatty():
         print(f"\rstep {step} of {steps}", end="\n" if step == steps else "", file=sys.stderr, flush=True)
+    elif 4 * step // steps > 4 * (step - 1) // steps:
+        print(f"step {step} of {steps}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Ids and phrases that must agree everywhere."""
 
 import os
+import sys
 from pathlib import Path
 
 BASE = "black-forest-labs/FLUX.1-dev"
@@ -41,3 +42,8 @@ def from_environment(what: str) -> str | None:
 def on_zero_gpu() -> bool:
     """There a card is emulated until a visitor's call, so its memory says nothing."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
+def program(command: str, module: str) -> str:
+    """How the running command is called in its help: `impressionism paint`, or `python -m impressionism`."""
+    return f"impressionism {command}" if Path(sys.argv[0]).stem == "impressionism" else f"python -m {module}"
