@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from impressionism import names
+
 RUN: tuple[str, dict[str, Any]] = (
     "run",
     {"type": Path, "metavar": "RUN", "help": "a run's folder, as runs/NAME; what is found out goes there too"},
@@ -82,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m evaluation", description="What an adapter does, shown and measured."
+        prog=names.program("evaluate", "evaluation"), description="What an adapter does, shown and measured."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, text in COMMANDS.items():

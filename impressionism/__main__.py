@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     from impressionism.paint import paint_all, save
 
     check_files(args)
-    painter, wanted = again(args) if args.again else new(args)
+    painter, wanted = pictures_again(args) if args.again else new_pictures(args)
     pictures = paint_all(painter, [request for _, request in wanted], on_step=show)
     for (path, request), picture in zip(wanted, pictures, strict=True):
         print(save(picture, request.metadata, path), flush=True)
@@ -90,7 +90,7 @@ def check_files(args: argparse.Namespace) -> None:
         check_name(args.model, args.model_revision)
 
 
-def new(args: argparse.Namespace) -> tuple["Painter", list[tuple[Path, "PaintRequest"]]]:
+def new_pictures(args: argparse.Namespace) -> tuple["Painter", list[tuple[Path, "PaintRequest"]]]:
     """The painter, and each file to write with what is painted into it."""
     from impressionism.files import read_picture
     from impressionism.paint import CHANGE, MOST_SEEDS, check, defaults, request
@@ -150,7 +150,7 @@ def new(args: argparse.Namespace) -> tuple["Painter", list[tuple[Path, "PaintReq
     return painter, [(args.out, request(painter, params, args.strength, **more))]
 
 
-def again(args: argparse.Namespace) -> tuple["Painter", list[tuple[Path, "PaintRequest"]]]:
+def pictures_again(args: argparse.Namespace) -> tuple["Painter", list[tuple[Path, "PaintRequest"]]]:
     """The picture that a recipe describes; --model and --adapter say where its folders are now."""
     from impressionism.files import read_picture
     from impressionism.paint import again, check, read_recipe

@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,23 @@ def check_environment() -> None:
             raise UserError(
                 f"{name} is {address!r}, which is no address such as {schemes[0]}://host: correct or unset it."
             )
+
+
+def check_port(host: str, port: int | None) -> None:
+    """Refuses a port that something else listens at; none: any."""
+    if port is None:
+        return
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OverflowError:
+            raise UserError(f"Port {port} is none: ports are from 1 to 65535.") from None
+        except OSError as error:
+            reason = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            raise UserError(
+                f"Port {port} {reason}; name another one with --port, or none for the first that is free."
+            ) from None
 
 
 _PROXIES = ("ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from annotated_types import Ge, Le, MaxLen, MultipleOf
-from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, GetCoreSchemaHandler, Strict, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
 from impressionism.errors import UserError
 
@@ -77,19 +78,32 @@ class Record:
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(keep_whole_numbers, handler(source))
+
+    @classmethod
     def from_json(cls, text: str) -> Self:
         try:
             return cls.from_dict(json.loads(text))
         except RecursionError:
-            raise UserError("its JSON is nested too deeply.") from None
+            raise ValueError("its JSON is nested too deeply") from None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Raises UserError with everything that is wrong."""
+        """Raises ValueError with everything that is wrong; whoever reads a file adds its name."""
         try:
             return adapter(cls).validate_python(values)
         except ValidationError as error:
-            raise UserError(f"{'; '.join(map(problem, error.errors()))}.") from None
+            raise ValueError("; ".join(map(problem, error.errors()))) from None
+
+
+def keep_whole_numbers(values: Any, validate: Callable) -> Any:
+    """A fraction that a file writes as 1 stays 1, so that the record's JSON, and its SHA-256, are the file's."""
+    record = validate(values)
+    for name, value in values.items() if isinstance(values, dict) else ():
+        if type(value) is int and type(getattr(record, name)) is float:
+            object.__setattr__(record, name, value)
+    return record
 
 
 adapter = functools.cache(TypeAdapter)  # of a record's class

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from impressionism import names
+
 COMMANDS: dict[str, str] = {  # a command is the function of that name in the module of that name
     "render": "Write the card of a trained and evaluated run from its records.",
     "check": "Say what is wrong with an adapter's folder before the Hub or its users do.",
@@ -39,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model_card", description="The card of an adapter.")
+    parser = argparse.ArgumentParser(prog=names.program("card", "model_card"), description="The card of an adapter.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)

@@ -7,11 +7,12 @@ import sys
 import threading
 from pathlib import Path
 
-from impressionism.errors import UserError
+from impressionism.errors import UserError, check_environment, check_port
+from impressionism.names import program
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m space", description="The page, in the browser.")
+    parser = argparse.ArgumentParser(prog=program("space", "space"), description="The page, in the browser.")
     parser.add_argument("--port", type=int, help="the first free one from 7860 by default")
     parser.add_argument("--host", help="127.0.0.1 by default; 0.0.0.0 opens the page to the network")
     parser.add_argument("--model", default="auto", help="auto, miniature, a Hub id or a folder")
@@ -20,6 +21,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--run", type=Path, help="a training run: paints with its adapter and shows its showcase")
     parser.add_argument("--compile", action="store_true", help="compile FLUX's blocks: minutes once, then faster")
     chosen = parser.parse_args(arguments)
+    try:  # before a model is loaded for minutes
+        check_environment()
+        check_port(chosen.host or "127.0.0.1", chosen.port)
+    except UserError as problem:
+        sys.exit(str(problem))
 
     from impressionism import names
     from space.app import build, close, launch  # late: gradio and torch take seconds, and --help needs neither

@@ -10,8 +10,10 @@ import torch
 from diffusers import FluxPipeline
 from hub import STRANGER, Hub, sha256
 from huggingface_hub import HfApi, constants
+from readonly import read_only
 from tiny import make_tiny_adapter
 
+from impressionism import __main__ as terminal
 from impressionism import names
 from impressionism.errors import UserError, readable_errors
 from impressionism.lora_file import find_adapter
@@ -168,6 +170,18 @@ def login_page(hub: Hub, patch: pytest.MonkeyPatch) -> None:
     hub.commit(ADAPTER, {names.WEIGHTS_FILE: b"<!DOCTYPE html><html><body>Log in</body></html>"})
 
 
+def moved_away(hub: Hub, patch: pytest.MonkeyPatch) -> None:
+    """As a mirror does that has moved."""
+    hub.fail(".*", 308, 99, Location="https://elsewhere.example")
+
+
+def no_cache(hub: Hub, patch: pytest.MonkeyPatch) -> None:
+    """HF_HOME leads into a file."""
+    home = Path(constants.HF_HUB_CACHE).parent
+    home.parent.mkdir(exist_ok=True)
+    home.write_text("")
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
@@ -186,6 +200,8 @@ def login_page(hub: Hub, patch: pytest.MonkeyPatch) -> None:
         (lambda hub, patch: hub.fail("/resolve/", 502, 99), r"HTTP 502\): try again later"),
         (lambda hub, patch: hub.fail(LFS, 503, 99), r"HTTP 503\): try again later"),
         (lambda hub, patch: hub.fail(LFS, 403, 99), r"HTTP 403\)"),
+        (moved_away, r"redirects to https://elsewhere\.example.* \(HTTP 308\): set HF_ENDPOINT to the final address"),
+        (no_cache, r"cache .*hub cannot be written, because .*: set HF_HOME to a folder that can be"),
         (lambda hub, patch: hub.cut("/api/models", times=99), "the Hub cannot be reached"),
         (impatient, "the Hub cannot be reached"),
         (lambda hub, patch: hub.__exit__(), "the Hub cannot be reached"),
@@ -234,3 +250,36 @@ def test_without_network_the_cache_is_enough_and_its_commit_is_recorded(
     assert (online.base, online.adapter) == (names.BASE, ADAPTER)
     with pytest.raises(UserError, match=r"me/unknown is not completely on this machine"):
         load("me/unknown")
+
+
+def test_a_cache_that_others_fill_is_used_as_it_is_though_the_hub_has_a_newer_commit(
+    stocked: Hub, tiny_painter: Painter, caplog: pytest.LogCaptureFixture
+) -> None:
+    online = load().provenance
+    for page in (names.BASE, ADAPTER):
+        stocked.commit(page, stocked.files(page) | {"news.txt": b"new"})
+    cache = Path(constants.HF_HUB_CACHE)
+    with read_only(cache):
+        painter = load()
+    assert same(painter, tiny_painter) and painter.provenance == online
+    assert f"the commit of {names.BASE} that is in it is used" in caplog.text
+    stocked.add_repo("monet/lilies", None)
+    with (
+        read_only(cache),
+        pytest.raises(UserError, match="cannot be written, because permission is denied: set HF_HOME"),
+    ):
+        load("monet/lilies")
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [("HF_ENDPOINT", "htps://mirror"), ("HF_ENDPOINT", "mirror.example:99999"), ("HF_ENDPOINT", "http://[bad"),
+     ("ALL_PROXY", "socks9://127.0.0.1:1"), ("https_proxy", "http://:3128")],
+)  # fmt: skip
+def test_a_malformed_address_in_the_environment_is_named_before_anything_is_loaded(
+    name: str, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv(name, address)
+    assert terminal.main(["a boat"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"{name} is '{address}', which is no address such as http") and said.count("\n") == 1

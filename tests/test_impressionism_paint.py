@@ -386,7 +386,9 @@ def test_other_weights_and_versions_are_said(run, tiny_painter: Painter, capsys:
     assert "may come out different: the adapter's weights was 0000" in said and "torch was 1.0, is" in said
 
 
-def test_pairs_rows_and_repaints_from_the_terminal(run, photograph: Image.Image) -> None:
+def test_pairs_rows_and_repaints_from_the_terminal(
+    run, photograph: Image.Image, capsys: pytest.CaptureFixture
+) -> None:
     size = ("--steps", 2, "--width", 64, "--height", 80)
     assert run("a boat", *size, "--compare", "--out", "pair/boat.png") == 0
     assert read_recipe("pair/boat-base.png").strength == 0 and read_recipe("pair/boat.png").strength == 1
@@ -398,6 +400,12 @@ def test_pairs_rows_and_repaints_from_the_terminal(run, photograph: Image.Image)
     assert run("--from", "over.png", "--out", "again.png") == 2  # it needs the photograph
     assert run("--from", "over.png", "--repaint", "photo.jpg", "--out", "again.png") == 0
     assert Path("over.png").read_bytes() == Path("again.png").read_bytes()
+    assert run("a boat", *size, "--seeds", 2, "--seed", 7, "--blocks", 1, 1, 0.5, "--out", "each.png") == 0
+    assert read_recipe("each-8.png").blocks == BlockStrengths(late_single=0.5)
+    assert run("a boat", "--steps", 2, "--upscale", "over.png", "--out", "large.png") == 0
+    assert Image.open("large.png").size == (128, 160)
+    said = capsys.readouterr().err
+    assert "step 2 of 4\nstep 3 of 4\nstep 4 of 4" in said  # two pictures; in a log, a line for each quarter
 
 
 @pytest.mark.parametrize(
@@ -411,6 +419,9 @@ def test_pairs_rows_and_repaints_from_the_terminal(run, photograph: Image.Image)
         (["a boat", "--from", "boat.png"], "leave out the prompt"),
         (["--seed", 0, "--from", "boat.png"], "leave out --seed"),
         (["--from", "boat.png"], "There is no file boat.png."),
+        (["a boat", "--seeds", 9], "--seeds must be from 1 to 4, not 9."),
+        (["a boat", "--blocks", 1, 1, 3], "Blocks.late_single must be a number from 0 to 2"),
+        (["a boat", "--fast"], "There is no accelerator for"),
     ],
 )
 def test_a_wrong_command_is_one_sentence(run, arguments: list, sentence: str, capsys: pytest.CaptureFixture) -> None:

@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from impressionism import names
+
 STOPPED = 143  # what a shell reports of a program that SIGTERM ended
 COMMANDS = {  # a command is the function of that name in the module of that name; it is given the recipe
     "curate": "Choose paintings for training, and report what was chosen and why.",
@@ -76,13 +78,15 @@ def _parsed(arguments: list[str] | None) -> dict:
     parser = _parser()
     known, others = parser.parse_known_args(arguments)
     if strange := [each for each in others if each.startswith("-") or "=" not in each]:
-        parser.error(f"unrecognized arguments: {' '.join(strange)}; see python -m training {known.command} --help")
+        parser.error(f"unrecognized arguments: {' '.join(strange)}; see {parser.prog} {known.command} --help")
     known.override += others
     return vars(known)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training", description="Train an adapter on pictures.")
+    parser = argparse.ArgumentParser(
+        prog=names.program("train", "training"), description="Train an adapter on pictures."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
