@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 from hub import STRANGER, Hub, sha256
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, close_session, constants
 from readonly import read_only
 from tiny import make_tiny_adapter
 
@@ -269,6 +269,13 @@ def test_a_cache_that_others_fill_is_used_as_it_is_though_the_hub_has_a_newer_co
         pytest.raises(UserError, match="cannot be written, because permission is denied: set HF_HOME"),
     ):
         load("monet/lilies")
+
+
+def test_a_socks_proxy_in_the_environment_is_no_obstacle(stocked: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")  # NO_PROXY leads past it
+    close_session()  # the next request reads the environment anew
+    assert find_adapter(ADAPTER, None).name == names.WEIGHTS_FILE
+    close_session()
 
 
 @pytest.mark.parametrize(
