@@ -21,6 +21,7 @@ from typing import Any
 from PIL import Image
 
 from impressionism.errors import UserError
+from impressionism.files import pictures_in, read_picture
 from impressionism.hub import folder_of, without_bars
 
 logger = logging.getLogger(__name__)
@@ -159,13 +160,9 @@ def main() -> None:
     parser.add_argument("--filter", default=CLASSIFIER, help="owner/name@commit or a folder")
     parser.add_argument("--threshold", type=float, default=THRESHOLD)
     chosen = parser.parse_args()
-    files = [
-        file for file in sorted(chosen.folder.rglob("*")) if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
-    ]
+    files, _ = pictures_in(chosen.folder)
     if not files:
         sys.exit(f"There are no pictures in {chosen.folder}.")
-    from impressionism.paint import open_image  # late: --help needs no PyTorch
-
     try:
         images = ImageFilter(chosen.filter, chosen.threshold)
     except UserError as problem:
@@ -173,7 +170,7 @@ def main() -> None:
     scored = []
     for file in files:
         try:
-            scored.append((images.score(open_image(file)), file))
+            scored.append((images.score(read_picture(file)), file))
         except UserError as problem:
             print(problem, file=sys.stderr)
     withheld = sorted((score, file) for score, file in scored if score > images.threshold)

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import nn
 
 from impressionism.errors import UserError
+from impressionism.files import write_atomic
 from impressionism.lora_file import DOUBLE_BLOCK, SINGLE_BLOCK
 
 Weights = dict[str, torch.Tensor]
@@ -123,10 +124,8 @@ def hash_of(weights: Weights) -> str:
 
 
 def write(weights: Weights, file: Path, metadata: dict[str, str]) -> Path:
-    partial = file.with_name(f".{file.name}.partial")
-    save_file({key: tensor.contiguous() for key, tensor in weights.items()}, partial, metadata)
-    partial.replace(file)
-    return file
+    tensors = {key: tensor.contiguous() for key, tensor in weights.items()}
+    return write_atomic(file, lambda partial: save_file(tensors, partial, metadata))
 
 
 # ---- Whether it holds

@@ -15,6 +15,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from PIL import Image
 
 from impressionism.errors import UserError
+from impressionism.files import write_atomic
 from training.examples import say
 from training.recipe import TrainingConfig
 from training.validation import SIGMAS
@@ -37,9 +38,8 @@ class RunLog:
         folder = recipe.run.folder
         self.path = folder / "log.jsonl"
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        partial = folder / ".log.jsonl.partial"
-        partial.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
-        partial.replace(self.path)
+        whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        write_atomic(self.path, "".join(whole))
         options: dict[str, dict[str, Any]] = {
             "tensorboard": {"run_name": "", "logging_dir": folder / "tensorboard", "purge_step": step + 1},
             "wandb": {"run_name": "flux-impressionism", "name": folder.name, "dir": str(folder)},
