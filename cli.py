@@ -18,6 +18,7 @@ app = typer.Typer(
     epilog="Without a GPU everything runs on the bundled miniature. Start with: impressionism space",
     no_args_is_help=True,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -25,7 +26,7 @@ FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 def add(group: typer.Typer, name: str, help_text: str, module: str, *before: str) -> None:
     """A command that runs `module.main` with `before` and whatever was typed after its name."""
 
-    @group.command(name, help=help_text, context_settings=FORWARD, add_help_option=False)
+    @group.command(name, help=help_text, short_help=help_text, context_settings=FORWARD, add_help_option=False)
     def run(context: typer.Context) -> None:
         raise typer.Exit(importlib.import_module(module).main([*before, *context.args]) or 0)
 

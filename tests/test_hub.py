@@ -1,51 +1,13 @@
-"""The Hub of hub.py keeps what other tests rely on: the painter's way to weights, and each way it can fail."""
+"""The Hub of hub.py answers as other tests rely on; test_impressionism_hub.py has the painter's way to weights."""
 
 import shutil
 from pathlib import Path
 
 import pytest
-from hub import STRANGER, Hub
-from huggingface_hub import HfApi, constants, errors, hf_hub_download, snapshot_download
+from hub import Hub
+from huggingface_hub import HfApi, errors, hf_hub_download, snapshot_download
 
 from impressionism import names
-from impressionism.errors import UserError
-from impressionism.paint import paint
-from impressionism.pipeline import Painter, load_pipeline
-from impressionism.records import GenerationParams
-
-BOAT = GenerationParams(prompt="a boat", steps=2, width=64, height=64)
-
-
-def test_flux_under_its_own_name_paints_as_from_its_folder(
-    hub: Hub, tiny_flux: Path, tiny_adapter: Path, tiny_painter: Painter
-) -> None:
-    pipe = hub.add_repo(names.BASE, tiny_flux, gated=True)
-    pipe.accepted.add("monet")
-    adapter = hub.add_repo("monet/haystacks", tiny_adapter, private=True)
-    painter = load_pipeline(names.BASE, "monet/haystacks", device="cpu")
-    assert painter.provenance.base_revision == pipe.find("main")
-    assert painter.provenance.adapter_revision == adapter.find("main")
-    assert paint(painter, BOAT).tobytes() == paint(tiny_painter, BOAT).tobytes()
-    asked = len(hub.calls)
-    load_pipeline(names.BASE, "monet/haystacks", device="cpu")
-    assert not any("/lfs/" in call for call in hub.calls[asked:])  # all of it is in the cache
-
-
-@pytest.mark.parametrize(
-    ("token", "sentence"),
-    [
-        (None, r"asks you to accept its licence at .*, then log in with `hf auth login`"),
-        (STRANGER, r"asks you to accept its licence at http://[0-9.:]+/black-forest-labs/FLUX\.1-dev; or"),
-        ("hf_revoked", r"HTTP 401"),
-    ],
-)
-def test_a_gated_repository_asks_for_a_token_and_for_its_terms(
-    hub: Hub, tiny_flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None, sentence: str
-) -> None:
-    hub.add_repo(names.BASE, tiny_flux, gated=True)
-    hub.lead_here(monkeypatch, tmp_path / "stranger", token)
-    with pytest.raises(UserError, match=sentence):
-        load_pipeline(names.BASE, "none", device="cpu")
 
 
 def test_what_is_missing_or_private_is_told_apart(hub: Hub, tiny_adapter: Path) -> None:
@@ -73,15 +35,6 @@ def test_a_revision_stays_what_it_was(hub: Hub, tiny_adapter: Path, tmp_path: Pa
         assert (found / "README.md").read_text().endswith(text)
     api.delete_file("README.md", "monet/haystacks")
     assert hub.files("monet/haystacks").keys() == {names.WEIGHTS_FILE}
-
-
-def test_a_download_goes_on_where_it_was_cut(hub: Hub, tiny_adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.add_repo("me/haystacks", tiny_adapter)
-    hub.cut("GET /lfs/", after=10_000)
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
-    found = hf_hub_download("me/haystacks", names.WEIGHTS_FILE)
-    assert Path(found).read_bytes() == (tiny_adapter / names.WEIGHTS_FILE).read_bytes()
-    assert hub.count("GET /lfs/") == 2 and hub.count("GET /lfs/.* bytes=10000-") == 1
 
 
 def test_datasets_and_spaces_live_beside_models(hub: Hub, tmp_path: Path) -> None:
