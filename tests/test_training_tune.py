@@ -3,7 +3,6 @@ import csv
 import itertools
 import json
 import os
-import re
 import shutil
 import signal
 import sqlite3
@@ -149,8 +148,8 @@ def test_the_best_recipe_trains_to_what_the_study_saw(recipe_file, tmp_path):
     assert [int(row["trial"]) for row in rows] == list(range(6))
     assert float(rows[best.number]["change"]) == best.value - 1
     report = (folder / "report.html").read_text()
-    assert f"Trial {best.number} is the best" in report and report.count("<svg") == 2 + len(best.params)
-    assert report.count("<circle") == 6 * (1 + len(best.params)) and "://" not in report
+    assert f"Trial {best.number} is the best" in report and report.count("data:image/png") == 2 + len(best.params)
+    assert "://" not in report
 
 
 def test_the_report_says_which_number_mattered_and_keeps_what_went_astray_at_the_edge(recipe_file):
@@ -166,9 +165,11 @@ def test_the_report_says_which_number_mattered_and_keeps_what_went_astray_at_the
     rows = page[page.index("What mattered") :]
     assert rows.index("optimizer.learning_rate") < min(rows.index(path) for path in tune.CHOICES)
     assert "&lt;reeds&gt;" in page and "<reeds>" not in page and "No trial beat the base" in page
-    assert "trial 0: held-out loss +99900.00%" in page
-    heights = [float(height) for height in re.findall(r'cy="([\d.]+)"', page)]
-    assert min(heights) == tune.tune_report.TOP and len(set(heights)) > 20  # in plots of two sizes
+    assert "+99900.00 %" in page
+    low, high = tune.tune_report.y_limits(
+        [100 * (value - 1) for t in study.trials for value in t.intermediate_values.values()]
+    )
+    assert low < 0 and high < 100  # the one that went astray does not press the others together
 
 
 def test_the_base_is_loaded_once_and_a_finished_study_needs_none(recipe_file, tiny_flux, tmp_path, capsys):

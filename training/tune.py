@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 
 from impressionism.errors import UserError
+from impressionism.files import write_atomic
 from training import adapter, flow, tune_report, validation
 from training.base import TrainingContext, inject_adapter, prepare, training_batches
 from training.batches import MicroBatch
@@ -319,10 +320,10 @@ def _write(study: optuna.Study, recipe: TrainingConfig) -> None:
     """report.html, trials.csv and best.yaml, as the study stands."""
     folder, trials = _folder(recipe), [trial for trial in study.get_trials(deepcopy=False) if trial.params]
     best = _best(study)
-    _replace(folder / "trials.csv", tune_report.table(trials))
-    _replace(folder / "report.html", tune_report.page(study.study_name, trials, best, recipe))
+    write_atomic(folder / "trials.csv", tune_report.table(trials))
+    write_atomic(folder / "report.html", tune_report.page(study.study_name, trials, best, recipe))
     if best:
-        _replace(folder / "best.yaml", best_recipe(recipe, best))
+        write_atomic(folder / "best.yaml", best_recipe(recipe, best))
 
 
 def _best(study: optuna.Study) -> FrozenTrial | None:
@@ -336,13 +337,6 @@ def best_recipe(recipe: TrainingConfig, best: FrozenTrial) -> str:
     values = lay_over(recipe, best.params).model_copy(update={"run": run}).model_dump(mode="json", exclude={"tune"})
     head = f"# Trial {best.number} of the study {folder.name}: {tune_report.outcome(best)}.\n"
     return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
-
-
-def _replace(path: Path, text: str) -> None:
-    """All of the file or none of it, whichever worker writes."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _conclude(study: optuna.Study, recipe: TrainingConfig) -> bool:
