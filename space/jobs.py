@@ -90,7 +90,9 @@ def visitor_here() -> Visitor:
     request = LocalContext.request.get(None)
     if request is None or request.request is None:
         return Visitor("local")
-    return Visitor(address_of(request.request.scope), request.session_hash, request.username)
+    scope = request.request.scope
+    login = scope.get("session", {}).get("oauth_info", {}).get("userinfo", {})  # of hf_oauth, in a signed cookie
+    return Visitor(address_of(scope), request.session_hash, request.username or login.get("preferred_username"))
 
 
 async def in_thread(call: Callable[..., Any], *values: Any) -> Any:

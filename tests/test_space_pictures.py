@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from impressionism.records import GenerationParams, ImageMetadata, Provenance
+from space.jobs import Step
 from space.pictures import FRONT, alt, inline, progress, view_of
-from space.studio import Picture, Step
+from space.studio import Picture
 
 RECIPE = ImageMetadata(
     sampling=GenerationParams(prompt="a windmill", seed=4), strength=0.5, provenance=Provenance(base="miniature")

@@ -73,6 +73,10 @@ HAND_MADE = [
     saying(SHEET, "[]"),
     saying(SHEET, "[[1]]"),
     saying(SHEET, "7"),
+    saying(SHEET, "[" * 50_000),
+    saying(SHEET, json.dumps([dataclasses.asdict(ROW[0])] * 65)),
+    saying(SHEET, json.dumps([dataclasses.asdict(ROW[0]) | {"source": "x" * 200_000}])),
+    saying("impressionism", json.dumps(dataclasses.asdict(ROW[0]) | {"source": "x" * 200_000})),
     saying(SHEET, json.dumps([dataclasses.asdict(ROW[0]) | {"provenance": "mine"}])),
     saying(SHEET, json.dumps([dataclasses.asdict(ROW[0]) | {"sampling": "a boat"}])),
 ]
