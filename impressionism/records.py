@@ -38,7 +38,7 @@ NUMBERS: dict[str, Any] = {
 
 def limits(field: Any) -> tuple[int, int]:
     """(least, most) of such a type."""
-    marks = field.__metadata__
+    marks: Any = field.__metadata__
     return next(m.ge for m in marks if isinstance(m, Ge)), next(m.le for m in marks if isinstance(m, Le))
 
 
