@@ -5,8 +5,10 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 from PIL import Image
+from safetensors.torch import load, load_file
 
 from impressionism.errors import UserError
+from training import __main__ as training
 from training import cache, examples
 from training.recipe import Data, Model, RunOptions, TrainingConfig
 
@@ -80,4 +82,28 @@ def test_a_truncated_picture_is_skipped(tiny_flux, pictures, capsys):
     whole = (pictures / "1.png").read_bytes()
     (pictures / "1.png").write_bytes(whole[: len(whole) // 2])
     _, usable = cache.fill(recipe(tiny_flux, pictures))
-    assert len(usable) == 7 and "Skipped 1.png: it cannot be decoded" in capsys.readouterr().err
+    assert len(usable) == 7 and "Skipped 1.png: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "header", "empty"])
+def test_a_damaged_entry_is_noticed_and_made_again(tiny_flux, pictures, capsys, damage):
+    wanted = recipe(tiny_flux, pictures)
+    kept, usable = cache.fill(wanted)
+    for file in (kept.latents_file(usable[0]), kept.text_file(usable[1].caption)):
+        whole = file.read_bytes()
+        place = 40 if damage == "header" else len(whole) - 1200
+        flipped = whole[:place] + bytes(byte ^ 0xFF for byte in whole[place : place + 1000]) + whole[place + 1000 :]
+        file.write_bytes({"cut": whole[:100], "empty": b""}.get(damage, flipped))
+        path = pictures.parent / "recipe.yaml"
+        path.write_text(wanted.to_yaml())
+        assert training.main(["cache", str(path)]) == 0
+        assert f"Damaged in the cache and made again: {file}." in capsys.readouterr().err
+        torch.testing.assert_close(load_file(file), load(whole), atol=1e-5, rtol=1e-5)
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(tiny_flux, pictures, capsys):
+    (pictures.parent / "file").write_text("not a folder")
+    path = pictures.parent / "recipe.yaml"
+    path.write_text(recipe(tiny_flux, pictures).to_yaml())
+    assert training.main(["cache", str(path), f"run.cache={pictures.parent}/file/cache"]) == 2
+    assert "cannot be written, because a part of its path is a file" in capsys.readouterr().err.splitlines()[-1]

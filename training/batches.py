@@ -37,13 +37,13 @@ class Latents:
             return self.scheduler.get("shift", 1.0)
         keys = {"base_tokens": "base_image_seq_len", "max_tokens": "max_image_seq_len",
                 "base_shift": "base_shift", "max_shift": "max_shift"}  # fmt: skip
-        known = {ours: self.scheduler[theirs] for ours, theirs in keys.items() if theirs in self.scheduler}
-        return flow.resolution_shift(tokens, **known)
+        options = {ours: self.scheduler[theirs] for ours, theirs in keys.items() if theirs in self.scheduler}
+        return flow.resolution_shift(tokens, **options)
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What goes through the model together, before anything of it is read."""
+    """What passes through the model together, not read from the cache yet."""
 
     examples: list[Example]
     visits: list[int]
@@ -64,7 +64,7 @@ class Batch:
 
 
 class Schedule:
-    """Which parts make up step 0, 1, 2 …, for process `rank` of `world`: each takes its share of every batch."""
+    """The micro-batches of step 0, 1, 2 …, for process `rank` of `world`: each takes its share of every batch."""
 
     def __init__(
         self, recipe: TrainingConfig, examples: list[Example], latents: Latents, *, rank: int = 0, world: int = 1
@@ -82,11 +82,11 @@ class Schedule:
         ).split(self.together)  # fmt: skip
         mine = slice(self.rank * self.batch, (self.rank + 1) * self.batch)
         return [
-            self._part(step * options.gradient_accumulation_steps + place, sigma, mine)
+            self._micro_batch(step * options.gradient_accumulation_steps + place, sigma, mine)
             for place, sigma in enumerate(sigmas)
         ]
 
-    def _part(self, index: int, sigma: torch.Tensor, mine: slice) -> MicroBatch:
+    def _micro_batch(self, index: int, sigma: torch.Tensor, mine: slice) -> MicroBatch:
         examples = self.order[index][mine]
         visits = [index * self.together + slot for slot in range(self.together)][mine]
         seed, data = self.recipe.run.seed, self.recipe.data
@@ -107,7 +107,7 @@ def caption_for(example: Example, data: Data, seed: int, visit: int) -> str:
 
 
 def fixed_parts(examples: list[Example], sigmas: list[float], *, batch: int) -> list[MicroBatch]:
-    """For validation: each picture at each noise level, one size to a part."""
+    """For validation: each picture at each noise level, one size to a micro-batch."""
     groups: dict[Size, list[Example]] = {}
     for example in examples:
         groups.setdefault(example.size, []).append(example)
@@ -122,7 +122,7 @@ def fixed_parts(examples: list[Example], sigmas: list[float], *, batch: int) -> 
 
 
 class Loader:
-    """Reads a part's entries from the cache and puts them on the device."""
+    """Reads a micro-batch's entries from the cache and puts them on the device."""
 
     def __init__(self, kept: Cache, latents: Latents, device: torch.device, seed: int):
         self.kept, self.latents, self.device, self.seed = kept, latents, device, seed
@@ -163,7 +163,7 @@ class Loader:
         return Batch(
             x=pack(x),
             noise=pack(torch.stack(list(noise))),
-            # The transformer is told the noise level in its own precision, so that very one is mixed in.
+            # The transformer gets the noise level in its own precision, so the noise is mixed in at that very level.
             sigma=part.sigma.to(text.dtype).float().to(self.device),
             text=text.to(self.device),
             pooled=self.pooled(part).to(self.device),

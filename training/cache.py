@@ -5,9 +5,11 @@
 `cache/<fingerprint>/latents/<sample>-<width>x<height>.safetensors` holds a picture's moments (mean, logvar),
 so that each visit draws anew; `text/<caption's SHA-256>.safetensors` holds what T5 and CLIP make of it. The
 fingerprint covers the encoders, their precision and the picture transform. So an entry is never stale and
-never belongs to another sample; what exists is not made again, and writing may stop at any moment.
+never belongs to another sample; what exists is not made again, and writing may stop at any moment. Each entry has a
+digest, which is checked before every run: a damaged one is made again.
 """
 
+import functools
 import gc
 import hashlib
 import itertools
@@ -23,17 +25,20 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, FluxPipeline
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from impressionism import names
 from impressionism.errors import UserError
+from impressionism.files import write_atomic
 from impressionism.hub import PIPELINE_FILES, folder_of, sha256_of, without_bars
 from impressionism.quantize import give_back_memory
-from training import examples as intake
-from training.examples import Example, Size, say
+from training import examples
+from training.examples import Example, Size
 from training.recipe import Model, TrainingConfig
 from training.runtime import Runtime, resolve_runtime
+from training.sources import say
 
 PIXELS = {"cuda": 1024 * 1024, "cpu": 80 * 1024}  # through the VAE at once; more no longer fit a CPU's caches
 CAPTIONS = 16  # through the text encoders at once
@@ -71,27 +76,61 @@ def cache(recipe: TrainingConfig) -> None:
 
 
 def fill(recipe: TrainingConfig, runtime: Runtime | None = None) -> tuple[Cache, list[Example]]:
-    """Encode what is missing, each process its share; the cache, and the examples that are in it."""
+    """Encode what is missing or damaged, each process its share; the cache, and the examples that are in it."""
+    examples.check_folders(recipe)
     runtime = runtime or resolve_runtime(recipe.model)
-    examples = intake.read(recipe.data)
+    usable = examples.read(recipe.data)
     folder = locate(recipe.model)
     cache = Cache(recipe.run.cache / fingerprint(recipe.model, folder, runtime.dtype))
-    said = {text for example in examples for text in (example.caption, example.content) if text}
-    captions = sorted({"", *said, *recipe.preview.prompts})
+    written = {text for example in usable for text in (example.caption, example.content) if text}
+    captions = sorted({"", *written, *recipe.preview.prompts})
     mine = slice(runtime.rank, None, runtime.world)
-    latents = [example for example in examples[mine] if not cache.latents_file(example).exists()]
-    texts = [caption for caption in captions[mine] if not cache.text_file(caption).exists()]
-    if latents:
-        _encode_pictures(cache, latents, folder, runtime)
+    whole = _intact([*map(cache.latents_file, usable[mine]), *map(cache.text_file, captions[mine])])
+    pictures = [example for example in usable[mine] if cache.latents_file(example) not in whole]
+    texts = [caption for caption in captions[mine] if cache.text_file(caption) not in whole]
+    if pictures:
+        _encode_pictures(cache, pictures, folder, runtime)
     if texts:
         _encode_captions(cache, texts, folder, recipe.model.max_sequence_length, runtime)
     runtime.wait()
-    usable = [example for example in examples if cache.latents_file(example).exists()]
+    usable = [example for example in usable if cache.latents_file(example).exists()]
     if not usable:
         raise UserError(f"No picture of {recipe.data.source} could be decoded; see the lines above.")
-    there = "encoded now" if latents or texts else "all there already"
+    there = "encoded now" if pictures or texts else "all there already"
     say(f"{cache.folder}: {len(usable)} pictures and {len(captions)} captions, {there}.")
     return cache, usable
+
+
+def _intact(files: list[Path]) -> set[Path]:
+    """Those that are there and whole; a damaged one is removed, so that nothing reads it before it is made again."""
+    there = [file for file in files if file.exists()]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing lets other threads run
+        bar = tqdm(pool.map(_is_intact, there), total=len(there), desc="check", unit="entry", delay=2)
+        intact = {file for file, whole in zip(there, bar, strict=True) if whole}
+    if damaged := sorted(set(there) - intact):
+        others = f" and {len(damaged) - 1} others" if damaged[1:] else ""
+        say(f"Damaged in the cache and made again: {damaged[0]}{others}.")
+    for file in damaged:
+        file.unlink()
+    return intact
+
+
+def _is_intact(file: Path) -> bool:
+    try:
+        with safe_open(file, framework="pt") as stored:
+            entry = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  it is no dictionary
+            return (stored.metadata() or {}).get("sha256") == _digest_of(entry)
+    except (OSError, ValueError, SafetensorError):
+        return False
+
+
+def _digest_of(entry: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and numbers."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(entry.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def locate(model: Model) -> Path:
@@ -116,21 +155,21 @@ def fingerprint(model: Model, folder: Path, dtype: torch.dtype) -> str:
     """What the entries depend on besides the sample itself."""
     if missing := [part for part in ENCODERS if not (folder / part).is_dir()]:
         raise UserError(f"{folder} is no FLUX model: it lacks {', '.join(missing)}.")
-    what = [digest(folder, *ENCODERS), str(dtype), model.max_sequence_length, intake.TRANSFORM]
+    what = [digest(folder, *ENCODERS), str(dtype), model.max_sequence_length, examples.TRANSFORM]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
 @torch.no_grad()
-def _encode_pictures(cache: Cache, examples: list[Example], folder: Path, runtime: Runtime) -> None:
+def _encode_pictures(cache: Cache, pictures: list[Example], folder: Path, runtime: Runtime) -> None:
     device, dtype = runtime.device, runtime.dtype
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=dtype).to(device)  # type: ignore[arg-type]
-    with tqdm(total=len(examples), desc="pictures", unit="picture") as bar:
-        for batch, decoded in _decoded_ahead(_batches_of_one_size(examples, device.type)):
-            pictures = [(example, picture) for example, picture in zip(batch, decoded, strict=True) if picture]
-            if pictures:
-                pixels = torch.stack([_to_tensor(picture) for _, picture in pictures])
+    with tqdm(total=len(pictures), desc="pictures", unit="picture") as bar:
+        for batch, decoded in _decoded_ahead(_batches_of_one_size(pictures, device.type)):
+            pairs = [(example, image) for example, image in zip(batch, decoded, strict=True) if image]
+            if pairs:
+                pixels = torch.stack([_to_tensor(image) for _, image in pairs])
                 moments = vae.encode(pixels.to(device, dtype)).latent_dist
-                for (example, _), mean, logvar in zip(pictures, moments.mean, moments.logvar, strict=True):
+                for (example, _), mean, logvar in zip(pairs, moments.mean, moments.logvar, strict=True):
                     _write(cache.latents_file(example), {"mean": mean.float(), "logvar": logvar.float()})
             bar.update(len(batch))
     del vae
@@ -160,8 +199,8 @@ def together(size: Size, device: str) -> int:
     return min(16, max(1, PIXELS[device] // (size[0] * size[1])))
 
 
-def _batches_of_one_size(examples: Iterable[Example], device: str) -> Iterator[list[Example]]:
-    ordered = sorted(examples, key=lambda example: example.size)
+def _batches_of_one_size(pictures: Iterable[Example], device: str) -> Iterator[list[Example]]:
+    ordered = sorted(pictures, key=lambda example: example.size)
     for size, group in itertools.groupby(ordered, key=lambda example: example.size):
         remaining, count = list(group), together(size, device)
         yield from (remaining[start : start + count] for start in range(0, len(remaining), count))
@@ -173,7 +212,7 @@ def _decoded_ahead(batches: Iterable[list[Example]]) -> Iterator[tuple[list[Exam
     waiting: deque[tuple[list[Example], list[Future]]] = deque()
     try:
         for batch in batches:
-            waiting.append((batch, [pool.submit(intake.decode, example) for example in batch]))
+            waiting.append((batch, [pool.submit(examples.decode, example) for example in batch]))
             if len(waiting) > BATCHES_AHEAD:
                 first, decoding = waiting.popleft()
                 yield first, [each.result() for each in decoding]
@@ -183,17 +222,14 @@ def _decoded_ahead(batches: Iterable[list[Example]]) -> Iterator[tuple[list[Exam
         pool.shutdown(cancel_futures=True)
 
 
-def _to_tensor(picture) -> torch.Tensor:
+def _to_tensor(image: Image.Image) -> torch.Tensor:
     """(3, height, width) in [-1, 1]."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def _write(path: Path, entry: dict[str, torch.Tensor]) -> None:
-    """All of the file or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    save_file({key: tensor.cpu().contiguous().clone() for key, tensor in entry.items()}, partial)
-    partial.replace(path)
+    entry = {key: tensor.cpu().contiguous().clone() for key, tensor in entry.items()}
+    write_atomic(path, functools.partial(save_file, entry, metadata={"sha256": _digest_of(entry)}))
 
 
 def free() -> None:

@@ -30,7 +30,7 @@ from impressionism.records import Run
 from training import adapter, checkpoint, export, flow, preview, resume, validation
 from training.base import StepBatches, TrainingContext, inject_adapter, loaders, prepare
 from training.checkpoint import Best, Position, TrainState
-from training.examples import Example, say
+from training.examples import Example, check_folders, say
 from training.log import MemoryMeter, RunLog
 from training.recipe import Data, Optimizer, TrainingConfig, changed
 from training.runtime import resolve_runtime
@@ -42,6 +42,7 @@ QUICK_PICTURES, QUICK_STEPS = 8, 10
 def fit(recipe: TrainingConfig, *, quick: bool = False, until: int | None = None) -> Run | bool:
     """Train, or resume training; false if the run was told to leave: by SIGTERM, Ctrl-C, or at step `until`."""
     whole, recipe = recipe, quick_recipe(recipe) if quick else recipe
+    check_folders(recipe)
     runtime = resolve_runtime(recipe.model)
     with resume.readable_failures(recipe):
         if quick and runtime.first:

@@ -21,6 +21,7 @@ from diffusers import FluxTransformer2DModel
 
 from impressionism import names
 from impressionism.errors import UserError
+from impressionism.files import pictures_in
 from impressionism.modulation import AHEAD
 from training import adapter, cards, encoding, examples, footprint
 from training import recipe as recipes
@@ -155,7 +156,7 @@ def count(recipe: TrainingConfig) -> int | None:
     folder = Path(recipe.data.source)
     if not folder.is_dir() or any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
         return None
-    return sum(path.suffix.lower() in examples.SUFFIXES for path in folder.rglob("*"))
+    return len(pictures_in(folder)[0])
 
 
 # ---- Predicting
