@@ -1,8 +1,9 @@
 """Chooses paintings for training and says why: python -m training curate RECIPE.yaml
 
-One pass over the source looks at each picture by itself and keeps the usable ones beside what was found out; then
-they are compared with each other and the dataset is written. All of it happens in `<data.source>.partial`, where a
-stopped run goes on; data.source appears at the end, whole, with a report in it.
+One pass over the source examines each picture by itself and keeps the usable ones, with a record of each; then they
+are compared with each other and the dataset is written: folders `train` and `validation` of pictures, each with a
+metadata.jsonl, as `datasets`' imagefolder has them. All of it happens in `<data.source>.partial`, where a stopped run
+continues; data.source appears at the end, whole, with a report in it.
 """
 
 import collections
@@ -16,38 +17,109 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
-import datasets
 import imagehash
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from impressionism.errors import UserError
+from impressionism.files import open_picture, picture_size, read_picture, read_text, write_atomic
 from impressionism.pictorial import to_lab
-from training.examples import sample_id, say, to_rgb
+from training.examples import sample_id
 from training.recipe import Curate, TrainingConfig
-from training.report import ImageRecord, Reason, write_report
-from training.sources import Source, open_source, same_word
+from training.report import write_report
+from training.sources import CurateSource, bytes_of, dataset_errors, open_source, same_word, say, skip, split_of
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
-LARGEST = 4096  # px: a picture with more than the square of it is kept at that size
-PIXELS = 64_000_000  # more are not decoded: as RGBA and floats they would take gigabytes
+LARGEST = 4096  # px: a picture whose longer side is longer is kept at that size
 VIEW = 1024  # px: what borders are looked for in
 SMALL = 256  # px: what colours and hashes are taken from
 THUMBNAIL = 200  # px: what stays of a dropped picture, for the report
-WHOLE = {"JPEG", "PNG", "WEBP"}  # formats that are kept as they came
+KEPT_AS_IT_IS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 THREADS = min(8, os.cpu_count() or 1)
 BATCH = 4 * THREADS  # pictures in memory at once
 
 BORDER_TOLERANCE = 6.0  # CIELAB: what noise and JPEG make of one colour
 BORDER_SPECKS = 0.05  # part of a line of border that may differ more than that
-BORDER_EDGE = 0.4  # part of a line that is new where the picture begins; a sky gives way little by little
+BORDER_EDGE = 0.4  # part of a line that is new where the picture begins; a sky changes gradually
 BORDER_DEEPEST = 0.4  # of the picture: what reaches farther is no border
+
+
+class Reason(StrEnum):
+    """Why a picture is dropped, in the order in which that is decided."""
+
+    STYLE = "of another style"
+    GENRE = "of another genre"
+    UNDECODABLE = "undecodable"
+    SMALL = "too small"
+    LONG = "too long"
+    MONOCHROME = "monochrome"
+    DUPLICATE = "near-duplicates"
+    ARTIST = "beyond their artist's share"
+    LIMIT = "beyond the limit"
+
+
+MEANING = {
+    Reason.STYLE: "The source gives another style than {style}.",
+    Reason.GENRE: "The source gives none of the genres {genres}.",
+    Reason.UNDECODABLE: "The file is damaged, is no picture, or would take too much memory.",
+    Reason.SMALL: "Its shorter side has less than {min_side} px, borders not counted.",
+    Reason.LONG: "Its longer side is more than {max_aspect} times the shorter.",
+    Reason.MONOCHROME: "Its mean CIELAB chroma is below {min_chroma}: a drawing, a print, a photograph.",
+    Reason.DUPLICATE: "Its perceptual hash differs from a larger picture's in {duplicate_bits} of 64 bits or fewer.",
+    Reason.ARTIST: "Its artist would make up more than {artist_share:.0%} of the genre, and more than {artist_floor} "
+    "pictures of it.",
+    Reason.LIMIT: "There are {limit} without it; genres and artists took turns.",
+}
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """What `curate` measured of a picture, and whether it was kept: a line of pictures.jsonl."""
+
+    name: str
+    """What the source calls it: a file or a row."""
+    text: str | None = None
+    """Its caption."""
+    artist: str | None = None
+    genre: str | None = None
+    title: str | None = None
+    style: str | None = None
+    id: str = ""
+    """As in examples.Example, of the picture as it is kept."""
+    file: str = ""
+    """The name it has in the dataset."""
+    width: int = 0
+    height: int = 0
+    chroma: float = 0.0
+    """Mean distance from grey in CIELAB."""
+    hash: str = ""
+    """Perceptual hash, 64 bits as hexadecimal digits."""
+    palette: list[str] = field(default_factory=list)
+    """Five colours."""
+    box: list[float] | None = None
+    """Where borders were cut away: left, top, right, bottom of what is left, in parts of the sides."""
+    reason: str | None = None
+    """Why it was dropped; none: it was kept."""
+    detail: str = ""
+    """The number or name that decided."""
+    twin: str | None = None
+    """Of a near-duplicate: the id of the picture that stays for it."""
+    held_out: bool = False
+
+    @property
+    def kept(self) -> bool:
+        return self.reason is None
+
+    def dropped(self, reason: Reason, detail: str, *, twin: str | None = None) -> "ImageRecord":
+        return dataclasses.replace(self, reason=reason.value, detail=detail, twin=twin)
 
 
 def curate(recipe: TrainingConfig) -> None:
@@ -58,31 +130,38 @@ def curate(recipe: TrainingConfig) -> None:
             "There is nothing to curate: set curate.source to `huggan/wikiart`, the id of another dataset, or a folder "
             "of pictures."
         )
-    made_of = _made_of(recipe)
+    if split_of(recipe.data.split)[0] != "train":
+        raise UserError("`curate` writes the splits train and validation: leave data.split out.")
+    made_of = {  # all that decides what is written
+        "curate": settings.model_dump(mode="json"),
+        "columns": [recipe.data.caption_column, recipe.data.genre_column],
+        "files": _listing(Path(settings.source)),
+    }
     if _is_made(folder, made_of):
         return
     source = open_source(settings)
     work = folder.with_name(folder.name + ".partial")
     _prepare(work, made_of)
-    chosen = choose(scan(source, settings, work), settings)
-    if not any(picture.kept for picture in chosen):
-        raise UserError(f"No picture of {source.name} is left: {_counted(chosen)}.")
-    _write(chosen, work, recipe, source.name)
-    write_report(work / "dataset" / "report.html", chosen, work / "pictures", settings, source.name)
-    _finish(chosen, work, folder, made_of)
+    records = choose(scan(source, settings, work), settings)
+    result = _counted(records)
+    if not any(record.kept for record in records):
+        raise UserError(f"No picture of {source.name} is left: {result}.")
+
+    shutil.rmtree(work / "dataset", ignore_errors=True)
+    _write_splits(records, work, recipe, source.name)
+    write_report(work / "dataset" / "report.html", records, work / "pictures", settings, source.name, MEANING)
+    lines = [json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n" for record in records]
+    write_atomic(work / "dataset" / "pictures.jsonl", "".join(lines))
+    made = json.dumps({"of": made_of, "result": result}, indent=1, ensure_ascii=False)
+    write_atomic(work / "dataset" / "curate.json", made)
+    if folder.exists():
+        folder.rmdir()  # an empty one, as _is_made saw
+    (work / "dataset").replace(folder)
+    shutil.rmtree(work)
+    say(f"{folder}: {result}. See {folder / 'report.html'}.")
 
 
-# Is it done, and what was begun?
-
-
-def _made_of(recipe: TrainingConfig) -> dict:
-    """All that decides what curate writes."""
-    data = recipe.data
-    return {
-        "curate": recipe.curate.model_dump(mode="json"),
-        "columns": [data.split, data.image_column, data.caption_column, data.genre_column],
-        "files": _listing(Path(str(recipe.curate.source))),
-    }
+# ---- Is it done, and what was begun?
 
 
 def _listing(folder: Path) -> str | None:
@@ -100,11 +179,10 @@ def _is_made(folder: Path, made_of: dict) -> bool:
         raise UserError(f"data.source and curate.source lie in each other ({folder}): set data.source elsewhere.")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    record = folder / "curate.json"
-    if not record.exists():
+    if not (folder / "curate.json").exists():
         raise UserError(f"{folder} is there, and `curate` did not write it: set data.source to a new folder.")
-    made = json.loads(record.read_text(encoding="utf-8"))
-    if made["of"] != made_of:
+    made = _json(folder / "curate.json")
+    if made is None or made["of"] != made_of:
         raise UserError(
             f"{folder} was curated with other settings or from other pictures: remove it, or set data.source to a new "
             "folder."
@@ -115,145 +193,119 @@ def _is_made(folder: Path, made_of: dict) -> bool:
 
 def _prepare(work: Path, made_of: dict) -> None:
     """A folder to work in that is new, or that a run with the same settings left."""
-    record = work / "curate.json"
-    if work.exists() and not (record.exists() and json.loads(record.read_text(encoding="utf-8")) == made_of):
+    if work.exists() and _json(work / "curate.json") != made_of:
         say(f"{work} was left by a run with other settings or other pictures: starting anew.")
         shutil.rmtree(work)
     (work / "pictures").mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(made_of), encoding="utf-8")
+    write_atomic(work / "curate.json", json.dumps(made_of))
 
 
-# Each picture by itself.
+def _json(path: Path) -> dict | None:
+    """None where there is no such file, or a damaged one."""
+    with contextlib.suppress(ValueError):  # UserError is one
+        return json.loads(read_text(path))
+    return None
 
 
-def scan(source: Source, settings: Curate, work: Path) -> list[ImageRecord]:
-    """What is found out about each picture; the usable ones are left in work/pictures, of the others thumbnails."""
-    found, position = _resume(work / "found.jsonl")
+# ---- Each picture by itself
+
+
+def scan(source: CurateSource, settings: Curate, work: Path) -> list[ImageRecord]:
+    """A record of each picture; the usable ones are left in work/pictures, of the others thumbnails."""
+    records, position = _resume(work / "scanned.jsonl")
     if position is not None:
-        say(f"Going on after {len(found)} pictures.")
+        say(f"Continuing after {len(records)} pictures.")
         source.rows.load_state_dict(position)
-    look = functools.partial(inspect, source=source, settings=settings, pictures=work / "pictures")
-    bar = tqdm(total=source.total, initial=len(found), desc="look", unit="picture")
-    with _large_headers(), bar, ThreadPoolExecutor(THREADS) as pool, (work / "found.jsonl").open("ab") as log:
+    one = functools.partial(examine, source=source, settings=settings, pictures=work / "pictures")
+    bar = tqdm(total=source.total, initial=len(records), desc="examine", unit="picture")
+    with bar, ThreadPoolExecutor(THREADS) as pool, (work / "scanned.jsonl").open("ab") as log:
         for batch in _batches(source):
-            names = [row.get("file_name") or f"row {len(found) + place}" for place, row in enumerate(batch)]
-            new = list(pool.map(look, names, batch))
+            names = [row.get("file_name") or f"row {len(records) + place}" for place, row in enumerate(batch)]
+            new = list(pool.map(one, names, batch))
             lines = [*map(dataclasses.asdict, new), {"position": source.rows.state_dict()}]
             log.writelines(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
             log.flush()
-            for picture in new:
-                if picture.reason == Reason.UNDECODABLE:
-                    say(f"Skipped {picture.name}: it cannot be decoded ({picture.detail}).")
-            found += new
+            for record in new:
+                if record.reason == Reason.UNDECODABLE:
+                    skip(record.name, ValueError(record.detail))
+            records += new
             bar.update(len(new))
-    return found
+    return records
 
 
 def _resume(log: Path) -> tuple[list[ImageRecord], dict | None]:
-    """What a stopped run had found, and the source's position after it; a half-written end is cut off."""
-    found, pending, position, end, read = [], [], None, 0, 0
+    """What a stopped run had recorded, and the source's position after it; a half-written end is cut off."""
+    records, pending, position, end, read = [], [], None, 0, 0
     for line in log.read_bytes().splitlines(keepends=True) if log.exists() else []:
         read += len(line)
-        if not line.endswith(b"\n"):
+        try:
+            values = json.loads(line if line.endswith(b"\n") else b"")
+        except ValueError:
             break
-        record = json.loads(line)
-        if "position" in record:
-            found, pending, position, end = found + pending, [], record["position"], read
+        if "position" in values:
+            records, pending, position, end = records + pending, [], values["position"], read
         else:
-            pending.append(ImageRecord(**record))
+            pending.append(ImageRecord(**values))
     if log.exists():
         os.truncate(log, end)
-    return found, position
+    return records, position
 
 
-def _batches(source: Source) -> Iterator[list[dict]]:
+def _batches(source: CurateSource) -> Iterator[list[dict]]:
     rows = iter(source.rows)
     while True:
-        try:
+        with dataset_errors("curate.source", source.name, "cannot be read on; run `curate` again, it continues there"):
             batch = list(itertools.islice(rows, BATCH))
-        except Exception as error:  # whatever a connection or a damaged file can raise
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(
-                f"{source.name} cannot be read on ({reason}): run `curate` again, it goes on from here."
-            ) from error
         if not batch:
             return
         yield batch
 
 
-@contextlib.contextmanager
-def _large_headers() -> Iterator[None]:
-    """Pillow refuses a huge picture before it can be asked to decode a fraction of it; `_decode` has its own limit."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+def examine(name: str, row: dict, *, source: CurateSource, settings: Curate, pictures: Path) -> ImageRecord:
+    """The record of one picture; it, or its thumbnail, is left in `pictures`."""
+    record = dataclasses.replace(ImageRecord(name), **source.about(row))
+    if settings.style and not same_word(record.style, settings.style):
+        return record.dropped(Reason.STYLE, record.style or "none given")
+    if settings.genres and not any(same_word(record.genre, genre) for genre in settings.genres):
+        return record.dropped(Reason.GENRE, record.genre or "none given")
     try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-
-
-def inspect(name: str, row: dict, *, source: Source, settings: Curate, pictures: Path) -> ImageRecord:
-    """Look at one picture, and leave it, or its thumbnail, in `pictures` under its id."""
-    found = dataclasses.replace(ImageRecord(name), **source.about(row))
-    if settings.style and not same_word(found.style, settings.style):
-        return found.dropped(Reason.STYLE, found.style or "none given")
-    if settings.genres and not any(same_word(found.genre, genre) for genre in settings.genres):
-        return found.dropped(Reason.GENRE, found.genre or "none given")
-    try:
-        found, files = _examine(found, _bytes(row[source.image]), settings)
-    except Exception as error:  # damaged files make decoders raise all sorts
-        return found.dropped(Reason.UNDECODABLE, " ".join(str(error).split()) or type(error).__name__)
+        record, files = _examine(record, bytes_of(row[source.image]), settings)
+    except Exception as error:  # one file must not end the run
+        reason = " ".join(str(error).split()).removeprefix(name).lstrip(" :").rstrip(".")
+        return record.dropped(Reason.UNDECODABLE, reason or type(error).__name__)
     for file, content in files.items():
         (pictures / file).write_bytes(content)
-    return found
+    return record
 
 
-def _examine(found: ImageRecord, content: bytes, settings: Curate) -> tuple[ImageRecord, dict[str, bytes]]:
-    """(what its pixels say; the files to leave)."""
-    picture, whole = _decode(content)
+def _examine(record: ImageRecord, content: bytes, settings: Curate) -> tuple[ImageRecord, dict[str, bytes]]:
+    """(the record with what its pixels say; the files to leave)."""
+    with open_picture(content, name=record.name) as image:
+        plain = image.mode == "RGB" and not image.has_transparency_data and getattr(image, "n_frames", 1) == 1
+        plain = plain and image.size == picture_size(content) and max(image.size) <= LARGEST
+        plain = plain and image.getexif().get(0x0112, 1) == 1
+        suffix = KEPT_AS_IT_IS.get(str(image.format)) if plain else None
+    picture = read_picture(content, name=record.name, max_side=LARGEST)
     box = border(picture) if settings.trim_borders else None
     cut = picture.crop(box) if box else picture
-    found = _judge(dataclasses.replace(found, **_measures(cut)), settings)
-    if not found.kept:
-        content = _jpeg(_shrunk(cut, THUMBNAIL), quality=80)
-    elif box or not whole:
-        content = _jpeg(cut, quality=95)
-    found = dataclasses.replace(found, id=sample_id(content))
-    files = {found.id: content}
+    record = _judge(dataclasses.replace(record, **_measures(cut)), settings)
+    if not record.kept:
+        content, suffix = _jpeg(_shrunk(cut, THUMBNAIL), quality=80), ".jpg"
+    elif box or suffix is None:
+        content, suffix = _jpeg(cut, quality=95), ".jpg"
+    id = sample_id(content)
+    record = dataclasses.replace(record, id=id, file=f"{id}{suffix}")
+    files = {record.file: content}
     if box:
-        files[f"{found.id}.before"] = _jpeg(_shrunk(picture, THUMBNAIL), quality=80)
+        files[f"{id}.before"] = _jpeg(_shrunk(picture, THUMBNAIL), quality=80)
         parts = [round(end / side, 4) for end, side in zip(box, picture.size * 2, strict=True)]
-        found = dataclasses.replace(found, box=parts)
-    return found, files
-
-
-def _bytes(picture: dict | None) -> bytes:
-    if picture is None:
-        raise ValueError("the row has no picture")
-    return picture["bytes"] if picture["bytes"] is not None else Path(picture["path"]).read_bytes()
-
-
-def _decode(content: bytes) -> tuple[Image.Image, bool]:
-    """(the picture, upright, in RGB and not too large; whether it is just what the file holds)."""
-    try:
-        image = Image.open(io.BytesIO(content))
-    except UnidentifiedImageError:  # its own message is about a place in memory
-        raise ValueError("no picture, or of no format that is known") from None
-    size = image.size
-    whole = image.format in WHOLE and image.mode == "RGB" and getattr(image, "n_frames", 1) == 1
-    whole = whole and not image.has_transparency_data and math.prod(size) <= LARGEST**2
-    whole = whole and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    image.draft(None, (LARGEST, LARGEST))  # a huge JPEG is decoded at a fraction of its size
-    needed = size if image.info.get("progressive") else image.size  # which needs all coefficients at once
-    if math.prod(needed) > PIXELS:
-        raise ValueError(f"{size[0]} × {size[1]} px would take too much memory")
-    picture = to_rgb(image)
-    return _shrunk(picture, round(max(picture.size) * min(1, LARGEST / math.sqrt(math.prod(picture.size))))), whole
+        record = dataclasses.replace(record, box=parts)
+    return record, files
 
 
 def _shrunk(picture: Image.Image, side: int) -> Image.Image:
-    small = picture.copy() if max(picture.size) > side else picture
-    if small is not picture:
-        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    small = picture.copy()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     return small
 
 
@@ -277,15 +329,15 @@ def _measures(picture: Image.Image) -> dict:
     }
 
 
-def _judge(found: ImageRecord, settings: Curate) -> ImageRecord:
-    aspect = max(found.width, found.height) / min(found.width, found.height)
-    if min(found.width, found.height) < settings.min_side:
-        return found.dropped(Reason.SMALL, f"{found.width} × {found.height} px")
+def _judge(record: ImageRecord, settings: Curate) -> ImageRecord:
+    aspect = max(record.width, record.height) / min(record.width, record.height)
+    if min(record.width, record.height) < settings.min_side:
+        return record.dropped(Reason.SMALL, f"{record.width} × {record.height} px")
     if aspect > settings.max_aspect:
-        return found.dropped(Reason.LONG, f"{found.width} × {found.height} px, 1 : {aspect:.1f}")
-    if found.chroma < settings.min_chroma:
-        return found.dropped(Reason.MONOCHROME, f"chroma {found.chroma:.1f}")
-    return found
+        return record.dropped(Reason.LONG, f"{record.width} × {record.height} px, 1 : {aspect:.1f}")
+    if record.chroma < settings.min_chroma:
+        return record.dropped(Reason.MONOCHROME, f"chroma {record.chroma:.1f}")
+    return record
 
 
 def border(picture: Image.Image) -> Box | None:
@@ -326,12 +378,12 @@ def _differing(lines: np.ndarray, colour: np.ndarray) -> np.ndarray:
     return (((lines - colour) ** 2).sum(axis=-1) > BORDER_TOLERANCE**2).mean(axis=1)
 
 
-# The pictures beside each other.
+# ---- The pictures beside each other
 
 
-def choose(found: list[ImageRecord], settings: Curate) -> list[ImageRecord]:
+def choose(records: list[ImageRecord], settings: Curate) -> list[ImageRecord]:
     """Near-duplicates go, artists and genres are brought into balance, and some are held out."""
-    chosen = _balance(_without_duplicates(found, settings), settings)
+    chosen = _balance(_without_duplicates(records, settings), settings)
     held = _held_out([picture for picture in chosen if picture.kept], settings)
     return [dataclasses.replace(picture, held_out=picture.kept and picture.id in held) for picture in chosen]
 
@@ -347,11 +399,11 @@ def _artist(picture: ImageRecord) -> str:
     return picture.id if unknown else str(picture.artist)
 
 
-def _without_duplicates(found: list[ImageRecord], settings: Curate) -> list[ImageRecord]:
+def _without_duplicates(records: list[ImageRecord], settings: Curate) -> list[ImageRecord]:
     """Of pictures with nearly one hash the largest stays."""
-    kept = [place for place, picture in enumerate(found) if picture.kept]
-    kept.sort(key=lambda place: (-found[place].width * found[place].height, _draw(settings, found[place].id)))
-    hashes = np.array([int(found[place].hash, 16) for place in kept], dtype=np.uint64)
+    kept = [place for place, picture in enumerate(records) if picture.kept]
+    kept.sort(key=lambda place: (-records[place].width * records[place].height, _draw(settings, records[place].id)))
+    hashes = np.array([int(records[place].hash, 16) for place in kept], dtype=np.uint64)
     gone: dict[int, ImageRecord] = {}
     for rank, place in enumerate(kept):
         if place in gone:
@@ -359,14 +411,14 @@ def _without_duplicates(found: list[ImageRecord], settings: Curate) -> list[Imag
         bits = np.bitwise_count(hashes[rank + 1 :] ^ hashes[rank])
         for near in np.flatnonzero(bits <= settings.duplicate_bits):
             twin = kept[rank + 1 + near]
-            detail = f"{bits[near]} bits from {found[place].name}"
-            gone.setdefault(twin, found[twin].dropped(Reason.DUPLICATE, detail, twin=found[place].id))
-    return [gone.get(place, picture) for place, picture in enumerate(found)]
+            detail = f"{bits[near]} bits from {records[place].name}"
+            gone.setdefault(twin, records[twin].dropped(Reason.DUPLICATE, detail, twin=records[place].id))
+    return [gone.get(place, picture) for place, picture in enumerate(records)]
 
 
-def _balance(found: list[ImageRecord], settings: Curate) -> list[ImageRecord]:
+def _balance(records: list[ImageRecord], settings: Curate) -> list[ImageRecord]:
     """No artist outweighs a genre; where there are too many pictures, genres and artists take turns."""
-    genres = _grouped((picture for picture in found if picture.kept), lambda picture: picture.genre or "")
+    genres = _grouped((picture for picture in records if picture.kept), lambda picture: picture.genre or "")
     stay: list[tuple[int, int, str]] = []  # turn, lot, id
     capped: set[str] = set()
     for pictures in genres.values():
@@ -384,7 +436,7 @@ def _balance(found: list[ImageRecord], settings: Curate) -> list[ImageRecord]:
         picture.dropped(reasons[picture.id], picture.artist or "")
         if picture.kept and picture.id in reasons
         else picture
-        for picture in found
+        for picture in records
     ]
 
 
@@ -399,7 +451,7 @@ def artist_cap(counts: list[int], share: float, floor: int) -> int:
 def _held_out(kept: list[ImageRecord], settings: Curate) -> set[str]:
     """Half of them whole artists, whom training then never sees; the others from each genre its part."""
     wanted = round(settings.held_out * len(kept))
-    if settings.held_out and not wanted and len(kept) > 1:  # a small set is judged by something too
+    if settings.held_out and not wanted and len(kept) > 1:  # a small set has a held-out loss too
         wanted = 1
     artists = _grouped(kept, _artist)
     held: set[str] = set()
@@ -414,62 +466,46 @@ def _held_out(kept: list[ImageRecord], settings: Curate) -> set[str]:
     return held | set(itertools.islice(rest, wanted - len(held)))
 
 
-def _grouped(pictures: Iterable[ImageRecord], key) -> dict[str, list[ImageRecord]]:
+def _grouped(pictures: Iterable[ImageRecord], key: Callable[[ImageRecord], str]) -> dict[str, list[ImageRecord]]:
     groups: dict[str, list[ImageRecord]] = collections.defaultdict(list)
     for picture in pictures:
         groups[key(picture)].append(picture)
     return groups
 
 
-# The dataset.
+# ---- The dataset
 
 
-def _write(chosen: list[ImageRecord], work: Path, recipe: TrainingConfig, source: str) -> None:
-    """The splits, row by row, with the columns that the recipe's `data` will look for."""
+def _write_splits(records: list[ImageRecord], work: Path, recipe: TrainingConfig, source: str) -> None:
+    """A folder for each split, with the pictures and a metadata.jsonl in the columns that the recipe's `data` names."""
     data = recipe.data
-    kept = [picture for picture in chosen if picture.kept]
-    columns = {"id": "id", "artist": "artist", data.genre_column: "genre", "title": "title", "source": "source"}
-    if any(picture.text for picture in kept):
-        columns[data.caption_column] = "text"
-    image = {data.image_column: datasets.Image()}
-    features = datasets.Features(image | {column: datasets.Value("string") for column in columns})
-    shutil.rmtree(work / "arrow", ignore_errors=True)
-    shutil.rmtree(work / "dataset", ignore_errors=True)
-    splits = datasets.DatasetDict()
-    for split, held_out in ((data.split, False), ("validation", True)):
-        if pictures := tuple(picture for picture in kept if picture.held_out == held_out):  # `datasets` shards lists
-            how = {"pictures": pictures, "folder": work / "pictures", "source": source, "image": data.image_column}
-            splits[split] = datasets.Dataset.from_generator(
-                _rows, features, str(work / "arrow"), gen_kwargs=how | {"columns": columns},
-                split=datasets.NamedSplit(split), writer_batch_size=BATCH,
-            )  # fmt: skip
-    splits.save_to_disk(str(work / "dataset"))
+    for split, held_out in (("train", False), ("validation", True)):
+        folder, lines = work / "dataset" / split, []
+        for record in records:
+            if record.kept and record.held_out == held_out:
+                folder.mkdir(parents=True, exist_ok=True)
+                _place(work / "pictures" / record.file, folder / record.file)
+                about = {data.caption_column: record.text, data.genre_column: record.genre, "artist": record.artist,
+                         "title": record.title, "source": f"{source}: {record.name}"}  # fmt: skip
+                lines.append({"file_name": record.file} | {key: value for key, value in about.items() if value})
+        if lines:
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            write_atomic(folder / "metadata.jsonl", text)
 
 
-def _rows(
-    pictures: tuple[ImageRecord, ...], folder: Path, source: str, image: str, columns: dict[str, str]
-) -> Iterator[dict]:
-    for picture in pictures:
-        values = {**dataclasses.asdict(picture), "source": f"{source}: {picture.name}"}
-        content = {"bytes": (folder / picture.id).read_bytes(), "path": None}
-        yield {image: content} | {column: values[what] for column, what in columns.items()}
+def _place(file: Path, target: Path) -> None:
+    """Without a copy, where the disk can."""
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copyfile(file, target)
 
 
-def _finish(chosen: list[ImageRecord], work: Path, folder: Path, made_of: dict) -> None:
-    """The findings and the settings join the dataset, which then takes its place."""
-    result = _counted(chosen)
-    with (work / "dataset" / "pictures.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(dataclasses.asdict(picture), ensure_ascii=False) + "\n" for picture in chosen)
-    record = json.dumps({"of": made_of, "result": result}, indent=1, ensure_ascii=False)
-    (work / "dataset" / "curate.json").write_text(record, encoding="utf-8")
-    (work / "dataset").replace(folder)
-    shutil.rmtree(work)
-    say(f"{folder}: {result}. See {folder / 'report.html'}.")
-
-
-def _counted(chosen: list[ImageRecord]) -> str:
-    kept = [picture for picture in chosen if picture.kept]
-    held = sum(picture.held_out for picture in kept)
-    reasons = collections.Counter(picture.reason for picture in chosen)
+def _counted(records: list[ImageRecord]) -> str:
+    kept = [record for record in records if record.kept]
+    held = sum(record.held_out for record in kept)
+    reasons = collections.Counter(record.reason for record in records)
     dropped = "; ".join(f"{reasons[reason]} {reason}" for reason in Reason if reasons[reason])
-    return f"of {len(chosen)} pictures {len(kept) - held} to train on and {held} held out ({dropped or 'none dropped'})"
+    return (
+        f"of {len(records)} pictures {len(kept) - held} to train on and {held} held out ({dropped or 'none dropped'})"
+    )
