@@ -189,7 +189,7 @@ def test_bad_answers_end_nothing_and_are_asked_for_again_by_the_next_run(picture
 
     caption(recipe(pictures, endpoint=serve(answer).url, concurrency=1, retries=0))
     err = capsys.readouterr().err
-    assert lines_of(pictures) == [] and "Skipped torn.png: it cannot be decoded" in err
+    assert lines_of(pictures) == [] and "Skipped torn.png: cannot be read" in err
     assert "0 pictures have captions; 6 failed (5 × no captions in the answer, 1 × HTTP 503)" in err
     good = serve(lambda number, body: said(GOOD))
     caption(recipe(pictures, endpoint=good.url))

@@ -8,7 +8,6 @@ picture as soon as it is done, so the command may stop at any moment; the next r
 
 import collections
 import functools
-import io
 import json
 import os
 import re
@@ -21,14 +20,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from impressionism.errors import UserError
-from training import examples as intake
+from impressionism.files import clean_text, read_picture
 from training.captioner import Captioner, Endpoint, Local, NoCaption
 from training.content import content_of, style_words
-from training.examples import Row, say
+from training.examples import UsableRow, usable, written_captions
 from training.recipe import TrainingConfig
+from training.sources import say, skip
 
 IN_A_ROW = 20  # failures after which it is not the pictures' fault
-NOT_AN_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 GENRES = {
     "landscape": "the land, the light, the weather, any water, the season and the time of day",
@@ -50,16 +49,7 @@ AGAIN = "The content must do without the words: {words}.\n"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture without a caption so far."""
-
-    id: str
-    row: Row
-    content: bytes
-
-
-@dataclass(frozen=True)
-class Written:
+class CaptionRecord:
     """A line of data.captions."""
 
     id: str
@@ -71,7 +61,7 @@ class Written:
     content: str
     """What is to be seen; the trigger is put in front when it is read. Empty where no caption did without style."""
     model: str
-    """Who wrote it; none: taken from the source's own caption."""
+    """Which model wrote it; none: taken from the source's own caption."""
     genre: str | None = None
 
 
@@ -83,11 +73,11 @@ def caption(recipe: TrainingConfig) -> None:
     done = _finished(path, recipe)
     failed: collections.Counter[str] = collections.Counter()
     with _appending(path) as file:
-        for line in _captions(recipe, done, failed):
-            print(json.dumps(asdict(line), ensure_ascii=False), file=file, flush=True)
-            done.add(line.id)
-    why = ", ".join(f"{count} × {reason}" for reason, count in failed.most_common())
-    rest = f"; {failed.total()} failed ({why}): run `caption` again to try them again" if failed else ""
+        for record in _captions(recipe, done, failed):
+            print(json.dumps(asdict(record), ensure_ascii=False), file=file, flush=True)
+            done.add(record.id)
+    reasons = ", ".join(f"{count} × {reason}" for reason, count in failed.most_common())
+    rest = f"; {failed.total()} failed ({reasons}): run `caption` again to try them again" if failed else ""
     say(f"{path}: {len(done)} pictures have captions{rest}.")
 
 
@@ -96,11 +86,11 @@ def describe(
 ) -> tuple[str, str]:
     """(full, content) in the model's words; asks a second time where the answer cannot be used as it is."""
     prompt = prompt_for(genre, trigger=trigger, max_words=max_words)
-    found = parse(ask(picture, prompt + AS_JSON, as_json=True))
-    found = found or parse(ask(picture, prompt + AS_LINES, as_json=False))
-    if found is None:
+    captions = parse(ask(picture, prompt + AS_JSON, as_json=True))
+    captions = captions or parse(ask(picture, prompt + AS_LINES, as_json=False))
+    if captions is None:
         raise NoCaption("no captions in the answer")
-    full, content = found
+    full, content = captions
     if words := style_words(content):
         without = AGAIN.format(words=", ".join(words))
         again = parse(ask(picture, prompt + without + AS_JSON, as_json=True))
@@ -111,25 +101,32 @@ def describe(
 
 
 def prompt_for(genre: str | None, *, trigger: str, max_words: int) -> str:
-    said = re.sub(r"[_-]", " ", (genre or "").lower())
-    known = next((name for name in GENRES if name in said), None)
+    """The genre decides what the model is asked to look for."""
+    words = re.sub(r"[_-]", " ", (genre or "").lower())
+    kind = next((name for name in GENRES if name in words), None)
     return PROMPT.format(
-        kind=known or "picture", matters=GENRES.get(known or "", ANY_GENRE), trigger=trigger, max_words=max_words
+        kind=kind or "picture", matters=GENRES.get(kind or "", ANY_GENRE), trigger=trigger, max_words=max_words
     )
 
 
 def parse(answer: str) -> tuple[str, str] | None:
-    """The two captions in an answer, whatever stands around them; none where they are not both there."""
+    """(full, content) in an answer, whatever stands around them; none where they are not both there."""
     answer = answer.rpartition("</think>")[2].partition("<think>")[0]  # what it thought first, ended or cut
     for start in re.finditer(r"\{", answer):
         try:
-            found, _ = json.JSONDecoder(strict=False).raw_decode(answer, start.start())
+            values, _ = json.JSONDecoder(strict=False).raw_decode(answer, start.start())
         except (json.JSONDecodeError, RecursionError):
             continue
-        if captions := _both({key.lower(): value for key, value in found.items()}):
+        if captions := _both({key.lower(): value for key, value in values.items()}):
             return captions
     lines = re.findall(r"^\W*(full|content)\W*:(.+)$", answer, re.IGNORECASE | re.MULTILINE)
     return _both({key.lower(): value.strip(" \t\r*_\"'") for key, value in lines})
+
+
+def _both(values: dict) -> tuple[str, str] | None:
+    texts = (values.get(key) for key in ("full", "content"))
+    full, content = (" ".join(clean_text(text).split()) if isinstance(text, str) else "" for text in texts)
+    return (full, content) if full and content else None
 
 
 def shorten(text: str, max_words: int) -> str:
@@ -141,76 +138,55 @@ def shorten(text: str, max_words: int) -> str:
     return " ".join(words[: ends[-1] if ends else max_words]).rstrip(",; ")
 
 
-def _both(found: dict) -> tuple[str, str] | None:
-    full, content = (_tidy(found.get(key)) for key in ("full", "content"))
-    return (full, content) if full and content else None
-
-
-def _tidy(text: object) -> str:
-    """On one line, and of characters that a file can hold: JSON may spell half a surrogate pair."""
-    return " ".join(text.encode(errors="ignore").decode().split()) if isinstance(text, str) else ""
-
-
 def _continuing(content: str) -> str:
     """Fit to follow the trigger: "A boat." → "a boat"."""
     content = content.rstrip(" .,;")
     return re.sub(r"^(?:An?|The|Two|Three|Some|Several)\b", lambda first: first.group().lower(), content)
 
 
-# Which pictures, how many at once, and where the lines go
+# ---- Which pictures, how many at once, and where the lines go
 
 
-def _captions(recipe: TrainingConfig, done: set[str], failed: collections.Counter[str]) -> Iterator[Written]:
-    """A line for each picture that is not done, in the order they are finished; failures are counted by reason."""
-    rows = list(intake.rows(recipe.data))
+def _captions(recipe: TrainingConfig, done: set[str], failed: collections.Counter[str]) -> Iterator[CaptionRecord]:
+    """A record for each picture that is not done, in the order they are finished; failures are counted by reason."""
+    missing = [row for row in usable(recipe.data) if row.id not in done]
     write, at_once = _writer(recipe)
     in_a_row = 0
-    with tqdm(total=len(rows), desc="captions", unit="picture") as bar:
-        for picture, future in _at_once(write, _missing(rows, done, bar), at_once):
+    with tqdm(total=len(missing), desc="captions", unit="picture") as bar:
+        for row, future in _at_once(write, missing, at_once):
             bar.update()
             try:
-                if line := future.result():
-                    yield line
+                yield future.result()
                 in_a_row = 0
+            except PictureError as error:
+                skip(row.name, error)
             except UserError:  # no picture's fault
                 raise
             except (NoCaption, RuntimeError, ValueError) as error:  # the latter are what transformers raises
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
                 failed[reason] += 1
                 in_a_row += 1
-                say(f"No caption for {picture.row.name}: {reason}.")
+                say(f"No caption for {row.name}: {reason}.")
             if in_a_row == IN_A_ROW:
                 raise UserError(
-                    f"{IN_A_ROW} pictures in a row got no caption, the last because of: {reason}. Look after "
+                    f"{IN_A_ROW} pictures in a row got no caption, the last because of: {reason}. Check "
                     "caption.model and caption.endpoint, and run `caption` again; what is done is kept."
                 )
 
 
-def _missing(rows: list[Row], done: set[str], bar: tqdm) -> Iterator[Picture]:
-    """Each picture once that has no caption yet."""
-    seen = set(done)
-    for row in rows:
-        try:
-            content = row.load()
-        except (OSError, ValueError) as error:
-            _skip(row, error)
-            bar.update()
-            continue
-        sample = intake.sample_id(content)
-        if sample in seen:
-            bar.update()
-            continue
-        seen.add(sample)
-        yield Picture(sample, row, content)
+class PictureError(Exception):
+    """This one picture cannot be decoded."""
 
 
-def _at_once(write, pictures: Iterator[Picture], count: int) -> Iterator[tuple[Picture, Future[Written | None]]]:
-    """Each picture with its result, `count` of them under way; little more than those in memory."""
+def _at_once(
+    write: Callable[[UsableRow], CaptionRecord], missing: list[UsableRow], count: int
+) -> Iterator[tuple[UsableRow, Future[CaptionRecord]]]:
+    """Each picture with its result, `count` of them under way."""
     pool = ThreadPoolExecutor(count)
-    pending: dict[Future[Written | None], Picture] = {}
+    pending: dict[Future[CaptionRecord], UsableRow] = {}
     try:
-        for picture in pictures:
-            pending[pool.submit(write, picture)] = picture
+        for row in missing:
+            pending[pool.submit(write, row)] = row
             if len(pending) >= 2 * count:
                 finished, _ = wait(pending, return_when=FIRST_COMPLETED)
                 yield from ((pending.pop(future), future) for future in finished)
@@ -219,8 +195,8 @@ def _at_once(write, pictures: Iterator[Picture], count: int) -> Iterator[tuple[P
         pool.shutdown(cancel_futures=True)
 
 
-def _writer(recipe: TrainingConfig) -> tuple[Callable[[Picture], Written | None], int]:
-    """What makes a picture's line, and how many may be made at once."""
+def _writer(recipe: TrainingConfig) -> tuple[Callable[[UsableRow], CaptionRecord], int]:
+    """What makes a picture's record, and how many may be made at once."""
     if recipe.caption.model == "none":
         return _from_source, 1
     if recipe.caption.endpoint:
@@ -228,33 +204,21 @@ def _writer(recipe: TrainingConfig) -> tuple[Callable[[Picture], Written | None]
     return functools.partial(_from_model, recipe=recipe, ask=Local(recipe.caption, recipe.model)), 1
 
 
-def _from_source(picture: Picture) -> Written:
-    """The source's own caption, and what it says of the content."""
-    row = picture.row
+def _from_source(row: UsableRow) -> CaptionRecord:
+    """The source's own caption, and the same without its words on style."""
     if row.caption is None:
         raise NoCaption("the source has none, and caption.model is none")
-    return Written(picture.id, row.name, row.caption, content_of(row.caption), "none", row.genre)
+    return CaptionRecord(row.id, row.name, row.caption, row.content or content_of(row.caption), "none", row.genre)
 
 
-def _from_model(picture: Picture, recipe: TrainingConfig, ask: Captioner) -> Written | None:
-    row, wanted = picture.row, recipe.caption
+def _from_model(row: UsableRow, recipe: TrainingConfig, ask: Captioner) -> CaptionRecord:
+    wanted = recipe.caption
     try:
-        shown = _shown(picture.content, wanted.side)
-    except NOT_AN_IMAGE as error:
-        return _skip(row, error)
-    full, content = describe(shown, ask, genre=row.genre, trigger=recipe.data.trigger, max_words=wanted.max_words)
-    return Written(picture.id, row.name, full, content, wanted.model, row.genre)
-
-
-def _shown(content: bytes, side: int) -> Image.Image:
-    with Image.open(io.BytesIO(content)) as image:
-        shown = intake.to_rgb(image)
-    shown.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return shown
-
-
-def _skip(row: Row, error: Exception) -> None:
-    say(f"Skipped {row.name}: it cannot be decoded ({error}).")
+        picture = read_picture(row.load(), name=row.name, max_side=wanted.side)
+    except (OSError, ValueError) as error:
+        raise PictureError(str(error)) from error
+    full, content = describe(picture, ask, genre=row.genre, trigger=recipe.data.trigger, max_words=wanted.max_words)
+    return CaptionRecord(row.id, row.name, full, content, wanted.model, row.genre)
 
 
 def _finished(path: Path, recipe: TrainingConfig) -> set[str]:
@@ -266,7 +230,7 @@ def _finished(path: Path, recipe: TrainingConfig) -> set[str]:
     if whole < len(content):
         os.truncate(path, whole)
         say(f"{path}: its last line was torn and is written anew.")
-    done = set(intake.written_captions(recipe.data))
+    done = set(written_captions(recipe.data))
     if done:
         say(f"{path}: {len(done)} pictures have captions already; delete it to have them written anew.")
     return done

@@ -1,9 +1,7 @@
-"""Who writes the captions: a vision-language model in this process, or one behind an endpoint."""
+"""What writes the captions: a vision-language model in this process, or one behind an endpoint."""
 
-import base64
+import contextlib
 import email.utils
-import functools
-import io
 import os
 import random
 import re
@@ -16,6 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from PIL import Image
 
 from impressionism.errors import UserError
+from impressionism.files import data_url
 from training.recipe import Caption, Model
 
 TIMEOUT = 300.0  # seconds for an answer: a server on a CPU takes long
@@ -69,21 +68,21 @@ class Local:
 
 
 class Endpoint:
-    """An OpenAI-compatible server, or the Hub's inference providers; may be asked from several threads."""
+    """An OpenAI-compatible server, or the Hub's inference providers; several threads may call it."""
 
     def __init__(self, wanted: Caption):
         self.wanted = wanted
         self.takes_format = True  # response_format, until it says otherwise
         self.url = None if wanted.endpoint == "hf" else wanted.endpoint
         if self.url is None and not get_token():
-            raise UserError("The Hub's providers want to know who asks: log in with `hf auth login`.")
+            raise UserError("The Hub's inference providers need a login: run `hf auth login`.")
         # else the client would show the Hub's token to whoever serves there
         key = None if self._on_the_hub() else os.environ.get("OPENAI_API_KEY") or "none"
         self.client = InferenceClient(provider="auto", base_url=self.url, api_key=key, timeout=TIMEOUT)
 
     def __call__(self, picture: Image.Image, prompt: str, *, as_json: bool) -> str:
         parts = [
-            {"type": "image_url", "image_url": {"url": _data_url(picture)}},
+            {"type": "image_url", "image_url": {"url": data_url(picture, "jpeg", quality=92)}},
             {"type": "text", "text": prompt},
         ]
         messages = [{"role": "user", "content": parts}]
@@ -91,7 +90,7 @@ class Endpoint:
             try:
                 return self._answer(messages, as_json=as_json)
             except HfHubHTTPError as error:
-                self._stop_or_go_on(error)
+                self._raise_if_final(error)
                 reason, delay = f"HTTP {error.response.status_code}", _retry_after(error)
             except (HTTPError, OSError) as error:  # no answer, or half of one
                 reason, delay = _kind(error), 0.0
@@ -103,21 +102,18 @@ class Endpoint:
 
     def _answer(self, messages: list[dict], *, as_json: bool) -> str:
         # json_object: the client turns a json_schema for a server of one's own into TGI's dialect
-        how: dict[str, Any] = {"response_format": {"type": "json_object"}} if as_json and self.takes_format else {}
-        ask = functools.partial(
-            self.client.chat_completion,
-            messages, model=self.wanted.model, temperature=0.0, max_tokens=TOKENS,
-        )  # fmt: skip
+        options: dict[str, Any] = {"model": self.wanted.model, "temperature": 0.0, "max_tokens": TOKENS}
+        json_only = {"response_format": {"type": "json_object"}} if as_json and self.takes_format else {}
         try:
-            answer = ask(**how)
+            answer = self.client.chat_completion(messages, **options, **json_only)
         except HfHubHTTPError as error:
-            if not how or error.response.status_code not in (400, 422, 501):
+            if not json_only or error.response.status_code not in (400, 422, 501):
                 raise
-            answer = ask()
+            answer = self.client.chat_completion(messages, **options)
             self.takes_format = False
         return answer.choices[0].message.content or ""
 
-    def _stop_or_go_on(self, error: HfHubHTTPError) -> None:
+    def _raise_if_final(self, error: HfHubHTTPError) -> None:
         """Raises unless another try may help."""
         status = error.response.status_code
         login = "log in with `hf auth login`" if self._on_the_hub() else "set OPENAI_API_KEY to a key that it takes"
@@ -137,23 +133,14 @@ class Endpoint:
         return f".{host}".endswith((".huggingface.co", ".huggingface.cloud", ".hf.space"))
 
 
-def _data_url(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=92)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
 def _retry_after(error: HfHubHTTPError) -> float:
-    """Seconds that the server asks to wait: it says a number of them, or a date."""
-    said = error.response.headers.get("Retry-After", "")
-    try:
-        return max(0.0, float(said))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
-    except ValueError:
-        return 0.0
+    """Seconds to wait, as the server's header has them: a number or a date."""
+    value = error.response.headers.get("Retry-After", "")
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(value))
+    with contextlib.suppress(ValueError):
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return 0.0
 
 
 def _kind(error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""What a caption says is there, without a word on how it is painted.
+"""The content of a caption, without any word about how it is painted.
 
-Where every caption names the style, the style is bound to those words. `content_of` takes the style's clauses
-out of a caption, so that the trigger alone can stand for the style.
+Where every caption names the style, the style is bound to those words. `content_of` removes the clauses about style
+from a caption, so that the trigger alone can stand for the style.
 """
 
 import re
@@ -61,7 +61,7 @@ _SEEN = re.compile(  # "rendered in soft light" is content once the verb is gone
 
 
 def content_of(caption: str) -> str:
-    """The caption without its clauses on style and mood; nothing where its subject itself is told in such words."""
+    """The caption without its clauses about style and mood; empty where it describes the subject in such words."""
     text = _LEAD.sub("", " ".join(caption.split()), count=1)
     for pattern, plainer in _PLAINER:
         text = pattern.sub(plainer, text)
