@@ -123,6 +123,8 @@ def tree(call: "Call") -> list[dict]:
     files = repo.commits[repo.find(call.groups["revision"])]
     folder = f"{call.groups['folder']}/" if call.groups.get("folder") else ""
     below = {path: data for path, data in sorted(files.items()) if path.startswith(folder)}
+    if folder and not below:
+        raise Refusal(404, f"{folder} does not exist", "EntryNotFound")
     if call.query.get("recursive", "").lower() != "true":
         inside = {path: path.removeprefix(folder).split("/") for path in below}
         folders = dict.fromkeys(folder + parts[0] for parts in inside.values() if len(parts) > 1)
@@ -176,9 +178,14 @@ def validate_yaml(call: "Call") -> dict:
     return {"errors": [], "warnings": []}
 
 
+def proposes(call: "Call") -> bool:
+    """Whether this opens a pull request or adds to one, which anyone may who is logged in."""
+    return "create_pr" in call.query or call.groups["revision"].startswith("refs/pr/")
+
+
 @route("POST", API + "/preupload/(?P<revision>[^/]+)")
 def preupload(call: "Call") -> dict:
-    repo = call.repo(write="create_pr" not in call.query)
+    repo = call.repo(write=not proposes(call))
     there, files = repo.commits[repo.find(call.groups["revision"])], call.json()["files"]
     for file in files:
         large = is_large(file["path"], base64.b64decode(file.pop("sample")), file["size"])
@@ -219,7 +226,7 @@ def verify(call: "Call") -> dict:
 @route("POST", API + "/commit/(?P<revision>[^/]+)")
 def commit(call: "Call") -> dict:
     proposed, revision = "create_pr" in call.query, call.groups["revision"]
-    repo = call.repo(write=not proposed)
+    repo = call.repo(write=not proposes(call))
     if not call.user:
         raise Refusal(401, "Invalid username or password.")
     header, *changes = (json.loads(line) for line in call.body.splitlines())

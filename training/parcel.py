@@ -1,31 +1,27 @@
-"""What of a finished run goes to the Hub: only what belongs there, whole, and telling nothing of this machine.
-
-curated.py has the same of a dataset.
-"""
+"""What of a finished run goes to the Hub: only what belongs there, whole, and with nothing of this machine in it."""
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal
+from typing import Any
 
-import pyarrow as pa
 import yaml
 from huggingface_hub import get_token
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from tqdm import tqdm
 
 from impressionism import names
 from impressionism.errors import UserError
+from impressionism.files import open_picture
 from impressionism.hub import digest_of
 from impressionism.records import Run, Scores
-from training.examples import say
+from training.sources import say
 
 # Of the adapter's folder, all that goes up; what a tool or a person left there besides stays here.
-BELONGS = (
+FILES = (
     names.WEIGHTS_FILE, "*_comfy.safetensors", "README.md", "LICENSE.md", "NOTICE",
     "images/*.jpg", "images/*.png", "images/*.webp",
 )  # fmt: skip
@@ -40,20 +36,15 @@ SECRETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class UploadBundle:
-    """What goes up."""
+    """What is uploaded of a run."""
 
-    kind: Literal["model", "dataset"]
     name: str
     """Of the repository, where no other is asked for."""
     folder: Path
-    """Of the adapter, or the dataset."""
+    """Of the adapter."""
     files: dict[str, Path | bytes]
-    """Path in the repository → where it lies, or what it holds."""
+    """Path in the repository → the file here, or its content."""
     tag: str
-    tagged: tuple[str, ...]
-    """The files that the tag vouches for; the others may change under it."""
-    mark: str
-    """The file by which a repository of this kind is known."""
     title: str
     """Of the commit."""
     description: str
@@ -65,7 +56,7 @@ class UploadBundle:
         return self.folder / names.WEIGHTS_FILE
 
     def announce(self, where: str) -> None:
-        """Say what goes there, and what does not."""
+        """List what is uploaded, and what is not."""
         sizes = {name: len(it) if isinstance(it, bytes) else it.stat().st_size for name, it in self.files.items()}
         say(f"{where}: {len(sizes)} files, {tqdm.format_sizeof(sum(sizes.values()), 'B')}")
         for name, size in sizes.items():
@@ -83,12 +74,12 @@ def gather(folder: Path) -> UploadBundle:
         raise UserError(
             f"{folder} holds no finished run (no run.json): run `python -m training fit` with the same recipe first."
         )
-    adapter, strength = chosen(folder)
-    files = found(adapter, BELONGS)
+    adapter, strength = chosen_adapter(folder)
+    files = {file.relative_to(adapter).as_posix(): file for pattern in FILES for file in sorted(adapter.glob(pattern))}
     problems = [] if names.WEIGHTS_FILE in files else [f"adapter/{names.WEIGHTS_FILE} is missing; run fit again"]
     try:
-        told = (folder / "run.json").read_text(encoding="utf-8")
-        run, facts = Run.from_json(told), portable(json.loads(told))
+        text = (folder / "run.json").read_text(encoding="utf-8")
+        run, facts = Run.from_json(text), portable(json.loads(text))
         record = portable(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
         record.get("tune", {}).pop("storage", None)  # a place, maybe with a password
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
@@ -98,25 +89,17 @@ def gather(folder: Path) -> UploadBundle:
     if problems := problems + problems_of(files):
         raise UserError(f"{folder} cannot go to the Hub: {'; '.join(problems)}.")
     return UploadBundle(
-        kind="model",
         name=plain(run.name),
         folder=adapter,
         files=files,
         tag=plain(f"{run.name}-step-{run.steps}"),
-        tagged=(names.WEIGHTS_FILE,),
-        mark=names.WEIGHTS_FILE,
         title=f"{run.name}, step {run.steps}",
         description=f"Trained on {run.dataset} from {run.base} in {run.seconds / 60:.0f} minutes.",
         strength=strength,
     )
 
 
-def found(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path | bytes]:
-    """The folder's files of these patterns, by their path in it."""
-    return {file.relative_to(folder).as_posix(): file for pattern in patterns for file in sorted(folder.glob(pattern))}
-
-
-def chosen(folder: Path) -> tuple[Path, float | None]:
+def chosen_adapter(folder: Path) -> tuple[Path, float | None]:
     """The adapter that evaluation chose to publish, and at which strength; the run's own where it was not evaluated."""
     adapter, file = folder / "adapter", folder / "scores.json"
     if not file.exists():
@@ -133,7 +116,7 @@ def chosen(folder: Path) -> tuple[Path, float | None]:
         adapter = folder / choice.name / "adapter"
     weights = adapter / names.WEIGHTS_FILE
     if weights.exists() and digest_of(weights) != choice.provenance.adapter_revision:
-        say(f"The evaluation chose {choice.name} (scores.json), and another goes up: push that, or score anew.")
+        say(f"The evaluation chose {choice.name} (scores.json), and another is uploaded: push that, or score anew.")
         return adapter, None
     return adapter, choice.strength
 
@@ -155,18 +138,19 @@ def portable(value: Any) -> Any:
 
 
 def problems_of(files: dict[str, Path | bytes]) -> list[str]:
-    """What speaks against sending these, a sentence each."""
-    forbidden = secrets()
-    return [problem for name, source in files.items() for problem in wrong(name, source, forbidden)]
+    """What speaks against uploading these, a sentence each: damaged files, and what nobody should know."""
+    patterns, problems = secrets(), []
+    for name, source in files.items():
+        try:
+            problems += secrets_in(name, texts(source), patterns)
+        except (SafetensorError, OSError, ValueError) as error:
+            problems.append(f"{name} is damaged ({one_line(error)}); make it again")
+    return problems
 
 
-def wrong(name: str, source: Path | bytes, forbidden: dict[str, str]) -> list[str]:
-    """What speaks against sending a file: it is damaged, or tells what nobody should know."""
-    try:
-        told = "\n".join(texts(source))
-    except (SafetensorError, pa.ArrowInvalid, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        return [f"{name} is damaged ({one_line(error)}); make it again"]
-    return [f"{name} holds {what}; take it out" for what, pattern in forbidden.items() if re.search(pattern, told)]
+def secrets_in(name: str, texts: Iterable[str], patterns: dict[str, str]) -> list[str]:
+    text = "\n".join(texts)
+    return [f"{name} holds {what}; take it out" for what, pattern in patterns.items() if re.search(pattern, text)]
 
 
 def texts(source: Path | bytes) -> Iterator[str]:
@@ -175,25 +159,20 @@ def texts(source: Path | bytes) -> Iterator[str]:
         yield source.decode()
     elif source.suffix == ".safetensors":
         if not all(tensor.isfinite().all() for tensor in load_file(source).values()):
-            raise OSError("it holds numbers that are not finite: the training diverged")
+            raise ValueError("it holds numbers that are not finite: the training diverged")
         with safe_open(source, framework="pt") as stored:
             yield from (stored.metadata() or {}).values()
-    elif source.suffix == ".arrow":  # its pictures are others' files, and stay as they came
-        with pa.memory_map(str(source)) as stream, pa.ipc.open_stream(stream) as batches:
-            for batch in batches:
-                columns = (column for column in batch.columns if pa.types.is_string(column.type))
-                yield from (text for column in columns for text in column.to_pylist() if text)
     elif source.suffix in (".jpg", ".png", ".webp"):
-        with Image.open(source) as image:
+        with open_picture(source) as image:
             image.load()  # a PNG may have text behind its pixels
-        for value in image.info.values():
-            yield value.decode("latin-1") if isinstance(value, bytes) else str(value)
+            for value in image.info.values():
+                yield value.decode("latin-1") if isinstance(value, bytes) else str(value)
     else:
         yield source.read_text(encoding="utf-8", errors="replace")
 
 
 def secrets() -> dict[str, str]:
-    """SECRETS, and those of this machine."""
+    """SECRETS, and those of this machine: what they are → pattern."""
     places = [re.escape(str(place)[1:]) for place in (Path.home(), Path.cwd()) if len(place.parts) > 2]
     own = {"your access token": re.escape(token)} if (token := get_token()) else {}
     here = {"the place where you work": rf"{ROOT}({'|'.join(places)})(?![\w-])"} if places else {}
@@ -205,5 +184,5 @@ def plain(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.")
 
 
-def one_line(said: object) -> str:
-    return " ".join(str(said).split())
+def one_line(text: object) -> str:
+    return " ".join(str(text).split())
