@@ -20,10 +20,12 @@ import torch
 import yaml
 from diffusers.loaders.lora_conversion_utils import swap_scale_shift
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from impressionism import names
 from impressionism.errors import UserError, readable_errors
+from impressionism.files import write_atomic
 from impressionism.hub import commit_of, digest_of, folder_of
 from impressionism.lora import Update
 
@@ -427,6 +429,39 @@ def split_fused(
         used = rows.any(dim=0)
         if used.any():
             yield path, Update(down[used], rows[:, used], scale)
+
+
+def linears_of(base: Path | None) -> dict[str, Any]:
+    """A transformer's linear layers without a weight in memory: of the pipeline in a folder, or of FLUX.1 [dev]."""
+    from diffusers import FluxTransformer2DModel
+
+    with torch.device("meta"):
+        if base:
+            config: Any = FluxTransformer2DModel.load_config(base / "transformer")
+            model: Any = FluxTransformer2DModel.from_config(config)
+        else:
+            model = FluxTransformer2DModel(guidance_embeds=True)  # its defaults are FLUX.1's sizes
+    return {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+
+
+# ---- Writing
+
+
+def write_diffusers(updates: Mapping[str, Update], file: Path, dtype: torch.dtype) -> Path:
+    """Writes the adapter as diffusers names it. Alpha is folded into B, because tools disagree on where to read it;
+    the metadata holds the few fields that every version of PEFT knows."""
+    weights = {}
+    for path, (down, up, scale) in updates.items():
+        weights[f"transformer.{path}.lora_A.weight"] = down.detach().to("cpu", dtype).contiguous()
+        weights[f"transformer.{path}.lora_B.weight"] = (up.detach() * scale).to("cpu", dtype).contiguous()
+    ranks = {path: len(update.down) for path, update in updates.items()}
+    usual = max(set(ranks.values()), key=list(ranks.values()).count)
+    config: dict[str, Any] = {"r": usual, "lora_alpha": usual, "target_modules": list(ranks)}
+    if others := {path: rank for path, rank in ranks.items() if rank != usual}:
+        config |= {"rank_pattern": others, "alpha_pattern": others}
+    facts = json.dumps({f"transformer.{key}": value for key, value in config.items()})
+    metadata = {"format": "pt", "lora_adapter_metadata": facts}
+    return write_atomic(file, lambda partial: save_file(weights, partial, metadata))
 
 
 # ---- How strongly

@@ -33,35 +33,17 @@ def faults(folder: Path, base: Path | None) -> list[str]:
         return [*told, f"There is no adapter: save it as {names.WEIGHTS_FILE}."]
     if len(files) > 1 and not (folder / names.WEIGHTS_FILE).exists():
         told.append(f"Of several files none is called {names.WEIGHTS_FILE}: load_lora_weights cannot choose.")
+    from impressionism.lora_file import linears_of, read_adapter  # PyTorch takes seconds
+
     linears, updates = linears_of(base), {}
     for file in files:
         told += told_of(file)
         try:
-            updates[file.name] = read(file, linears)
+            updates[file.name] = read_adapter(file, linears)
         except UserError as error:
             told.append(str(error))
     readable = list(updates.items())
     return told + [fault for other in readable[1:] for fault in differ(readable[0], other)]
-
-
-def linears_of(base: Path | None) -> dict[str, Any]:
-    """The transformer's linear layers, without a weight in memory."""
-    import torch
-    from diffusers import FluxTransformer2DModel
-
-    with torch.device("meta"):
-        if base:
-            config: Any = FluxTransformer2DModel.load_config(base / "transformer")
-            model: Any = FluxTransformer2DModel.from_config(config)
-        else:
-            model = FluxTransformer2DModel(guidance_embeds=True)  # its defaults are FLUX.1's sizes
-    return {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-
-
-def read(file: Path, linears: dict[str, Any]) -> dict[str, "Update"]:
-    from impressionism.lora_file import read_adapter
-
-    return read_adapter(file, linears)
 
 
 def told_of(file: Path) -> list[str]:

@@ -20,6 +20,12 @@ COMMANDS = {  # a command is the function of that name in the module of that nam
     "tune": "Search the recipe's best numbers on a resident base.",
     "push": "Upload the trained adapter, or curated pictures, to the Hub, and look whether they came back the same.",
 }
+ADAPTERS = {  # commands of training/reshape.py, which are given adapters and no recipe
+    "resize": "Make an adapter smaller by a truncated SVD; says what is kept of it.",
+    "merge": "Add adapters into one.",
+    "extract": "Make an adapter of what a full fine-tune changed in its base's linear layers.",
+    "convert": "Write an adapter in the layout of diffusers or of ComfyUI and kohya's scripts.",
+}
 OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to the function by name
     "plan": [
         ("--vram", {"type": float, "metavar": "GIB", "help": "plan for a card of this size"}),
@@ -58,6 +64,9 @@ OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to t
 
 
 def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in ADAPTERS:
+        return importlib.import_module("training.reshape").main(arguments)
     options = _parsed(arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
     from impressionism.errors import status_of
@@ -94,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("override", nargs="*", metavar="section.key=value", help="laid over the recipe")
         for flag, how in OPTIONS.get(name, []):
             command.add_argument(flag, **how)
+    for name, text in ADAPTERS.items():
+        commands.add_parser(name, help=text, add_help=False)
     return parser
 
 

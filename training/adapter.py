@@ -1,17 +1,11 @@
-"""The LoRA adapter: into the transformer, and out as a file that `FluxPipeline.load_lora_weights` takes.
+"""The LoRA adapter: into the transformer, and out as a file that `FluxPipeline.load_lora_weights` takes."""
 
-Alpha is folded into the weights of the file, because tools disagree on where to read it; the metadata holds
-the few fields that every version of PEFT knows.
-"""
-
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from diffusers import FluxTransformer2DModel
-from safetensors.torch import save_file
 from torch import nn
 
 from impressionism.errors import UserError
@@ -19,12 +13,12 @@ from impressionism.lora import (
     TRAINED,
     FrozenLinear,
     LoraLinear,
-    Update,
     early_single_blocks,
     lora_layers,
     trainable,
     updates_of,
 )
+from impressionism.lora_file import write_diffusers
 from impressionism.modulation import MODULATION
 from impressionism.names import WEIGHTS_FILE
 from training import flow
@@ -99,23 +93,4 @@ def switch(transformer: FluxTransformer2DModel, on: bool) -> None:
 
 def save(transformer: FluxTransformer2DModel, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
     """Write the adapter as diffusers names it, with alpha equal to rank."""
-    layers = updates_of(transformer, TRAINED)
-    weights = {}
-    for name, (down, up, scale) in layers.items():
-        a, b = down.detach(), up.detach() * scale
-        weights[f"transformer.{name}.lora_A.weight"] = a.to("cpu", dtype).contiguous()
-        weights[f"transformer.{name}.lora_B.weight"] = b.to("cpu", dtype).contiguous()
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{WEIGHTS_FILE}.partial"
-    save_file(weights, partial, metadata={"format": "pt", "lora_adapter_metadata": json.dumps(_metadata(layers))})
-    partial.replace(folder / WEIGHTS_FILE)
-    return folder / WEIGHTS_FILE
-
-
-def _metadata(layers: dict[str, Update]) -> dict:
-    ranks = {name: len(update.down) for name, update in layers.items()}
-    usual = max(set(ranks.values()), key=list(ranks.values()).count)
-    facts: dict = {"r": usual, "lora_alpha": usual, "target_modules": list(ranks)}
-    if others := {name: rank for name, rank in ranks.items() if rank != usual}:
-        facts |= {"rank_pattern": others, "alpha_pattern": others}
-    return {f"transformer.{key}": value for key, value in facts.items()}
+    return write_diffusers(updates_of(transformer, TRAINED), folder / WEIGHTS_FILE, dtype)
