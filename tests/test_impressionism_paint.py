@@ -386,9 +386,7 @@ def test_other_weights_and_versions_are_said(run, tiny_painter: Painter, capsys:
     assert "may come out different: the adapter's weights was 0000" in said and "torch was 1.0, is" in said
 
 
-def test_pairs_rows_and_repaints_from_the_terminal(
-    run, photograph: Image.Image, capsys: pytest.CaptureFixture
-) -> None:
+def test_pairs_rows_and_repaints_from_the_terminal(run, photograph: Image.Image, capsys: pytest.CaptureFixture) -> None:
     size = ("--steps", 2, "--width", 64, "--height", 80)
     assert run("a boat", *size, "--compare", "--out", "pair/boat.png") == 0
     assert read_recipe("pair/boat-base.png").strength == 0 and read_recipe("pair/boat.png").strength == 1

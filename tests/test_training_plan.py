@@ -242,3 +242,16 @@ def test_it_says_what_an_h200_took(row):
     found = plan.predict(recipe, cards.of_size(141))
     assert found.peak == pytest.approx(row["peak"], rel=0.035 if row["peer"] else 0.03)
     assert found.seconds == pytest.approx(row["seconds"], rel=0.04)
+
+
+def test_preserving_the_prior_is_counted():
+    plain = plan.predict(shipped("dreambooth"), cards.of_size(24))
+    pictures = plan.predict(
+        shipped("dreambooth", "prior.class_prompt=a boat", "prior.num_class_images=50"), cards.of_size(24)
+    )
+    outputs = plan.predict(
+        shipped("dreambooth", "prior.class_prompt=a boat", "prior.output_preservation=1"), cards.of_size(24)
+    )
+    assert pictures.seconds == pytest.approx(2 * plain.seconds) and pictures.class_pictures_seconds > 60
+    assert pictures.hours > 2 * plain.hours and pictures.disk["class pictures"] > 50 * 768 * 768 * 3
+    assert outputs.seconds == pytest.approx(plain.seconds * 7 / 3) and outputs.peak == plain.peak

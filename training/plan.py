@@ -38,6 +38,7 @@ TRAVEL = 12e9  # bytes a second from main memory to a card: half of what 16 lane
 PROGRAM = GIB  # main memory of Python and its libraries
 GATHERED = 3  # blocks of a sharded base: one in use, the next as it comes and as it is laid out (not measured on a GPU)
 CHANNELS = 16  # of the autoencoder's latents
+FORWARD_SHARE = 1 / 3  # of a step's time, about
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ class Prediction:
     """Bytes that a run leaves there."""
     pictures: int | None
     """In the source; none: it is not on this machine."""
+    class_pictures_seconds: float = 0.0
+    """That the base paints class pictures, once (prior preservation)."""
 
     @property
     def peak(self) -> int:
@@ -128,7 +131,7 @@ class Prediction:
 
     @property
     def hours(self) -> float:
-        return self.seconds * self.recipe.optimizer.steps / 3600
+        return (self.seconds * self.recipe.optimizer.steps + self.class_pictures_seconds) / 3600
 
 
 def plan(recipe: TrainingConfig, *, vram: float | None = None, processes: int = 1, json: bool = False) -> None:
@@ -192,16 +195,24 @@ def predict(recipe: TrainingConfig, card: GpuSpec, pictures: int | None = None, 
     }
     parts = resident | at_the_peak(footprint.fullest(costs[-1]), options, numbers)
     operations = sum(cost.flops for one in costs for cost in one) / len(costs)
+    seconds = step_seconds(recipe, shape, card, operations, passes(blocks, model), sum(offloaded))
+    # Class pictures are as many batches again; output preservation is those again, and a forward pass of the base.
+    prior = recipe.prior
+    factor = 1 + (prior.num_class_images > 0) + (1 + FORWARD_SHARE) * (prior.output_preservation > 0)
+    forward = seconds * FORWARD_SHARE / (options.gradient_accumulation_steps * options.train_batch_size)
     disk = disk_use(recipe, facts, sizes, dtype, pictures, 4 * numbers + state)
     if model.keep_quantized:
         disk["quantized base"] = first
+    if count := recipe.prior.num_class_images:
+        disk["class pictures"] = count * math.prod(sizes[0]) * (3 + CHANNELS * 2 * 4 // 64)  # at most, and latents
     captions = encoding.captions(facts.encoders, shape.text, dtype, card.gpu)
     pixels = encoding.pictures(facts.encoders, itertools.chain(*buckets), dtype, card.gpu)
     return Prediction(
         recipe=recipe, card=card, parts=parts,
         loading=first + max(gathered, 2 * max(layer.rows * layer.columns for layer in layers)),
-        encoding=captions, encoding_pictures=pixels, operations=operations * options.gradient_accumulation_steps,
-        seconds=step_seconds(recipe, shape, card, operations, passes(blocks, model), sum(offloaded)),
+        encoding=captions, encoding_pictures=pixels,
+        operations=operations * options.gradient_accumulation_steps * factor,
+        seconds=seconds * factor, class_pictures_seconds=prior.num_class_images * recipe.preview.steps * forward,
         layers=sum(layer.rank > 0 for layer in layers), numbers=numbers,
         adapter=numbers * getattr(torch, recipe.adapter.dtype).itemsize,
         main_memory=PROGRAM + max(ahead + sum(offloaded), whole if gathered else 0, captions, pixels),
@@ -468,7 +479,9 @@ def as_text(prediction: Prediction) -> str:
     count = options.train_batch_size * options.gradient_accumulation_steps
     each = "1 picture" if count == 1 else f"{count} pictures"
     rows += [("a step", f"{_time(one.seconds)} ({each}) at {card.rate / 1e12:.3g} TFLOPS ({card.why})")]
-    rows += [(f"{options.steps} steps", _time(one.hours * 3600))]
+    if number := one.recipe.prior.num_class_images:
+        rows += [(f"{number} class pictures", f"{_time(one.class_pictures_seconds)} to paint, once")]
+    rows += [(f"{options.steps} steps", _time(one.seconds * options.steps))]
     rows += [("adapter", f"{_bytes(one.adapter)}: {one.numbers:,} numbers in {one.layers} layers")]
     rows += [("main memory", _size(one.main_memory))]
     pictures = "" if one.pictures is not None else ", and the cache of pictures and captions (not here to be counted)"
