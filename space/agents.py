@@ -8,7 +8,6 @@ would be one visitor.
 
 import base64
 import contextlib
-import io
 import json
 import re
 from collections.abc import AsyncIterator
@@ -125,4 +124,4 @@ def decoded(image: Any) -> Image.Image:
         data = base64.b64decode(image[match.end() :], validate=True)
     except ValueError:
         raise UserError("The photograph's base64 text is damaged; send it again.") from None
-    return read_photograph(io.BytesIO(data))
+    return read_photograph(data)

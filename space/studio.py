@@ -14,7 +14,7 @@ from collections.abc import Generator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from gradio.utils import get_upload_folder
 from PIL import Image
@@ -239,7 +239,7 @@ def real(value: Any) -> Any:
     return float(value) if type(value) is int and abs(value) < 2**53 else value
 
 
-def read_photograph(source: str | BinaryIO) -> Image.Image:
+def read_photograph(source: str | bytes) -> Image.Image:
     """An upload's pixels, upright; a UserError for what is no picture."""
     if not source:
         raise UserError("Choose a photograph to repaint.")

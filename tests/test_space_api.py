@@ -125,7 +125,9 @@ def test_what_the_documentation_says_of_limits_holds(tiny_painter: Painter):
     for name in ("strength", "change"):
         low, high = paint.LIMITS[name]
         assert f"{low} " in said[name] and f" {high}" in said[name]
-    for name, default in api.defaults_of(Studio(tiny_painter)).items():
+    defaults = api.defaults_of(Studio(tiny_painter))
+    assert defaults.pop("adapter") == ""
+    for name, default in defaults.items():
         assert (
             "Default" not in said[name] or f"Default {default}.".replace(".0,", ",").replace(".0]", "]") in said[name]
         )
@@ -204,9 +206,9 @@ def test_the_limits_that_status_tells_are_those_of_the_check(client: Client, tin
                 with pytest.raises(UserError):
                     studio.request(good, [refused.get("strength", 1.0)], change=refused.get("change"))
             else:
-                studio.request(GenerationParams.from_dict({**vars(good), name: value}), [1.0])
+                studio.request(replace(good, **{name: value}), [1.0])
                 with pytest.raises(UserError):
-                    studio.request(GenerationParams.from_dict({**vars(good), name: beyond}), [1.0])
+                    studio.request(replace(good, **{name: beyond}), [1.0])
 
 
 def test_count_paints_successive_seeds_and_gives_lists(client: Client):

@@ -116,7 +116,7 @@ def test_what_goes_up_is_what_the_space_runs_and_starts_from_there(
     for name, data in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    unneeded = ("bitsandbytes", "optimum", "datasets", "pyarrow", "tensorboard", "matplotlib", "optuna", "typer")
+    unneeded = ("bitsandbytes", "optimum", "datasets", "pyarrow", "tensorboard", "matplotlib", "optuna")
     assert not [pin for pin in pins if pin.startswith(unneeded)]
     start = (
         f"import sys; sys.modules.update(dict.fromkeys({unneeded}))\n"
