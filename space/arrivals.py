@@ -1,19 +1,17 @@
 """What comes to the page from outside: a link that it is opened with, and files that are dropped on it."""
 
-import dataclasses
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
-from impressionism import paint
 from impressionism.errors import UserError
 from impressionism.records import ImageMetadata
 from space.errors import plain_words
 from space.gate import LIMITS
-from space.pictures import View, hang, view_of
+from space.pictures import View, hang, size_of, view_of
 from space.recipes import link, recipes_in, settings_from, settings_of
-from space.settings import AT_ONCE, Settings, recommended_strength, restored, tab_of, warn_of_other_weights
+from space.settings import AT_ONCE, Settings, recommended_strength, request_for, restored, tab_of, warn_of_other_weights
 from space.studio import Studio
 
 PAINT_IF_FREE = "(view) => { if (view?.paint) document.querySelector('#start-paint').click(); }"
@@ -59,22 +57,21 @@ def add_arrivals(page: gr.Blocks, studio: Studio, settings: Settings, board: gr.
 
 def first_view(studio: Studio, asked: dict[str, Any]) -> View:
     """An empty easel, on which the pair is painted at once if that costs nothing."""
-    params = dataclasses.replace(
-        paint.defaults(studio.painter, "any"),
-        **{name: value for name, value in asked.items() if name not in ("strengths", "change")},
-    )
     strengths = [0.0, *asked.get("strengths", [recommended_strength(studio)])]
-    free = studio.painter.provenance.device == "cpu" or bool(studio.remembered(studio.request(params, strengths)))
-    return {"empty": "This pair is not painted yet.", "paint": free, "size": (params.width, params.height)}
+    request = request_for(studio, asked | {"strengths": strengths})
+    free = studio.painter.provenance.device == "cpu" or bool(studio.remembered(request))
+    size = size_of(request.items[0].metadata)
+    return {"empty": "This pair is not painted yet.", "paint": free, "size": size}
 
 
 def shown(studio: Studio, path: str, metadata: ImageMetadata) -> View:
     """The picture that was dropped; the whole pair, if it is remembered."""
+    settings = settings_of([metadata])
     if metadata.source is None:
-        request = studio.request(metadata.sampling, [0.0, metadata.strength])
-        if pair := studio.remembered(request):
-            return view_of(pair)
-    return {"items": [hang(path, metadata)], "recipe": dataclasses.asdict(metadata), "link": link([metadata])}
+        pair = request_for(studio, settings | {"strengths": [0.0, metadata.strength]})
+        if pictures := studio.remembered(pair):
+            return view_of(pictures)
+    return {"items": [hang(path, metadata)], "recipe": metadata.to_dict(), "link": link([metadata])}
 
 
 def is_picture(path: str) -> bool:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from impressionism import paint
 from impressionism.records import ImageMetadata
+from space.pictures import caption_among
 from space.recipes import sheet_text
 
 PAPER, INK, FAINT = "#fbf8f1", "#2c2824", "#756b5d"
@@ -20,11 +21,13 @@ def columns_for(pictures: int) -> int:
     return math.ceil(pictures / math.ceil(pictures / 4))
 
 
-def contact_sheet(pictures: Sequence[Image.Image], labels: Sequence[str], caption: str) -> Image.Image:
+def contact_sheet(
+    pictures: Sequence[Image.Image], labels: Sequence[str], caption: str, columns: int | None = None
+) -> Image.Image:
     """All pictures are of one size."""
     small = [reduced(picture) for picture in pictures]
     width, height = small[0].size
-    columns = columns_for(len(small))
+    columns = columns or columns_for(len(small))
     unit = max(12, min(width, height) // 12)  # the height of the letters, from which all distances follow
     font = ImageFont.load_default(unit)
     cell = (width + unit, height + round(2.4 * unit))
@@ -57,12 +60,13 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width
 
 def save_sheet(paths: Sequence[str], recipes: Sequence[ImageMetadata], path: Path) -> Path:
     """The sheet of these pictures as a PNG that carries all their recipes."""
-    sampling = recipes[0].sampling
+    sampling, label = recipes[0].sampling, caption_among(recipes)
+    strengths = len({recipe.strength for recipe in recipes})
+    columns = strengths if strengths < len(recipes) else None  # a row for each of what else differs
     caption = (
         f"AI-generated, seed {sampling.seed}, {sampling.steps} steps: “{sampling.prompt}”"  # what is cut is the prompt
     )
-    labels = [f"strength {recipe.strength:g}" for recipe in recipes]
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet = contact_sheet([Image.open(each) for each in paths], labels, caption)
+    sheet = contact_sheet([Image.open(each) for each in paths], [label(one) for one in recipes], caption, columns)
     sheet.save(path, pnginfo=sheet_text(recipes), compress_level=paint.COMPRESSION)
     return path

@@ -1,6 +1,5 @@
 """The showcase: pairs that `python -m evaluation gallery` painted and chose, committed with the Space."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,9 +36,9 @@ def on_easel(folder: Path, pair: Pair) -> View:
     """The pair as the easel shows what was painted just now."""
     base, adapted = sides(pair)
     items = [hang(str(folder / pair.base), base), hang(str(folder / pair.adapted), adapted)]
-    return {"items": items, "link": link([adapted]), "recipe": dataclasses.asdict(adapted)}
+    return {"items": items, "link": link([adapted]), "recipe": adapted.to_dict()}
 
 
 def sides(pair: Pair) -> tuple[ImageMetadata, ImageMetadata]:
     """The recipes of the base model's picture and of the adapted one."""
-    return dataclasses.replace(pair.recipe, strength=0.0), pair.recipe
+    return pair.recipe.replace(strength=0.0), pair.recipe

@@ -12,9 +12,10 @@ from gradio.components import Component
 
 from impressionism import names
 from impressionism.errors import UserError
+from impressionism.records import ImageMetadata
 from space.errors import plain_words
 from space.jobs import Step, Waiting, in_thread, visitor_here
-from space.pictures import Item, View, progress, size_of, view_of
+from space.pictures import Item, View, caption_of, progress, size_of, view_of
 from space.settings import LIGHT, only
 from space.studio import Picture, Request, Studio
 
@@ -42,6 +43,10 @@ class Job(NamedTuple):
     """What hangs in front of the pictures: the photograph that is painted over."""
     whole: bool = False
     """The link names all strengths, not only the last."""
+    columns: int | None = None
+    """Of a grid."""
+    caption: Callable[[ImageMetadata], str] = caption_of
+    """What distinguishes a picture from the others."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,13 @@ def add_start(tab: str, label: str) -> tuple[gr.Button, gr.Button, gr.Markdown]:
         return start, cancel, gr.Markdown(elem_classes="price")
 
 
-def add_take(board: gr.HTML, beside: Component | None = None) -> None:
+def add_take(board: gr.HTML, *beside: Component) -> None:
     """The ways to take a picture's settings along."""
     with gr.Row(elem_classes="take"):
         copy = gr.Button("Copy link", size="sm", min_width=100, scale=0)
         save = gr.Button("Save recipe", size="sm", min_width=110, scale=0)
-        if beside:
-            beside.render()
+        for component in beside:
+            component.render()
     copy.click(None, board, copy, js=COPY).then(None, None, copy, js=COPIED)
     save.click(None, board, None, js=SAVE)
 
@@ -124,7 +129,7 @@ def on_click(
                 else:
                     pictures.append(event)
                     step = None if step is None or len(pictures) == len(items) else step._replace(preview=None)
-                now = progress(step, items[step.picture - 1].strength) if step else {}
+                now = progress(step, job.caption(items[step.picture - 1])) if step else {}
                 view = shown(job, pictures) | now | base
                 yield {tab.board: view} | (made_of([]) if pictures == [event] else {})  # the first
         yield {**(await in_thread(made_of, pictures)), tab.board: over(mine), **resting}
@@ -147,9 +152,12 @@ def on_click(
 def shown(job: Job, pictures: list[Picture]) -> View:
     """The pictures of a grid, or the pair that is being painted, with the pairs that are finished."""
     if job.whole:
-        return view_of(pictures, whole=True)
-    views = [view_of(pictures[start : start + job.each], job.before) for start in range(0, len(pictures), job.each)]
-    return (views[-1] if views else {}) | {"finished": views[: len(pictures) // job.each]}
+        return view_of(pictures, caption=job.caption, whole=job.columns is None) | {"columns": job.columns}
+    views = [
+        view_of(pictures[start : start + job.each], job.before, job.caption)
+        for start in range(0, len(pictures), job.each)
+    ]
+    return (views[-1] if views else {}) | {"finished": [] if job.before else views[: len(pictures) // job.each]}
 
 
 def over(job: str) -> View:

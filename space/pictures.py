@@ -6,14 +6,14 @@ travels to the browser as JSON and is set there as text; it is never part of HTM
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
-from impressionism.records import ImageMetadata
+from impressionism.records import BlockStrengths, ImageMetadata
 from space.jobs import Step
 from space.recipes import link
 from space.studio import Picture
@@ -35,12 +35,42 @@ def front(name: str, value: Any = None, **more: Any) -> gr.HTML:
     return gr.HTML(value, html_template=html, js_on_load=shared + js, apply_default_css=False, **more)
 
 
-def view_of(pictures: Sequence[Picture], before: Sequence[Item] = (), whole: bool = False) -> View:
+def caption_of(metadata: ImageMetadata) -> str:
+    return f"Impressionist, strength {metadata.strength:g}" if metadata.strength else "Base model"
+
+
+def caption_among(every: Sequence[ImageMetadata]) -> Callable[[ImageMetadata], str]:
+    """A caption with the settings in which these pictures differ."""
+    texts = [text for text in DIFFERENCES if len({text(metadata) for metadata in every}) > 1]
+    return lambda metadata: ", ".join([caption_of(metadata), *(text(metadata) for text in texts)])
+
+
+def block_group(metadata: ImageMetadata) -> str:
+    blocks = (metadata.blocks or BlockStrengths()).to_dict()
+    only = [name.replace("_", " ") for name, value in blocks.items() if value]
+    return "all blocks" if len(only) == len(blocks) else f"only {' and '.join(only)} blocks"
+
+
+DIFFERENCES: tuple[Callable[[ImageMetadata], str], ...] = (
+    lambda metadata: f"seed {metadata.sampling.seed}",
+    lambda metadata: f"{metadata.sampling.steps} steps",
+    lambda metadata: f"“{metadata.sampling.prompt}”",
+    lambda metadata: str(metadata.provenance.adapter),
+    block_group,
+)
+
+
+def view_of(
+    pictures: Sequence[Picture],
+    before: Sequence[Item] = (),
+    caption: Callable[[ImageMetadata], str] = caption_of,
+    whole: bool = False,
+) -> View:
     """These pictures behind the items before them. The link leads to the last one or, with whole, to them all."""
     recipes = [ImageMetadata.from_dict(picture.recipe) for picture in pictures]
-    painted = [hang(picture.path, recipe) for picture, recipe in zip(pictures, recipes, strict=True)]
     if not recipes:
         return {}
+    painted = [hang(picture.path, recipe, caption(recipe)) for picture, recipe in zip(pictures, recipes, strict=True)]
     return {
         "items": [*before, *painted],
         "link": link(recipes if whole else recipes[-1:]),
@@ -48,13 +78,13 @@ def view_of(pictures: Sequence[Picture], before: Sequence[Item] = (), whole: boo
     }
 
 
-def progress(step: Step, strength: float) -> View:
-    words = f"{who(strength)}: picture {step.picture} of {step.pictures}"
+def progress(step: Step, caption: str) -> View:
+    words = f"{caption}: picture {step.picture} of {step.pictures}"
     return {"words": words, "done": step.done, "steps": step.steps, "preview": inline(step.preview)}
 
 
-def hang(path: str, recipe: ImageMetadata) -> Item:
-    return item(who(recipe.strength), size_of(recipe), (path, alt(recipe)))
+def hang(path: str, metadata: ImageMetadata, caption: str | None = None) -> Item:
+    return item(caption or caption_of(metadata), size_of(metadata), (path, alt(metadata)))
 
 
 def item(caption: str, size: tuple[int, int], *images: tuple[str, str]) -> Item:
@@ -66,10 +96,6 @@ def item(caption: str, size: tuple[int, int], *images: tuple[str, str]) -> Item:
 
 def size_of(recipe: ImageMetadata) -> tuple[int, int]:
     return recipe.sampling.width, recipe.sampling.height
-
-
-def who(strength: float) -> str:
-    return f"Impressionist, strength {strength:g}" if strength else "Base model"
 
 
 def alt(recipe: ImageMetadata) -> str:

@@ -1,6 +1,5 @@
 """What to paint: the controls that the tabs share, and how a link, a PNG or the gallery sets them."""
 
-import dataclasses
 import math
 import random
 from collections.abc import Sequence
@@ -10,10 +9,11 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from impressionism import paint
-from impressionism.records import GenerationParams, ImageMetadata
+from impressionism import names, paint
+from impressionism.records import BlockStrengths, GenerationParams, ImageMetadata
 from space.pictures import front
-from space.studio import Studio
+from space.recipes import BLOCKS, PARAMS
+from space.studio import Request, Studio, real
 from space.texts import PageTexts, Size
 
 LIGHT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -46,6 +46,13 @@ class Settings:
     strength: gr.HTML
     strengths: gr.CheckboxGroup
     change: gr.Slider
+    count: gr.Radio
+    fast: gr.Checkbox
+    adapter: gr.Dropdown
+    against: gr.Dropdown
+    two_stream: gr.Slider
+    early_single: gr.Slider
+    late_single: gr.Slider
     tabs: gr.Tabs
 
     @property
@@ -53,16 +60,30 @@ class Settings:
         return [self.prompt, self.seed, self.steps, self.guidance, self.width, self.height]
 
     @property
+    def how(self) -> list[Component]:
+        """How the adapters paint; how_of reads their values."""
+        return [self.fast, self.adapter, self.two_stream, self.early_single, self.late_single]
+
+    @property
     def restored(self) -> list[Any]:
-        return [*self.sampling, self.strength, self.strengths, self.change, self.tabs]
+        return [*self.sampling, *self.how, self.strength, self.strengths, self.change, self.tabs]
+
+
+def how_of(fast: bool, adapter: str | None, *blocks: Any) -> dict[str, Any]:
+    """The keywords of Studio.request."""
+    strengths = {name: real(value) for name, value in zip(BLOCKS, blocks, strict=True)}
+    return {"fast": bool(fast), "adapter": adapter or None, "blocks": BlockStrengths(**strengths)}
 
 
 def make_settings(studio: Studio, texts: PageTexts, metadata: ImageMetadata | None) -> Settings:
     """The controls, set to this picture's; each is rendered later, where it belongs. Their values go to the studio's
     own check, because its sentences name the field and Gradio's do not."""
-    limits, recommended = studio.limits(), recommended_strength(studio)
+    limits, painter, recommended = studio.limits(), studio.painter, recommended_strength(studio)
     prompt, shape, seed = texts.examples[0]
-    start = metadata.sampling if metadata else params_for(studio, texts, prompt, shape, seed)
+    fast = names.on_zero_gpu() and painter.accelerator is not None  # there a visitor's quota is counted in seconds
+    start = metadata.sampling if metadata else params_for(studio, texts, prompt, shape, seed, fast)
+    adapters = [(info.title or name, name) for name, info in painter.adapters.items()]
+    block: dict[str, Any] = {"minimum": 0, "maximum": 2, "value": 1, "step": 0.05, "render": False}
     side: dict[str, Any] = {"precision": 0, "step": 16, "min_width": 100, "render": False, **ends(limits["width"])}
     settings = Settings(
         prompt=gr.Textbox(
@@ -117,6 +138,36 @@ def make_settings(studio: Studio, texts: PageTexts, metadata: ImageMetadata | No
             elem_classes=only("repaint"),
             render=False,
         ),
+        count=gr.Radio(
+            [1, 2, 3, 4],
+            value=1,
+            label="Pairs",
+            info="Each from the next seed; choose among them below the pictures.",
+            elem_id="count",
+            elem_classes=only("paint"),
+            render=False,
+        ),
+        fast=gr.Checkbox(
+            fast,
+            label="Fast",
+            info="A few steps with an accelerator, in both pictures.",
+            visible=painter.accelerator is not None,
+            render=False,
+        ),
+        adapter=gr.Dropdown(
+            adapters, value=next(iter(painter.adapters), None), label="Adapter", visible=len(adapters) > 1, render=False
+        ),
+        against=gr.Dropdown(
+            [("the base model", ""), *adapters],
+            value="",
+            label="Compare with",
+            visible=len(adapters) > 1,
+            elem_classes=only("paint"),
+            render=False,
+        ),
+        two_stream=gr.Slider(label="Two-stream blocks", info="Multiplies the strength there.", **block),
+        early_single=gr.Slider(label="Early single-stream blocks", **block),
+        late_single=gr.Slider(label="Late single-stream blocks", **block),
         tabs=gr.Tabs(selected="paint", elem_id="ways", render=False),
     )
     for control in vars(settings).values():
@@ -126,16 +177,19 @@ def make_settings(studio: Studio, texts: PageTexts, metadata: ImageMetadata | No
 
 
 def recommended_strength(studio: Studio) -> float:
-    return 1.0
+    info = studio.painter.adapter
+    return info.recommended_strength if info else names.DEFAULT_STRENGTH
 
 
 def ends(limits: Sequence[float]) -> dict[str, Any]:
     return {"minimum": limits[0], "maximum": limits[1]}
 
 
-def params_for(studio: Studio, texts: PageTexts, prompt: str, shape: str, seed: int) -> GenerationParams:
+def params_for(
+    studio: Studio, texts: PageTexts, prompt: str, shape: str, seed: int, fast: bool = False
+) -> GenerationParams:
     width, height = texts.sizes[shape]
-    return dataclasses.replace(paint.defaults(studio.painter, prompt), seed=seed, width=width, height=height)
+    return paint.defaults(studio.painter, prompt, fast).replace(seed=seed, width=width, height=height)
 
 
 def shape_of(texts: PageTexts, wide: int | None, high: int | None) -> str | None:
@@ -156,9 +210,9 @@ def ratio(size: Size) -> str:
 
 def add_settings(studio: Studio, texts: PageTexts, settings: Settings) -> None:
     """All but the prompt, below it or, on a phone, below the picture."""
-    settings.change.render()
-    settings.strength.render()
-    settings.strengths.render()
+    for control in (settings.change, settings.strength, settings.strengths, settings.adapter, settings.against):
+        control.render()
+    settings.fast.render()
     if texts.vocabulary:
         chips = front("chips", texts.vocabulary, elem_id="vocabulary")
         groups = list(texts.vocabulary.values())
@@ -178,18 +232,31 @@ def add_settings(studio: Studio, texts: PageTexts, settings: Settings) -> None:
     with gr.Row(elem_id="seeds"):
         settings.seed.render()
         dice = gr.Button("New seed", size="sm", min_width=100, scale=0)
+    settings.count.render()
     settings.shape.render()
-    with gr.Accordion("Advanced: steps, guidance, size", open=False):
+    with gr.Accordion("Advanced: steps, size, block strengths", open=False):
         settings.steps.render()
         settings.guidance.render()
         with gr.Row():
             settings.width.render()
             settings.height.render()
+        settings.two_stream.render()
+        settings.early_single.render()
+        settings.late_single.render()
 
     def size_of(name: str | None) -> tuple[Any, Any]:
         return texts.sizes[name] if name else (gr.skip(), gr.skip())
 
+    def steps_of(fast: bool) -> tuple[int, float]:
+        default = paint.defaults(studio.painter, "any", fast)
+        return default.steps, default.guidance
+
+    def strength_of(name: str) -> float:
+        return studio.painter.adapters[name].recommended_strength
+
     most = studio.limits()["seed"][1]
+    settings.fast.input(steps_of, settings.fast, [settings.steps, settings.guidance], **LIGHT)
+    settings.adapter.input(strength_of, settings.adapter, settings.strength, **LIGHT)
     dice.click(lambda: random.randint(0, most), None, settings.seed, **LIGHT)
     settings.shape.change(size_of, settings.shape, [settings.width, settings.height], **LIGHT)
     gr.on(
@@ -208,23 +275,68 @@ def with_chip(texts: PageTexts, prompt: str, chip: str) -> str:
     return f"{chip} {light}".strip()
 
 
+def add_hint(studio: Studio, settings: Settings) -> None:
+    """What the model cannot read in the prompt, and the adapter's trigger phrase, which a click adds or removes."""
+    hint = front("hint", hint_of(studio, settings.prompt.value or ""), elem_id="hint")
+    settings.prompt.change(lambda prompt: hint_of(studio, prompt or ""), settings.prompt, hint, **TYPING)
+    hint.submit(lambda prompt: with_or_without(trigger_of(studio), prompt), settings.prompt, settings.prompt, **LIGHT)
+
+
+def hint_of(studio: Studio, prompt: str) -> dict[str, str]:
+    if unknown := paint.unknown_words(studio.painter, prompt):
+        return {"text": f"It does not know: {', '.join(unknown)}. Choose a subject and a light from the list."}
+    if cut := paint.cut_at(studio.painter, prompt):
+        return {"text": f"The prompt is too long: the model does not read it from “{cut[:60]}” on."}
+    trigger = trigger_of(studio)
+    if not trigger:
+        return {}
+    if has_trigger(trigger, prompt):
+        return {"text": f"“{trigger}” is the adapter’s trigger phrase.", "action": "Remove it"}
+    return {"text": f"The adapter was trained on prompts that begin with “{trigger}”.", "action": "Add it"}
+
+
+def trigger_of(studio: Studio) -> str:
+    info = studio.painter.adapter
+    return ((info and info.trigger) or "").strip()
+
+
+def has_trigger(trigger: str, prompt: str) -> bool:
+    return prompt.lower().startswith(trigger.lower())
+
+
+def with_or_without(trigger: str, prompt: str) -> str:
+    return prompt[len(trigger) :].strip() if has_trigger(trigger, prompt) else f"{trigger} {prompt}".strip()
+
+
 # ---- Settings from a recipe
+
+
+def request_for(studio: Studio, asked: dict[str, Any]) -> Request:
+    """What a link or a recipe asks for, checked. An adapter that is not here is replaced by the first."""
+    fast = bool(asked.get("fast")) and studio.painter.accelerator is not None
+    blocks = BlockStrengths(**{name: asked[name] for name in BLOCKS if name in asked})
+    adapter = asked.get("adapter") if asked.get("adapter") in studio.painter.adapters else None
+    changes = {name: asked[name] for name in PARAMS if name in asked}
+    if "change" in asked:  # a repaint needs no prompt
+        changes["prompt"] = changes.get("prompt") or "any"
+    params = paint.defaults(studio.painter, "any", fast).replace(**changes)
+    strengths = asked.get("strengths", [recommended_strength(studio)])
+    return studio.request(params, strengths, change=asked.get("change"), fast=fast, adapter=adapter, blocks=blocks)
 
 
 def restored(studio: Studio, settings: Settings, asked: dict[str, Any]) -> dict[Any, Any]:
     """What each control becomes; everything is checked before it reaches one."""
-    names = {field.name for field in dataclasses.fields(GenerationParams)}
-    sampling = {name: value for name, value in asked.items() if name in names}
-    strengths = asked.get("strengths", [recommended_strength(studio)])
-    params = dataclasses.replace(paint.defaults(studio.painter, "any"), **sampling)
-    studio.request(params, strengths, change=asked.get("change"))
-    updates: dict[Any, Any] = {getattr(settings, name): value for name, value in sampling.items()}
+    metadata = request_for(studio, asked).items[0].metadata
+    strengths = asked.get("strengths", [])
+    updates: dict[Any, Any] = {
+        getattr(settings, name): asked[name] for name in (*PARAMS, *BLOCKS, "change") if name in asked
+    }
+    updates |= {settings.fast: metadata.fast} if "fast" in asked else {}
+    updates |= {settings.adapter: asked["adapter"]} if asked.get("adapter") in studio.painter.adapters else {}
     updates[settings.tabs] = gr.update(selected=tab_of(asked))
-    if "change" in asked:
-        updates[settings.change] = asked["change"]
     if len(strengths) > 1:
         updates[settings.strengths] = gr.update(choices=sorted({*STRENGTHS, *strengths}), value=strengths)
-    elif "strengths" in asked:
+    elif strengths:
         updates[settings.strength] = strengths[0]
     return updates
 

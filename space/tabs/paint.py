@@ -5,19 +5,23 @@ from typing import Any
 
 import gradio as gr
 
-from impressionism.records import Pair
+from impressionism.errors import UserError
+from impressionism.records import ImageMetadata, Pair
+from space.errors import plain_words
 from space.gallery import on_easel
 from space.painting import Job, TabWidgets, add_take, on_click
-from space.pictures import front
-from space.settings import LIGHT, Settings
-from space.studio import Studio, real, sampling_of
+from space.pictures import front, hang
+from space.recipes import settings_in
+from space.settings import AT_ONCE, LIGHT, Settings, how_of, request_for, restored
+from space.studio import Request, Studio, real, sampling_of
 from space.texts import Size
 
-STALE = """(prompt, seed, steps, guidance, width, height, strength, view) => {
+STALE = """(prompt, seed, steps, guidance, width, height, strength, fast, view) => {
   const recipe = view?.recipe;
   if (!recipe) return "";
   const asked = {prompt, seed, steps, guidance, width, height};
-  const same = Object.keys(asked).every((name) => asked[name] === recipe.sampling[name]);
+  const same = fast === Boolean(recipe.fast)
+    && Object.keys(asked).every((name) => asked[name] === recipe.sampling[name]);
   if (same && strength === recipe.strength) return "";
   return same && recipe.strength === 0 ? "The adapted picture is missing; Compare paints it."
     : "The pictures were painted with other settings; Compare paints these.";
@@ -34,18 +38,51 @@ def add_paint(
     size: Size,
 ) -> gr.HTML:
     """The board of the pair; first stands on it until something is painted."""
-    inputs = [*settings.sampling, settings.strength]
-    board = front(
-        "pair", on_easel(showcase, first) | {"first": True} if first else None, size=size, strip="pairs", elem_id="pair"
-    )
-    add_take(board)
-    known = [*inputs, board]
+    inputs = [*settings.sampling, settings.strength, settings.count, settings.against, *settings.how]
+    shown = on_easel(showcase, first) | {"first": True} if first else None
+    board = front("pair", shown, size=size, strip="pairs", elem_id="pair")
+    upscale = gr.Button("Upscale × 2", size="sm", min_width=110, scale=0, elem_id="upscale", render=False)
+    upscale_price = gr.Markdown(elem_classes="price", render=False)
+    add_take(board, upscale, upscale_price)
+    known = [*settings.sampling, settings.strength, settings.fast, board]
     gr.on([each.change for each in known], None, known, stale, js=STALE, **LIGHT)  # type: ignore[attr-defined]
     board.submit(None, None, None, js="() => document.querySelector('#start-paint').click()")
 
+    def load(event: gr.EventData) -> dict[Any, Any]:
+        """The settings of a pair of this session, which the browser remembers by its link."""
+        with plain_words():
+            return restored(studio, settings, settings_in(event.link))
+
+    board.select(load, None, settings.restored, **AT_ONCE)
+
     def job_of(*values: Any) -> Job:
-        *sampling, strength = values
-        return Job(studio.request(sampling_of(*sampling), [0.0, real(strength)]), each=2)
+        """A pair for each seed: the base model or another adapter, and the adapter."""
+        params, (strength, count, against, *how) = sampling_of(*values[:6]), values[6:]
+        how, strength = how_of(*how), real(strength)
+        first = params.seed if isinstance(params.seed, int) else 0
+        every = [params] + [params.replace(seed=(first + number) % 2**31) for number in range(1, count)]
+        if not against:
+            return Job(studio.request(every, [0.0, strength], **how), each=2)
+        theirs = studio.request(every, [strength], **how | {"adapter": against}).items
+        ours = studio.request(every, [strength], **how).items
+        items = tuple(item for both in zip(theirs, ours, strict=True) for item in both)
+        return Job(Request(items), each=2, caption=adapter_and_strength)
+
+    def upscaled(view: Any) -> Job:
+        """The adapted picture that is shown, at twice its size, beside itself."""
+        found = request_for(studio, settings_in((view or {}).get("link", "")))
+        pictures = studio.remembered(found)
+        if not pictures:
+            raise UserError("This picture is not on the server any more; click Compare, then Upscale.")
+        was = found.items[-1].metadata
+        how = {"fast": was.fast, "blocks": was.blocks, "adapter": was.provenance.adapter}
+        request = studio.request(was.sampling, [was.strength], photograph=pictures[-1].path, upscale=True, **how)
+        return Job(request, each=1, before=[hang(pictures[-1].path, was)], caption=lambda _: "Twice as large")
 
     on_click(studio, TabWidgets(*widgets, board), inputs, job_of)
+    on_click(studio, TabWidgets(upscale, widgets[1], upscale_price, board), [board], upscaled)
     return board
+
+
+def adapter_and_strength(metadata: ImageMetadata) -> str:
+    return f"{str(metadata.provenance.adapter).split('/')[-1]}, strength {metadata.strength:g}"

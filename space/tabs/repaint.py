@@ -12,7 +12,7 @@ from PIL import Image
 from impressionism import paint
 from space.painting import Job, TabWidgets, add_take, on_click
 from space.pictures import Item, front, item
-from space.settings import LIGHT, Settings, nearest_size, only
+from space.settings import LIGHT, Settings, how_of, nearest_size, only
 from space.studio import Studio, real, sampling_of
 from space.texts import PageTexts
 
@@ -42,14 +42,15 @@ def add_repaint(studio: Studio, texts: PageTexts, settings: Settings, widgets: A
 
     def job_of(prompt: str, *values: Any, photographed: bool = True) -> Job:
         """The photograph shows what to paint, so the prompt may be empty."""
-        *sampling, strength, path, change = values
-        params = sampling_of(prompt.strip() or texts.unprompted, *sampling)
-        photograph = (path or "") if photographed else Image.new("RGB", (64, 64))  # its price needs none
-        request = studio.request(params, [real(strength)], photograph=photograph, change=real(change))
+        *sampling, strength, path, change = values[:-5]
+        how = how_of(*values[-5:])
+        params = sampling_of(prompt.strip(), *sampling)
+        photograph = (path or "") if photographed else None  # its price needs no photograph
+        request = studio.request(params, [real(strength)], photograph=photograph, change=real(change), **how)
         source = request.items[0].source
-        return Job(request, each=1, before=[before(source)] if source and photographed else [])
+        return Job(request, each=1, before=[before(source)] if source else [])
 
-    inputs = [*settings.sampling, settings.strength, photograph, settings.change]
+    inputs = [*settings.sampling, settings.strength, photograph, settings.change, *settings.how]
     on_click(studio, TabWidgets(*widgets, board), inputs, job_of, priced=partial(job_of, photographed=False))
 
 
