@@ -19,18 +19,22 @@ from space.pictures import Item, View, caption_of, progress, size_of, view_of
 from space.settings import LIGHT, only
 from space.studio import Picture, Request, Studio
 
-COPY = """async (view) => {
+# What a board shows is known to the board alone: pairs of this session come back to it without the server.
+SHOWN = "[...document.querySelectorAll('.pair, .wall')].find((board) => board.offsetParent)?.shown"
+COPY = f"""async () => {{
+  const view = {SHOWN};
   if (!view?.link) return "Nothing is painted yet";
   const url = location.origin + location.pathname + view.link;
-  try { await navigator.clipboard.writeText(url); return "Copied"; } catch { prompt("The link:", url); }
+  try {{ await navigator.clipboard.writeText(url); return "Copied"; }} catch {{ prompt("The link:", url); }}
   return "Copy link";
-}"""
+}}"""
 COPIED = "() => new Promise((done) => setTimeout(() => done('Copy link'), 2000))"
-SAVE = """(view) => {
-  if (!view?.recipe) return;
-  const file = new Blob([JSON.stringify(view.recipe, null, 2)], {type: "application/json"});
-  Object.assign(document.createElement("a"), {href: URL.createObjectURL(file), download: "recipe.json"}).click();
-}"""
+SAVE = f"""() => {{
+  const recipe = {SHOWN}?.recipe;
+  if (!recipe) return;
+  const file = new Blob([JSON.stringify(recipe, null, 2)], {{type: "application/json"}});
+  Object.assign(document.createElement("a"), {{href: URL.createObjectURL(file), download: "recipe.json"}}).click();
+}}"""
 
 
 class Job(NamedTuple):
@@ -67,15 +71,15 @@ def add_start(tab: str, label: str) -> tuple[gr.Button, gr.Button, gr.Markdown]:
         return start, cancel, gr.Markdown(elem_classes="price")
 
 
-def add_take(board: gr.HTML, *beside: Component) -> None:
+def add_take(*beside: Component) -> None:
     """The ways to take a picture's settings along."""
     with gr.Row(elem_classes="take"):
         copy = gr.Button("Copy link", size="sm", min_width=100, scale=0)
         save = gr.Button("Save recipe", size="sm", min_width=110, scale=0)
         for component in beside:
             component.render()
-    copy.click(None, board, copy, js=COPY).then(None, None, copy, js=COPIED)
-    save.click(None, board, None, js=SAVE)
+    copy.click(None, None, copy, js=COPY).then(None, None, copy, js=COPIED)
+    save.click(None, None, None, js=SAVE)
 
 
 def price(studio: Studio, ask: Callable[[], Job]) -> str:
@@ -96,9 +100,10 @@ def on_click(
     job_of: Callable[..., Job],
     finished: Mapping[Any, Callable[[list[Picture]], Any]] = MappingProxyType({}),
     priced: Callable[..., Job] | None = None,
+    js: str | None = None,
 ) -> None:
     """Paints job_of(inputs) when `start` is clicked. finished: what is made of all pictures, and of none before that.
-    priced: the job as far as its price needs it.
+    priced: the job as far as its price needs it. js: makes the inputs, in the browser.
 
     One event from the click to the last picture: it waits in our own line (jobs.py), not in Gradio's."""
     ticket = gr.State("")  # the painting that the board shows
@@ -140,7 +145,7 @@ def on_click(
     buttons = [tab.start, tab.cancel]
     painting = tab.start.click(
         work, list(inputs), [tab.board, *finished, *buttons, ticket],
-        concurrency_limit=None, show_progress="hidden", api_visibility="private",
+        concurrency_limit=None, show_progress="hidden", api_visibility="private", js=js,
     )  # fmt: skip
     painting.failure(end, ticket, [tab.board, *buttons], **LIGHT)
     tab.cancel.click(end, ticket, [tab.board, *buttons], cancels=painting, **LIGHT)

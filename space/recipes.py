@@ -5,7 +5,6 @@
 Nothing is kept on the server; what a link does not name stays as it is on the page.
 """
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from impressionism import paint
 from impressionism.errors import UserError
-from impressionism.records import BlockStrengths, ImageMetadata
+from impressionism.records import ImageMetadata
 
 SHEET = "impressionism-sheet"  # the PNG text of a contact sheet: a list of recipes
 LONGEST_TEXT = 128 * 1024  # characters of JSON in a PNG
@@ -34,20 +33,19 @@ def settings_of(recipes: Sequence[ImageMetadata]) -> dict[str, Any]:
     last = recipes[-1]
     settings = last.sampling.to_dict() | {"strengths": [recipe.strength for recipe in recipes], "fast": int(last.fast)}
     settings |= {"adapter": last.provenance.adapter} if last.provenance.adapter else {}
-    settings |= (last.blocks or BlockStrengths()).to_dict()
+    settings |= last.blocks.to_dict() if last.blocks else {}
     if last.upscale:  # those of the picture that was enlarged
         return settings | {"width": last.sampling.width // 2, "height": last.sampling.height // 2}
     return settings | ({"change": last.change} if last.change is not None else {})
 
 
 def link(recipes: Sequence[ImageMetadata]) -> str:
-    """The query that settings_from reads; several strengths are named one by one, blocks where they differ from 1."""
+    """The query that settings_from reads; several strengths are named one by one."""
     if not recipes:
         return ""
     settings = settings_of(recipes)
     strengths = [("strength", repr(strength).removesuffix(".0")) for strength in settings.pop("strengths")]
-    named = [(name, value) for name, value in settings.items() if name not in BLOCKS or value != 1]
-    return "?" + urlencode([*named, *strengths])
+    return "?" + urlencode([*settings.items(), *strengths])
 
 
 def settings_from(query: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -77,8 +75,8 @@ def number(name: str, text: str) -> float:
 def key_of(recipe: ImageMetadata) -> str:
     """All that decides the pixels; of the base model's picture, the adapter does not."""
     if recipe.strength == 0:
-        base = dataclasses.replace(recipe.provenance, adapter=None, adapter_revision=None)
-        recipe = dataclasses.replace(recipe, provenance=base, blocks=None)
+        base = recipe.provenance.replace(adapter=None, adapter_revision=None)
+        recipe = recipe.replace(provenance=base, blocks=None)
     return recipe.to_json()
 
 
@@ -109,7 +107,7 @@ def short(text: str) -> str:
 def sheet_text(recipes: Sequence[ImageMetadata]) -> PngImagePlugin.PngInfo:
     """What the PNG of a contact sheet says of its pictures."""
     text = PngImagePlugin.PngInfo()
-    text.add_itxt(SHEET, json.dumps([dataclasses.asdict(recipe) for recipe in recipes], ensure_ascii=False))
+    text.add_itxt(SHEET, json.dumps([recipe.to_dict() for recipe in recipes], ensure_ascii=False))
     text.add_itxt("Software", "impressionism")
     text.add_itxt("Comment", paint.NOTICE)
     return text

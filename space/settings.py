@@ -218,7 +218,7 @@ def add_settings(studio: Studio, texts: PageTexts, settings: Settings) -> None:
         groups = list(texts.vocabulary.values())
 
         def choose(prompt: str, event: gr.EventData) -> str:
-            return with_chip(texts, prompt, groups[event.group][event.index])
+            return with_chip(texts, prompt or "", groups[event.group][event.index], trigger_of(studio))
 
         chips.select(choose, settings.prompt, settings.prompt, **LIGHT)
     gr.Examples(
@@ -266,13 +266,14 @@ def add_settings(studio: Studio, texts: PageTexts, settings: Settings) -> None:
     )  # fmt: skip
 
 
-def with_chip(texts: PageTexts, prompt: str, chip: str) -> str:
-    """The prompt with another light at its end, or another subject and the light that it had."""
+def with_chip(texts: PageTexts, prompt: str, chip: str, trigger: str = "") -> str:
+    """The prompt with another light at its end, or another subject between the trigger phrase and the light it had."""
     _, lights = texts.vocabulary.values()
     light = next((light for light in lights if prompt.endswith(light)), "")
     if chip in lights:
         return f"{prompt.removesuffix(light).strip()} {chip}".strip()
-    return f"{chip} {light}".strip()
+    before = trigger if trigger and has_trigger(trigger, prompt) else ""
+    return f"{before} {chip} {light}".strip()
 
 
 def add_hint(studio: Studio, settings: Settings) -> None:
@@ -328,9 +329,8 @@ def restored(studio: Studio, settings: Settings, asked: dict[str, Any]) -> dict[
     """What each control becomes; everything is checked before it reaches one."""
     metadata = request_for(studio, asked).items[0].metadata
     strengths = asked.get("strengths", [])
-    updates: dict[Any, Any] = {
-        getattr(settings, name): asked[name] for name in (*PARAMS, *BLOCKS, "change") if name in asked
-    }
+    updates: dict[Any, Any] = {getattr(settings, name): asked[name] for name in (*PARAMS, "change") if name in asked}
+    updates |= {getattr(settings, name): asked.get(name, 1.0) for name in BLOCKS}
     updates |= {settings.fast: metadata.fast} if "fast" in asked else {}
     updates |= {settings.adapter: asked["adapter"]} if asked.get("adapter") in studio.painter.adapters else {}
     updates[settings.tabs] = gr.update(selected=tab_of(asked))

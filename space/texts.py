@@ -110,9 +110,8 @@ PRIVACY = "Prompts are not recorded. Uploads are deleted after an hour, pictures
 
 
 def words_for(painter: Painter) -> PageTexts:
-    """With the trigger phrase of the painter's own adapter in front of the examples."""
-    texts = MINIATURE if painter.is_miniature else FLUX
+    """With the trigger phrase of the painter's own adapter in front of FLUX's examples."""
     trigger = painter.adapter and painter.adapter.trigger
-    if not trigger:
-        return texts
-    return replace(texts, examples=[(f"{trigger} {text}", shape, seed) for text, shape, seed in texts.examples])
+    if painter.is_miniature or not trigger:
+        return MINIATURE if painter.is_miniature else FLUX
+    return replace(FLUX, examples=[(f"{trigger} {text}", shape, seed) for text, shape, seed in FLUX.examples])

@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from impressionism import paint
 from impressionism.errors import UserError
-from impressionism.records import GenerationParams, ImageMetadata, Provenance
+from impressionism.records import BlockStrengths, GenerationParams, ImageMetadata, Provenance
 from space.contact import save_sheet
 from space.recipes import SHEET, link, recipes_in, settings_from, settings_of
 
@@ -22,9 +22,22 @@ RECIPE = ImageMetadata(sampling=SAMPLING, strength=0.75, provenance=Provenance(b
 ROW = [dataclasses.replace(RECIPE, strength=strength) for strength in (-0.5, 0.0, 1 / 3, 1.0)]
 
 
-@pytest.mark.parametrize("recipes", [[RECIPE], ROW, [dataclasses.replace(RECIPE, source="ab" * 32, change=0.4)]])
+OTHERS = [
+    RECIPE.replace(source="ab" * 32, change=0.4),
+    RECIPE.replace(fast=True, blocks=BlockStrengths(two_stream=0.5), provenance=Provenance(base="b", adapter="a/b")),
+]
+
+
+@pytest.mark.parametrize("recipes", [[RECIPE], ROW, *([other] for other in OTHERS)])
 def test_a_link_brings_back_every_setting(recipes: list[ImageMetadata]):
     assert settings_from(parse_qsl(link(recipes)[1:])) == settings_of(recipes)
+
+
+def test_an_upscaled_picture_leads_to_the_one_that_was_enlarged():
+    large = SAMPLING.replace(width=384, height=288)
+    settings = settings_of([RECIPE.replace(sampling=large, source="ab" * 32, change=0.2, upscale=True)])
+    assert (settings["width"], settings["height"]) == (192, 144)
+    assert "change" not in settings
 
 
 def test_a_link_sets_what_it_names_and_ignores_what_is_not_its_own():

@@ -1,5 +1,7 @@
 """The controls: what they offer, what a recipe makes of them, what ZeroGPU will reserve."""
 
+import dataclasses
+
 import gradio as gr
 import pytest
 from space_served import events_of
@@ -8,8 +10,9 @@ from impressionism.errors import UserError
 from impressionism.pipeline import Painter
 from impressionism.records import GenerationParams
 from space.painting import Job, price
-from space.settings import Settings, make_settings, nearest_size, ratio, restored, with_chip
+from space.settings import Settings, hint_of, make_settings, nearest_size, ratio, restored, with_chip, with_or_without
 from space.studio import Studio
+from space.tabs.grid import ROWS, rows_of
 from space.texts import FLUX, MINIATURE
 
 SMALL = {"steps": 2, "width": 64, "height": 64}
@@ -44,8 +47,30 @@ def test_a_photograph_takes_the_size_that_crops_it_least():
 def test_a_chip_changes_the_subject_or_the_light_of_the_prompt():
     assert with_chip(MINIATURE, "a cottage at noon", "at sunset") == "a cottage at sunset"
     assert with_chip(MINIATURE, "a cottage at noon", "a windmill") == "a windmill at noon"
+    assert with_chip(MINIATURE, "art of a mill at dawn", "a cottage", "art of") == "art of a cottage at dawn"
     assert with_chip(MINIATURE, "a cat", "at night") == "a cat at night"
     assert with_chip(MINIATURE, "", "at night") == "at night"
+
+
+def test_the_trigger_phrase_is_offered_and_can_be_taken_out(tiny_painter: Painter):
+    [(name, info)] = tiny_painter.adapters.items()
+    triggered = dataclasses.replace(info, trigger="a painting of")
+    studio = Studio(dataclasses.replace(tiny_painter, adapters={name: triggered}))
+    assert hint_of(studio, "a painting of a mill")["action"] == "Remove it"
+    assert hint_of(studio, "a mill")["action"] == "Add it"
+    assert with_or_without("a painting of", "a mill") == "a painting of a mill"
+    assert with_or_without("a painting of", "A painting of a mill") == "a mill"
+
+
+def test_rows_of_a_grid_change_what_they_name():
+    assert rows_of("Seed", "3\n 5 \n", []) == [({"seed": 3}, {}), ({"seed": 5}, {})]
+    assert rows_of("Prompt", "a boat\na mill", []) == [({"prompt": "a boat"}, {}), ({"prompt": "a mill"}, {})]
+    assert rows_of("Adapter", "", ["a", "b"]) == [({}, {"adapter": "a"}), ({}, {"adapter": "b"})]
+    assert [row["blocks"].late_single for _, row in rows_of("Block group", "", [])] == [0, 0, 1]
+    assert len(rows_of(ROWS[0], "", [])) == 1
+    for kind, lines in (("Seed", ""), ("Steps", "four")):
+        with pytest.raises(UserError, match="one a line"):
+            rows_of(kind, lines, [])
 
 
 def test_the_controls_end_where_painting_ends(studio: Studio, settings: Settings):

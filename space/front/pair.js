@@ -16,6 +16,7 @@ function put(name, item, preview) {
 
 function show() {
   const view = news(), { items = [], preview, old } = view;
+  pair.shown = painted;
   const [base, adapted] = items, image = base?.images[0];
   const [width, height] = (!old && view.size) || (image ? [image.width, image.height] : props.size);
   canvas.style.setProperty("--ratio", width / height);

@@ -18,6 +18,7 @@ function figure({ caption, images }, index) {
 
 function show() {
   const view = news(), { items = [], preview, columns } = view;
+  wall.shown = painted;
   if (JSON.stringify(items) !== hung) {
     wall.replaceChildren(...items.map(figure));
     hung = JSON.stringify(items);

@@ -29,7 +29,7 @@ LABELS = {
 }
 
 
-ROWS = ("nothing: one row", "Seed", "Prompt", "Steps", "Adapter", "Block group")
+ROWS = ("Nothing (one row)", "Seed", "Prompt", "Steps", "Adapter", "Block group")
 TYPED = ("Seed", "Prompt", "Steps")  # rows whose values a visitor writes
 MOST_ROWS = 7
 
@@ -43,7 +43,7 @@ def add_grid(studio: Studio, settings: Settings, widgets: Any) -> None:
     sheet = gr.DownloadButton(
         "Contact sheet", visible=False, size="sm", min_width=120, scale=0, elem_id="sheet", render=False
     )
-    add_take(board, sheet)
+    add_take(sheet)
     with gr.Column(visible=False) as measures:
         chosen = gr.Dropdown([INDEX, *LABELS.values()], value=INDEX, label="Measured in the pictures, by strength")
         plot = gr.LinePlot(x="strength", y="value", x_title="Strength", height=260, elem_id="plot")

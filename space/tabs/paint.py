@@ -16,8 +16,9 @@ from space.settings import AT_ONCE, LIGHT, Settings, how_of, request_for, restor
 from space.studio import Request, Studio, real, sampling_of
 from space.texts import Size
 
-STALE = """(prompt, seed, steps, guidance, width, height, strength, fast, view) => {
-  const recipe = view?.recipe;
+SHOWN_LINK = "() => [document.querySelector('#pair .pair')?.shown?.link]"
+STALE = """(prompt, seed, steps, guidance, width, height, strength, fast) => {
+  const recipe = document.querySelector("#pair .pair")?.shown?.recipe;
   if (!recipe) return "";
   const asked = {prompt, seed, steps, guidance, width, height};
   const same = fast === Boolean(recipe.fast)
@@ -43,9 +44,9 @@ def add_paint(
     board = front("pair", shown, size=size, strip="pairs", elem_id="pair")
     upscale = gr.Button("Upscale × 2", size="sm", min_width=110, scale=0, elem_id="upscale", render=False)
     upscale_price = gr.Markdown(elem_classes="price", render=False)
-    add_take(board, upscale, upscale_price)
-    known = [*settings.sampling, settings.strength, settings.fast, board]
-    gr.on([each.change for each in known], None, known, stale, js=STALE, **LIGHT)  # type: ignore[attr-defined]
+    add_take(upscale, upscale_price)
+    known = [*settings.sampling, settings.strength, settings.fast]
+    gr.on([each.change for each in [*known, board]], None, known, stale, js=STALE, **LIGHT)  # type: ignore[attr-defined]
     board.submit(None, None, None, js="() => document.querySelector('#start-paint').click()")
 
     def load(event: gr.EventData) -> dict[Any, Any]:
@@ -68,9 +69,9 @@ def add_paint(
         items = tuple(item for both in zip(theirs, ours, strict=True) for item in both)
         return Job(Request(items), each=2, caption=adapter_and_strength)
 
-    def upscaled(view: Any) -> Job:
+    def upscaled(link: str | None) -> Job:
         """The adapted picture that is shown, at twice its size, beside itself."""
-        found = request_for(studio, settings_in((view or {}).get("link", "")))
+        found = request_for(studio, settings_in(link or ""))
         pictures = studio.remembered(found)
         if not pictures:
             raise UserError("This picture is not on the server any more; click Compare, then Upscale.")
@@ -80,7 +81,7 @@ def add_paint(
         return Job(request, each=1, before=[hang(pictures[-1].path, was)], caption=lambda _: "Twice as large")
 
     on_click(studio, TabWidgets(*widgets, board), inputs, job_of)
-    on_click(studio, TabWidgets(upscale, widgets[1], upscale_price, board), [board], upscaled)
+    on_click(studio, TabWidgets(upscale, widgets[1], upscale_price, board), [board], upscaled, js=SHOWN_LINK)
     return board
 
 

@@ -26,7 +26,7 @@ def add_photograph() -> gr.Image:
         elem_classes=only("repaint"),
         type="filepath",
         sources=["upload", "clipboard"],
-        height=180,
+        height=220,
     )
     # As it came: Gradio would decode it, and answer a broken one without a sentence.
     photograph.preprocess = lambda payload: payload and payload.path
@@ -35,7 +35,7 @@ def add_photograph() -> gr.Image:
 
 def add_repaint(studio: Studio, texts: PageTexts, settings: Settings, widgets: Any, photograph: gr.Image) -> None:
     board = front("pair", size=texts.sizes["Square"], elem_id="repainted")
-    add_take(board)
+    add_take()
     photograph.change(
         lambda path: shape_of_photograph(texts, path), photograph, [settings.width, settings.height], **LIGHT
     )
@@ -45,10 +45,10 @@ def add_repaint(studio: Studio, texts: PageTexts, settings: Settings, widgets: A
         *sampling, strength, path, change = values[:-5]
         how = how_of(*values[-5:])
         params = sampling_of(prompt.strip(), *sampling)
-        photograph = (path or "") if photographed else None  # its price needs no photograph
+        photograph = (path or "") if photographed else Image.new("RGB", (64, 64))  # its price needs none
         request = studio.request(params, [real(strength)], photograph=photograph, change=real(change), **how)
         source = request.items[0].source
-        return Job(request, each=1, before=[before(source)] if source else [])
+        return Job(request, each=1, before=[before(source)] if source and photographed else [])
 
     inputs = [*settings.sampling, settings.strength, photograph, settings.change, *settings.how]
     on_click(studio, TabWidgets(*widgets, board), inputs, job_of, priced=partial(job_of, photographed=False))
