@@ -151,7 +151,7 @@ def on_click(
     tab.cancel.click(end, ticket, [tab.board, *buttons], cancels=painting, **LIGHT)
     if names.on_zero_gpu():
         ask = priced or job_of
-        gr.on(None, lambda *values: price(studio, lambda: ask(*values)), list(inputs), tab.price, **LIGHT)
+        gr.on(None, lambda *values: price(studio, lambda: ask(*values)), list(inputs), tab.price, js=js, **LIGHT)
 
 
 def shown(job: Job, pictures: list[Picture]) -> View:

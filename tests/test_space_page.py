@@ -450,7 +450,51 @@ def test_what_zerogpu_will_reserve_is_said_before_the_click(
     server.close(verbose=False)
 
 
-# ---- Strength, Repaint, Gallery, About
+def test_words_that_the_model_does_not_know_are_named_and_a_chip_helps(page: Page):
+    page.get_by_label("Prompt").fill("a zxqv at noon")
+    expect(page.locator("#hint")).to_contain_text("It does not know:", timeout=WAIT)
+    expect(page.locator("#hint")).to_contain_text("zxqv")
+    page.get_by_role("button", name="a windmill", exact=True).click()
+    expect(page.get_by_label("Prompt")).to_have_value("a windmill at noon", timeout=WAIT)
+    set_strength(page, 0)
+    expect(page.locator("#strength")).to_contain_text("both pictures will be the same")
+
+
+def test_pairs_of_several_seeds_are_chosen_among_and_one_is_upscaled(page: Page):
+    page.evaluate("sessionStorage.clear()")
+    page.reload()
+    set_up(page, "a quay", seed=61)
+    page.locator("#count").get_by_text("2", exact=True).click()
+    compare(page, seed=62)
+    pairs = page.locator("#pair .strip button")
+    expect(pairs).to_have_count(2)
+    expect(pairs.first).to_have_attribute("aria-pressed", "true")
+    pairs.last.click()
+    expect(page.locator("#pair img.adapted")).to_have_attribute("alt", re.compile("seed 61"))
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("61", timeout=WAIT)
+    page.get_by_role("button", name="Upscale").click()
+    expect(page.locator("#pair .label").last).to_have_text("Twice as large", timeout=WAIT)
+    page.wait_for_function("document.querySelector('#pair img.adapted').naturalWidth === 128")
+    page.locator("#count").get_by_text("1", exact=True).click()
+    page.reload()  # the session's pairs are there again
+    expect(pairs).to_have_count(2, timeout=WAIT)
+
+
+def test_a_grid_has_a_row_for_each_value_and_captions_with_what_differs(page: Page):
+    set_up(page, "a harbour", seed=71)
+    open_tab(page, "Grid")
+    page.locator("#rows input").click()
+    page.get_by_role("option", name="Seed").click()
+    page.get_by_label("Values, one a line").fill("71\n72")
+    page.get_by_role("button", name="Paint them all").click()
+    captions = page.locator("#grid-wall figcaption")
+    expect(captions).to_have_count(8, timeout=WAIT)
+    assert captions.nth(5).inner_text() == "Impressionist, strength 0.5, seed 72"
+    expect(page.get_by_role("button", name="Paint them all")).to_be_visible(timeout=WAIT)
+    page.reload()
+
+
+# ---- Grid, Repaint, Gallery, About
 
 
 def test_a_sweep_shows_each_strength_a_contact_sheet_and_the_statistics(page: Page, tmp_path: Path):

@@ -60,8 +60,8 @@ def add_paint(
         """A pair for each seed: the base model or another adapter, and the adapter."""
         params, (strength, count, against, *how) = sampling_of(*values[:6]), values[6:]
         how, strength = how_of(*how), real(strength)
-        first = params.seed if isinstance(params.seed, int) else 0
-        every = [params] + [params.replace(seed=(first + number) % 2**31) for number in range(1, count)]
+        seed = params.seed if isinstance(params.seed, int) else 0  # else the first request is refused
+        every = [params, *(params.replace(seed=(seed + number) % 2**31) for number in range(1, count))]
         if not against:
             return Job(studio.request(every, [0.0, strength], **how), each=2)
         theirs = studio.request(every, [strength], **how | {"adapter": against}).items
