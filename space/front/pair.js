@@ -69,7 +69,7 @@ function keep({ done: _, finished = [], link }) {
     const image = one.items.at(-1).images[0], img = make("img", { src: address(image), alt: image.alt, loading: "lazy" });
     const button = make("button", { type: "button", title: image.alt }, img), entry = make("li", {}, button);
     button.setAttribute("aria-pressed", one.link === link);
-    button.addEventListener("click", () => { props.value = one; trigger("select", { link: one.link }); });
+    button.addEventListener("click", () => { props.value = one; show(); trigger("select", { link: one.link }); });
     img.addEventListener("error", () => entry.remove());
     return entry;
   }));

@@ -17,6 +17,7 @@ function show() {
 
 function set(value) {
   props.value = value;
+  show();
   trigger("change");
 }
 range.addEventListener("input", () => set(Number(range.value)));
