@@ -1,44 +1,40 @@
-"""What the pictorial index is worth:
+"""What the Impressionist index is worth:
 
     python -m benchmarks.statistics --paintings FOLDER --styles FOLDER --photographs FOLDER
 
-(about 8 minutes on two CPU cores; a folder has pictures and a manifest.csv with the columns file and artist) writes
+(about 8 minutes on two CPU cores; a folder has pictures and a manifest.csv, as for `python -m tools.calibrate`) writes
 statistics.json.
 
-(a) On artists it did not see, it tells an Impressionist's painting from a photograph (AUC >= 0.92) and from a painting
-    of another style (>= 0.78), everything at 224 px; the committed calibration is what `evaluation calibrate` makes.
+(a) On painters and sources that no choice has seen, at 224 px: AUC against photographs (>= 0.95) and against paintings
+    of other styles (>= 0.85), for each painter (>= 0.88) and genre (>= 0.85) against photographs; photographs spoiled
+    on purpose stay under 0.4 in the mean. These figures are the calibration's own.
 (b) The ranking of pictures stays under JPEG quality 50, slight blur, sensor noise and saturation 20 % down and up
     (Spearman >= 0.9), and photographs do not become paintings when they alone are so changed (AUC).
-(c) It rises with the strength of the miniature's adapter (Spearman >= 0.9 for a prompt in the mean).
-(d) It takes <= 0.3 s a picture on one core.
+(c) It takes <= 0.3 s a picture on one core.
 """
 
 import argparse
 import csv
-import dataclasses
 import io
 import json
-import subprocess
-import sys
-import tempfile
+import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 from scipy.stats import mannwhitneyu, spearmanr
 from tqdm import tqdm
 
 from benchmarks.measure import markdown, marked, surroundings
-from impressionism.pictorial import heat, index, measure
-from impressionism.pictorial.known import CALIBRATION
+from impressionism.pictorial import CALIBRATION, index, measure
 from impressionism.pictorial.measures import to_size
 
 HERE = Path(__file__).parent
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 KINDS = ("paintings", "styles", "photographs")
 
 
@@ -86,7 +82,7 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def indices(file: Path) -> list[float]:
     """Of a picture as it is, then after each change."""
     picture = to_size(Image.open(file))
-    return [index(measure(one)) for one in (picture, *(change(picture) for change in CHANGES.values()))]
+    return [index(one) for one in (picture, *(change(picture) for change in CHANGES.values()))]
 
 
 # ---- The claims
@@ -97,36 +93,28 @@ def pictures_of(folder: Path) -> list[Path]:
         return [folder / row["file"] for row in csv.DictReader(stream)]
 
 
-def discrimination(folders: dict[str, Path]) -> dict:
+def discrimination() -> dict:
     """(a)"""
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "calibration.json"
-        options = [part for kind in KINDS for part in (f"--{kind}", folders[kind])]
-        command = [sys.executable, "-m", "evaluation", "calibrate", *options, "--out", made]
-        subprocess.run([str(part) for part in command], check=True)
-        found, committed = (json.loads(path.read_text()) for path in (made, CALIBRATION))
-    figures = found["index"]
+    figures = CALIBRATION["index"]
+    least_painter = min(one["auc"] for one in figures["by_painter"].values())
+    least_genre = min(one["auc"] for one in figures["by_genre"].values())
+    most_spoiled = max(one["mean"] for one in figures["spoiled"].values())
     return {
-        "pictures": found["pictures"],
-        "auc_photographs": figures["auc"],
-        "auc_styles": figures["auc_styles"],
-        "painters": figures["painters"],
-        "dose": figures["dose"],
-        "statistics": found["statistics"],
-        "calibration_is_the_committed_one": np.allclose(numbers(found), numbers(committed), rtol=0.02, atol=2e-3),
-        "reached": figures["auc"] >= 0.92 and figures["auc_styles"] >= 0.78,
-    }
-
-
-def numbers(calibration: dict) -> list[float]:
-    return [value for part in ("mean", "scale", "weight") for value in calibration["index"][part].values()]
+        **figures,
+        "least_painter": least_painter,
+        "least_genre": least_genre,
+        "most_spoiled": most_spoiled,
+        "statistics": CALIBRATION["statistics"],
+        "reached": figures["auc"] >= 0.95 and figures["auc_styles"] >= 0.85 and least_painter >= 0.88
+        and least_genre >= 0.85 and most_spoiled < 0.4,
+    }  # fmt: skip
 
 
 def robustness(folders: dict[str, Path], every: int) -> dict:
     """(b)"""
     files = {kind: pictures_of(folders[kind])[::every] for kind in KINDS}
     listed = [file for kind in KINDS for file in files[kind]]
-    with ProcessPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         rows = list(tqdm(pool.map(indices, listed), total=len(listed), desc="changes"))
     before, *after = np.array(rows).T
     paintings, photographs = before[: len(files["paintings"])], slice(-len(files["photographs"]), None)
@@ -146,37 +134,14 @@ def auc(more: np.ndarray, less: np.ndarray) -> float:
     return float(mannwhitneyu(more, less).statistic) / (len(more) * len(less))
 
 
-def miniature(prompts: int) -> dict:
-    """(c)"""
-    from benchmarks.miniature import scenes
-    from impressionism.paint import defaults, sweep
-    from impressionism.pipeline import load_pipeline
-
-    painter = load_pipeline("miniature", device="cpu")
-    curves = []
-    with tempfile.TemporaryDirectory() as folder:
-        records = scenes(Path(folder), prompts, 204)
-    for seed, record in enumerate(tqdm(records, desc="sweeps")):
-        sampling = dataclasses.replace(defaults(painter, record["text"]), seed=seed)
-        curves.append([index(measure(picture)) for _, picture in sweep(painter, sampling, STRENGTHS)])
-    ranks = [spearmanr(STRENGTHS, curve).statistic for curve in curves]
-    return {
-        "prompts": len(curves),
-        "strengths": STRENGTHS,
-        "index": np.mean(curves, axis=0).round(3).tolist(),
-        "spearman_mean": round(float(np.mean(ranks)), 4),
-        "spearman_least": round(float(np.min(ranks)), 4),
-        "reached": bool(np.mean(ranks) >= 0.9),
-    }
-
-
 def speed(files: list[Path]) -> dict:
-    """(d), reading the file included; seconds of the one core that was used."""
+    """(c), reading the file included; seconds of the one core that was used."""
+    torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    measure(Image.open(files[0]))  # loads what is loaded once
+    index(Image.open(files[0]))  # loads what is loaded once
     seconds = {
-        "index": seconds_each(lambda file: index(measure(Image.open(file))), files),
-        "heat": seconds_each(lambda file: heat(Image.open(file)), files),
+        "index": seconds_each(lambda file: index(Image.open(file)), files),
+        "statistics": seconds_each(lambda file: measure(Image.open(file)), files),
     }
     return {"pictures": len(files), "seconds": seconds, "reached": seconds["index"] <= 0.3}
 
@@ -190,16 +155,21 @@ def seconds_each(what: Callable[[Path], object], files: list[Path]) -> float:
 
 def table(result: dict) -> str:
     """The figures as a page shows them."""
-    a, b, c, d = (result[key] for key in sorted(result) if key[1] == "_")
+    a, b, c = (result[key] for key in sorted(result) if key[1] == "_")
     least = min(one["spearman"] for one in b["changes"].values())
-    photographs, styles = a["auc_photographs"], a["auc_styles"]
+    interval = {key: " to ".join(f"{end:.2f}" for end in a[f"{key}_interval"]) for key in ("auc", "auc_styles")}
+    photographs, styles = a["auc"], a["auc_styles"]
     rows = [
-        ("tells unseen painters from photographs (AUC)", f"{photographs:.3f}", "≥ 0.92", photographs >= 0.92),
-        ("and from painters of other styles (AUC)", f"{styles:.3f}", "≥ 0.78", styles >= 0.78),
+        ("tells unseen painters from photographs (AUC, 95 % interval over painters)",
+         f"{photographs:.3f} ({interval['auc']})", "≥ 0.95", photographs >= 0.95),
+        ("and from painters of other styles", f"{styles:.3f} ({interval['auc_styles']})", "≥ 0.85", styles >= 0.85),
+        ("the hardest painter, against photographs", f"{a['least_painter']:.3f}", "≥ 0.88", a["least_painter"] >= 0.88),
+        ("the hardest genre, against photographs", f"{a['least_genre']:.3f}", "≥ 0.85", a["least_genre"] >= 0.85),
+        ("mean index of photographs spoiled in nine ways, the highest", f"{a['most_spoiled']:.2f}", "< 0.4",
+         a["most_spoiled"] < 0.4),
         ("ranking kept under JPEG, blur, noise, saturation", f"{least:.3f}", "≥ 0.9", b["reached"]),
-        ("rises with the adapter's strength (Spearman)", f"{c['spearman_mean']:.3f}", "≥ 0.9", c["reached"]),
-        ("a picture, on one core", f"{d['seconds']['index']:.2f} s", "≤ 0.3 s", d["reached"]),
-    ]
+        ("a picture, on one core", f"{c['seconds']['index']:.2f} s", "≤ 0.3 s", c["reached"]),
+    ]  # fmt: skip
     lines = ((claim, found, marked(asked, reached)) for claim, found, asked, reached in rows)
     return markdown(["The Impressionist index", "measured", "target"], lines)
 
@@ -210,17 +180,15 @@ def main() -> None:
     for kind in KINDS:
         parser.add_argument(f"--{kind}", type=Path, required=True)
     parser.add_argument("--every", type=int, default=2, help="of the pictures for (b), take every so many")
-    parser.add_argument("--prompts", type=int, default=12, help="prompts for (c)")
     parser.add_argument("--out", type=Path, default=HERE / "statistics.json")
     arguments = parser.parse_args()
 
     folders = {kind: getattr(arguments, kind) for kind in KINDS}
     result = {
-        "a_discrimination": discrimination(folders),
+        "a_discrimination": discrimination(),
         "b_robustness": robustness(folders, arguments.every),
-        "c_miniature": miniature(arguments.prompts),
-        "d_speed": speed(pictures_of(folders["paintings"])[:20]),
-        **surroundings("", ("numpy", "opencv-python-headless", "scikit-image")),
+        "c_speed": speed(pictures_of(folders["paintings"])[:20]),
+        **surroundings("", ("numpy", "torch", "opencv-python-headless", "scikit-image")),
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))

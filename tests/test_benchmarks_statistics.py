@@ -1,4 +1,4 @@
-"""The record of the pictorial index's benchmark is of the committed calibration, and reached what it claims."""
+"""The record of the index's benchmark is of the committed calibration, and says what it does not reach."""
 
 import copy
 import json
@@ -7,16 +7,13 @@ import numpy as np
 import pytest
 
 from benchmarks import statistics
-from impressionism.pictorial.known import MEASURED
+from impressionism.pictorial import CALIBRATION
 
 RESULT = json.loads((statistics.HERE / "statistics.json").read_text())
 
 
 def test_the_record_is_of_the_committed_calibration():
-    found = RESULT["a_discrimination"]
-    assert found["calibration_is_the_committed_one"]
-    assert found["auc_photographs"] == pytest.approx(MEASURED["index"]["auc"], abs=0.002)
-    assert found["auc_styles"] == pytest.approx(MEASURED["index"]["auc_styles"], abs=0.002)
+    assert {key: RESULT["a_discrimination"][key] for key in CALIBRATION["index"]} == CALIBRATION["index"]
 
 
 def test_everything_was_reached_and_a_claim_that_falls_short_is_called_so():

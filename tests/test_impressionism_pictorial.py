@@ -1,15 +1,19 @@
 """The pictorial statistics know what is known, follow strokes, and do not care how a picture came."""
 
+import json
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.stats import spearmanr
 
-from evaluation.haeberli import haeberli
 from impressionism.errors import UserError
-from impressionism.pictorial import EVERY, STATISTICS, heat, index, measure
-from impressionism.pictorial.known import MEASURED, Statistic
+from impressionism.pictorial import CALIBRATION, STATISTICS, Statistic, assess, index, measure
+from impressionism.pictorial.network import describe
+from tools.calibrate.haeberli import haeberli
+from tools.calibrate.negatives import NEGATIVES
 from tools.miniature.world import draw, random_scene
 
 SIDE = 224
@@ -51,26 +55,19 @@ MORE_AND_LESS = {
     "black": (from_lab(60 - 50 * LEFT), from_lab(60 - 25 * LEFT)),
     "coloured_shadows": (from_lab(60 - 30 * LEFT, 0, -30 * LEFT), from_lab(60 - 30 * LEFT, 0, 30 * (1 - LEFT))),
     "effect": (from_lab(60 + 10 * waves(X)), from_lab(60 + 10 * np.where(LEFT, waves(X), waves(Y)))),
-    "dabs": (from_lab(60 + 10 * waves(X) * waves(Y)), from_lab(60 + 10 * waves(X))),
-    "free_colour": (from_lab(60 + 10 * waves(X), 20 * waves(Y)), from_lab(60 + 10 * waves(X), 20 * waves(X))),
-    "even_colour": (from_lab(60, 20 * waves(X)), from_lab(60, 20 * waves(X) * (X + Y < SIDE / 2))),
-    "fine_colour": (from_lab(60, 20 * grain(2)), from_lab(60, 20 * grain(8))),
-    "red_and_green": (from_lab(60, 40 * LEFT - 20), from_lab(60, 10 * LEFT - 5)),
-    "leaf_green": (from_lab(60, -30, 30), from_lab(60, -5, 40)),
 }
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", STATISTICS)
 def test_a_statistic_tells_what_it_names_from_what_it_is_not(name):
     more, less = (measure(picture)[name] for picture in MORE_AND_LESS[name])
     assert more > 1.3 * less and more > less + 0.01
 
 
-def test_lightness_black_and_reds_have_their_units():
+def test_lightness_and_black_have_their_units():
     assert measure(from_lab(70))["light"] == pytest.approx(70, abs=0.5)
     assert measure(from_lab(60 - 60 * LEFT))["black"] == pytest.approx(50, abs=2)
     assert measure(from_lab(60 - 45 * LEFT, 25 * LEFT, -45 * LEFT))["black"] < 5, "a dark blue is no black"
-    assert measure(from_lab(60, 30 * LEFT))["red_and_green"] == pytest.approx(15, abs=1)
 
 
 def test_what_the_eye_blends_to_grey_loses_all_its_chroma():
@@ -79,16 +76,11 @@ def test_what_the_eye_blends_to_grey_loses_all_its_chroma():
     assert measure(from_lab(60, 60, 0))["pure_colours"] < 1
 
 
-def test_colour_along_the_drawing_is_not_free_and_across_it_is():
-    across, along = (measure(picture)["free_colour"] for picture in MORE_AND_LESS["free_colour"])
-    assert along < 0.05 and across > 1.5  # 1 - cos 2t: 0 for the same direction, 2 for the crossing one
-
-
 @pytest.mark.parametrize("picture", [GREY, GREY * 0, from_lab(90, 5, 10), np.full((9, 40, 3), 200, np.uint8)])
 def test_a_picture_of_nothing_is_measured_and_is_not_impressionist(picture):
-    measured = measure(picture)
-    assert np.isfinite(list(measured.values())).all()
-    assert index(measured) < 0.4
+    found = assess(picture)
+    assert np.isfinite([*found.statistics.values(), found.index]).all()
+    assert found.index < 0.2
 
 
 # ---- Strokes
@@ -98,35 +90,21 @@ def doses(pictures: list[np.ndarray], levels: tuple[float, ...]) -> list[list[di
     return [[measure(haeberli(picture, level, seed=i)) for level in levels] for i, picture in enumerate(pictures)]
 
 
-def test_statistics_of_the_facture_and_the_index_follow_the_dose_of_strokes(scenes):
+def test_statistics_of_the_facture_follow_the_dose_of_strokes(scenes):
     levels = (0.0, 0.2, 0.5, 1.0)
     rows = doses(scenes, levels)
-    answering = [name for name in EVERY if MEASURED["statistics"][name]["dose"] > 0.9]
-    assert len(answering) >= 6
+    answering = [name for name, known in STATISTICS.items() if known.dose > 0.9]
+    assert len(answering) >= 3
     for name in answering:
         trends = [spearmanr(levels, [one[name] for one in row]).statistic for row in rows]
-        assert np.mean(trends) * EVERY[name].impressionist > 0.75, name
-    assert np.mean([spearmanr(levels, [index(one) for one in row]).statistic for row in rows]) > 0.9
-    gains = [index(row[-1]) - index(row[0]) for row in rows]
-    assert min(gains) > 0.1
+        assert np.mean(trends) * STATISTICS[name].impressionist > 0.75, name
 
 
 def test_the_index_rises_with_the_miniatures_adapter():
-    from impressionism.paint import defaults, sweep
-    from impressionism.pipeline import load_pipeline
-
-    painter = load_pipeline("miniature", device="cpu")
-    pictures = [p for _, p in sweep(painter, defaults(painter, "poppies in a field under clouds"), (0.0, 0.5, 1.0))]
-    plain, half, full = (index(measure(picture)) for picture in pictures)
-    assert plain + 0.1 < half < full - 0.05
-
-
-def test_heat_shows_where_the_strokes_are(scenes):
-    picture = scenes[0].copy()
-    picture[:, SIDE // 2 :] = haeberli(picture, 1.0)[:, SIDE // 2 :]
-    shown = heat(np.concatenate([picture, picture[::-1]]))
-    assert shown.shape == (2 * SIDE, SIDE) and shown.min() >= 0 and shown.max() <= 1
-    assert shown[:, -40:].mean() > shown[:, :40].mean() + 0.2
+    folder = Path(__file__).parents[1] / "space" / "showcase"
+    pairs = [json.loads(line) for line in (folder / "showcase.jsonl").read_text().splitlines()][:6]
+    gains = [np.subtract(*(index(Image.open(folder / pair[side])) for side in ("adapted", "base"))) for pair in pairs]
+    assert np.mean(gains) > 0.02 and np.mean(np.array(gains) > 0) >= 0.8
 
 
 # ---- What must not matter
@@ -154,9 +132,9 @@ def saturated(factor: float):
     ids=["jpeg", "blur", "noise", "paler", "stronger"],
 )  # fmt: skip
 def test_the_ranking_survives(change, scenes):
-    pictures = [haeberli(scene, dose) for scene in scenes for dose in (0, 0.3, 0.8)]
-    before = [index(measure(picture)) for picture in pictures]
-    after = [index(measure(change(picture))) for picture in pictures]
+    pictures = [haeberli(scene, dose) for scene in scenes[:4] for dose in (0, 0.8)]
+    before = [index(picture) for picture in pictures]
+    after = [index(change(picture)) for picture in pictures]
     assert spearmanr(before, after).statistic >= 0.9
 
 
@@ -164,13 +142,13 @@ def test_the_size_of_a_file_does_not_matter(scenes):
     picture = haeberli(scenes[1], 0.5)
     for scale, way in ((2, cv2.INTER_CUBIC), (3, cv2.INTER_LINEAR), (5, cv2.INTER_LANCZOS4)):
         larger = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=way)
-        assert index(measure(larger)) == pytest.approx(index(measure(picture)), abs=0.05)
+        assert index(larger) == pytest.approx(index(picture), abs=0.05)
 
 
 def test_pixels_and_a_picture_of_pil_in_any_mode_are_the_same(scenes):
     picture = Image.fromarray(scenes[2])
     assert measure(picture) == measure(scenes[2]) == measure(picture.convert("RGBA"))
-    assert measure(picture.convert("L")).keys() == EVERY.keys()
+    assert measure(picture.convert("L")).keys() == STATISTICS.keys()
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((8, 8)), np.zeros((8, 8, 3)), np.zeros((8, 8, 4), np.uint8)])
@@ -179,27 +157,61 @@ def test_what_is_no_picture_is_refused_in_a_sentence(wrong):
         measure(wrong)
 
 
-# ---- The index and what is known
+# ---- The index
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_the_index_never_falls_when_a_statistic_goes_the_impressionist_way(name):
-    measured = dict(MEASURED["index"]["mean"])
-    step = EVERY[name].impressionist * MEASURED["index"]["scale"][name]
-    values = [index({**measured, name: measured[name] + k * step}) for k in (-10, -1, 0, 1, 10)]
-    assert sorted(values) == values
+def test_the_network_gives_the_recorded_description():
+    """Means and deviations of a fixed picture, so that padding, folding or other weights cannot change unseen."""
+    ramp = np.stack(np.broadcast_arrays(X, Y, (X + Y) // 2), -1).astype(np.uint8)
+    found = describe(ramp)
+    assert found.shape == (608,) and (found[112:224] >= 0).all()
+    assert found[[0, 1, 112, 300, 600]] == pytest.approx([3.9234, 4.1745, 1.7063, 1.1151, 1.8628], abs=1e-3)
 
 
-def test_the_calibration_reaches_what_was_asked_on_artists_that_it_did_not_see():
-    assert MEASURED["index"]["auc"] >= 0.92 and MEASURED["index"]["auc_styles"] >= 0.78
-    assert len(MEASURED["index"]["painters"]) >= 3
+@pytest.mark.parametrize("name", NEGATIVES)
+def test_a_drawing_spoiled_on_purpose_is_not_impressionist(name, scenes):
+    values = [index(NEGATIVES[name](scene, np.random.default_rng(i))) for i, scene in enumerate(scenes)]
+    assert np.mean(values) < 0.2 and max(values) < CALIBRATION["index"]["median_painting"]
 
 
-def test_one_statistic_a_characteristic_and_each_says_what_misleads_it():
+def test_a_statistic_beyond_the_paintings_counts_as_their_end():
+    from impressionism.pictorial import model, score
+
+    usual = model()["centre"].copy()
+    for place, (name, known) in enumerate(STATISTICS.items()):
+        far, end = usual.copy(), usual.copy()
+        end[place] = (model()["high"] if known.impressionist > 0 else model()["low"])[place]
+        far[place] = end[place] + known.impressionist * 0.1 * model()["spread"][place]
+        assert np.isfinite(end[place]) and score(far, model()) == pytest.approx(score(end, model()), abs=1e-5), name
+
+
+def test_what_is_unlike_every_painting_loses():
+    from impressionism.pictorial import distance, model, score
+
+    usual = model()["centre"]
+    way = np.sign(model()["weight"]) * model()["spread"]
+    far = usual + 6 * way  # in every feature the way that the linear part likes
+    assert distance(far, model()) > model()["usual"]
+    linear_alone = score(far, {**model(), "penalty": np.float32(0)})
+    assert score(far, model()) < linear_alone - 1
+
+
+def test_the_calibration_reaches_what_was_asked_on_painters_that_no_choice_has_seen():
+    figures = CALIBRATION["index"]
+    assert figures["auc"] >= 0.95 and figures["auc_styles"] >= 0.85
+    assert min(one["auc"] for one in figures["by_painter"].values()) >= 0.88
+    assert min(one["auc"] for one in figures["by_genre"].values()) >= 0.85
+    assert all(one["mean"] < 0.4 for one in figures["spoiled"].values())
+    assert figures["noise_on_paintings"]["mean_change"] < 0
+    assert set(figures["by_painter"]) <= set(CALIBRATION["held_back"])
+
+
+def test_one_statistic_for_each_characteristic_says_what_misleads_it_and_where_paintings_lie():
     assert len(STATISTICS) == 7
-    for statistic in EVERY.values():
+    for statistic in STATISTICS.values():
         assert statistic.failure and statistic.higher and statistic.measure.__doc__
         assert min(statistic.auc, statistic.auc_styles) > 0 and -1 <= statistic.dose <= 1
+        assert statistic.low < statistic.high
 
 
 def test_a_statistic_under_065_and_one_not_measured_yet_are_exploratory():

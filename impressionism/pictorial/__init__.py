@@ -1,74 +1,104 @@
-"""How Impressionist a picture is, from its pixels alone: one statistic a characteristic, and an index of all.
+"""How Impressionist a picture is, from its pixels alone.
 
-    measured = measure(picture)        # every statistic, by name
-    index(measured)                    # 0 to 1; higher is more Impressionist
-    heat(picture)                      # where it is so
+    index(picture)           # 0 to 1; higher is more Impressionist
+    measure(picture)         # one readable statistic for each of seven characteristics, by name
+    assess(picture)          # both, a little faster than one after the other
 
-Every picture is first brought to one size, 224 px on its short side, so that neither its resolution nor the camera's
-sharpness decides.  measures.py has the formulas, known.py what each stands for and is worth, calibration.json the
-numbers, which `python -m evaluation calibrate` makes anew.
+The index judges: a logistic model of the statistics and of a small pretrained network (network.py), fitted on real
+paintings, paintings of other styles, photographs, and pictures spoiled on purpose. The statistics explain: each has a
+formula (measures.py), a meaning and the range of real paintings (characteristics.py). Every picture is first brought to
+224 px on its short side, so that neither its resolution nor a camera's sharpness decides. calibration.json says how
+well all this works on painters that were not used to choose it; `python -m tools.calibrate` makes it anew.
 
-Of Impressionism's characteristics two are not here: that a moment is caught and that a scene is candid cannot be told
-from such statistics; ask people, or a model that sees what is depicted.
+Two characteristics of Impressionism are missing: pixels do not tell whether a moment was caught and whether a scene is
+candid. Ask people, or a model that understands what is depicted.
 """
 
-import itertools
+import functools
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from impressionism.pictorial.known import MEASURED, STATISTICS, SUPPORTING, Statistic
+from impressionism.pictorial.characteristics import CALIBRATION, STATISTICS, Statistic
 from impressionism.pictorial.measures import blur, stroke_statistic, to_lab, to_size
 
-__all__ = ["EVERY", "STATISTICS", "SUPPORTING", "Statistic", "heat", "index", "measure", "stroke_statistic", "to_lab"]
+__all__ = ["CALIBRATION", "STATISTICS", "Assessment", "Statistic", "assess", "blur", "index", "measure"]
+__all__ += ["stroke_statistic", "to_lab"]
 
-EVERY = STATISTICS | SUPPORTING
-WINDOW, STEP = 96, 32
+MODEL = Path(__file__).with_name("index.safetensors")
+
+
+class Assessment(NamedTuple):
+    statistics: dict[str, float]
+    """By the names in STATISTICS."""
+    index: float
+    """0 to 1."""
 
 
 def measure(image: np.ndarray | Image.Image) -> dict[str, float]:
-    """Every statistic of a picture (uint8 RGB, or of PIL), by name: those of STATISTICS, then those of SUPPORTING."""
-    return measure_lab(to_lab(to_size(image)))
+    """The statistics of a picture (PIL, or uint8 RGB of shape (height, width, 3)) by name."""
+    return statistics_of(to_size(image))
 
 
-def measure_lab(lab: np.ndarray) -> dict[str, float]:
-    return {name: statistic.measure(lab) for name, statistic in EVERY.items()}
+def index(image: np.ndarray | Image.Image) -> float:
+    """How Impressionist a picture is, 0 to 1; 0.5 is where a real Impressionist painting and anything else are equally
+    likely, if half of all pictures are paintings by Impressionists."""
+    return assess(image).index
 
 
-def index(measured: dict[str, float]) -> float:
-    """How Impressionist, 0 to 1: rises with every statistic in its Impressionist direction.
+def assess(image: np.ndarray | Image.Image) -> Assessment:
+    """A picture's statistics and its index."""
+    picture = to_size(image)
+    statistics = statistics_of(picture)
+    return Assessment(statistics, index_of(features(picture, statistics)))
 
-    A logistic regression with no weight against a statistic's direction, on values standardised over real pictures
-    and bent (3 tanh(z / 3)) so that one extreme value cannot decide.  0.5 is where an Impressionist painting and a
-    picture that is none, photographs and other styles in equal parts, are equally likely.
+
+def statistics_of(picture: np.ndarray) -> dict[str, float]:
+    lab = to_lab(picture)
+    return {name: statistic.measure(lab) for name, statistic in STATISTICS.items()}
+
+
+# ---- The model of the index
+
+
+def features(picture: np.ndarray, statistics: dict[str, float]) -> np.ndarray:
+    """What the model looks at, (615,): the statistics, then the network's description of a picture of 224 px."""
+    from impressionism.pictorial.network import describe  # brings torch, which the statistics do without
+
+    return np.concatenate([list(statistics.values()), describe(picture)])
+
+
+def index_of(values: np.ndarray) -> float:
+    """The index of a picture's features (615,)."""
+    return float(1 / (1 + np.exp(-score(values, model()))))
+
+
+def score(values: np.ndarray, model: dict[str, np.ndarray]) -> np.ndarray:
+    """Log odds of features (..., 615): a linear model, less a penalty for what is unlike every real painting.
+
+    A statistic beyond the range of real paintings counts as its end: more than they have makes no picture more
+    Impressionist. Features are standardised and bent (3 tanh(z / 3)), so that one extreme value cannot decide. The
+    penalty grows with the root mean square distance from the mean painting, beyond the distance that 95 % of real
+    paintings stay within.
     """
-    model = MEASURED["index"]
-    values = np.array([measured[name] for name in EVERY])
-    standard = bent((values - column(model, "mean")) / column(model, "scale"))
-    return float(1 / (1 + np.exp(-(standard @ column(model, "weight") + model["bias"]))))
+    within = np.clip(values, model["low"], model["high"])
+    linear = bent((within - model["mean"]) / model["scale"]) @ model["weight"] + model["bias"]
+    return linear - model["penalty"] * np.maximum(0, distance(values, model) - model["usual"])
+
+
+def distance(values: np.ndarray, model: dict[str, np.ndarray]) -> np.ndarray:
+    """Root mean square, over features, of the distance from the mean painting in units of the paintings' spread."""
+    return np.sqrt(np.square(bent((values - model["centre"]) / model["spread"])).mean(-1))
 
 
 def bent(standard: np.ndarray) -> np.ndarray:
-    """What is far from ordinary counts less and less; calibration fits its weights to the same."""
     return 3 * np.tanh(standard / 3)
 
 
-def column(model: dict, name: str) -> np.ndarray:
-    return np.array([model[name][statistic] for statistic in EVERY])
+@functools.cache
+def model() -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
 
-
-def heat(image: np.ndarray | Image.Image) -> np.ndarray:
-    """Where a picture is Impressionist, 0..1, (height, width) at 224 px on the short side.
-
-    The mean index of the windows of 96 px that cover a pixel, 32 px apart, smoothed.  A window knows nothing of the
-    rest of the picture, so a plain sky is nowhere Impressionist.
-    """
-    lab = to_lab(to_size(image))
-    height, width = lab.shape[:2]
-    total, windows = np.zeros((2, height, width), np.float32)
-    tops, lefts = (np.linspace(0, n - WINDOW, 1 + round((n - WINDOW) / STEP)).astype(int) for n in (height, width))
-    for top, left in itertools.product(tops, lefts):
-        window = np.s_[top : top + WINDOW, left : left + WINDOW]
-        total[window] += index(measure_lab(lab[window]))
-        windows[window] += 1
-    return blur(total / windows, STEP / 2)
+    return load_file(MODEL)

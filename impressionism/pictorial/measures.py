@@ -6,8 +6,6 @@ cancel.  Sizes are pixels, G_s is a Gaussian of s pixels, and a constant in a de
 from dividing by nothing.
 """
 
-from typing import Any
-
 import cv2
 import numpy as np
 from PIL import Image
@@ -64,14 +62,6 @@ def tile_rms(channels: np.ndarray, fine: float, coarse: float, side: int = 8) ->
     """RMS of a band, of a*b* as vectors, over tiles of side x side pixels."""
     inside = band(channels, fine, coarse)
     return np.sqrt(tiles(np.square(inside if inside.ndim == 2 else length(inside)), side))
-
-
-def unevenness(values: np.ndarray) -> float:
-    """Gini coefficient: 0 where all are equal, towards 1 where few have everything, and 1 where there is nothing."""
-    ordered = np.sort(values, axis=None).astype(np.float64)
-    rank = 2 * np.arange(1, ordered.size + 1) - ordered.size - 1
-    nothing = 0.02 * ordered.size
-    return float(((rank * ordered).mean() + nothing) / (ordered.sum() + nothing))
 
 
 def share_under(values: np.ndarray, limit: float, softness: float) -> np.ndarray:
@@ -158,55 +148,6 @@ def effect(lab: np.ndarray) -> float:
     cells = feature.hog(blur(lab[..., 0], 1.0), 12, (28, 28), (1, 1), "L1", feature_vector=False)
     cells = cells.reshape(-1, 12)
     return float(np.median(np.minimum(cells, cells.mean(axis=0)).sum(axis=1)))
-
-
-# ---- What the index looks at besides
-
-
-def dabs(lab: np.ndarray) -> float:
-    """Dabs rather than lines: mean |smaller| / mean |larger| eigenvalue of the Hessian of L* at 1.2 px, 0..1."""
-    scale: Any = 1.2  # typed as an int, by its default
-    hessian = feature.hessian_matrix(lab[..., 0], scale, mode="reflect", use_gaussian_derivatives=False)
-    bends = np.abs(feature.hessian_matrix_eigvals(hessian))
-    return float(bends.min(axis=0).mean() / (bends.max(axis=0).mean() + 1e-3))
-
-
-def free_colour(lab: np.ndarray) -> float:
-    """Colour free of drawing: 1 - sum(w w' cos 2(t - t')) / sum(w w') of the structure tensors of L* and of a*b*.
-
-    Angle t and weight w = sqrt(trace), after G_1.6, within G_2.5.  In a photograph colour changes where light does.
-    """
-    (total, even, odd), (total_c, even_c, odd_c) = (structure(c, 1.6, 2.5) for c in (lab[..., 0], lab[..., 1:]))
-    weight = np.sqrt(total * total_c)
-    same = (even * even_c + odd * odd_c) / (np.hypot(even, odd) * np.hypot(even_c, odd_c) + 1e-3)
-    return float((weight * (1 - same)).sum() / (weight.sum() + 1))
-
-
-def even_colour(lab: np.ndarray) -> float:
-    """Colour broken everywhere: 1 - Gini of the RMS of a*b* between 2.4 and 4.2 px over 8-px tiles, 0..1.
-
-    Where nothing changes, in units of 0.02 of a*b*, nothing is even.
-    """
-    return 1 - unevenness(tile_rms(lab[..., 1:], 2.4, 4.2))
-
-
-def fine_colour(lab: np.ndarray) -> float:
-    """Small touches of colour: ln of the energy of a*b* between 2.4 and 4.2 px over that between 4.2 and 7.3 px."""
-    fine, coarse = (np.square(band(lab[..., 1:], *scales)).sum(-1).mean() for scales in ((2.4, 4.2), (4.2, 7.3)))
-    return float(np.log((fine + 0.01) / (coarse + 0.01)))
-
-
-def red_and_green(lab: np.ndarray) -> float:
-    """How far reds and greens part: standard deviation of a* after G_2.5."""
-    return float(blur(lab[..., 1], 2.5).std())
-
-
-def leaf_green(lab: np.ndarray) -> float:
-    """The share of chroma at hues of 105 to 180 degrees, in percent: foliage before a camera."""
-    colour = blur(lab[..., 1:], 2.5)
-    chroma = length(colour)
-    hue = np.degrees(np.arctan2(colour[..., 1], colour[..., 0]))
-    return float(100 * (chroma * ((hue > 105) & (hue < 180))).sum() / (chroma.sum() + 1e-3))
 
 
 # ---- The miniature's own

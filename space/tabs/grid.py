@@ -13,7 +13,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from impressionism.errors import UserError
-from impressionism.pictorial import STATISTICS, index, measure
+from impressionism.pictorial import STATISTICS, Assessment, assess
 from impressionism.records import BlockStrengths, ImageMetadata
 from space.contact import save_sheet
 from space.painting import Job, TabWidgets, add_take, on_click
@@ -112,15 +112,15 @@ def measured(pictures: Sequence[Picture]) -> list[dict[str, float]]:
     """For each picture its strength, and every statistic by the name that the page gives it."""
     rows = []
     for picture in pictures:
-        values = statistics_of(picture.path)
+        values, index = assessed(picture.path)
         named = {label: values[name] for name, label in LABELS.items()}
-        rows.append({"strength": picture.recipe["strength"], INDEX: index(values), **named})
+        rows.append({"strength": picture.recipe["strength"], INDEX: index, **named})
     return rows
 
 
 @lru_cache(MOST_REMEMBERED)
-def statistics_of(path: str) -> dict[str, float]:
-    return measure(Image.open(path).convert("RGB"))
+def assessed(path: str) -> Assessment:
+    return assess(Image.open(path).convert("RGB"))
 
 
 def curve(rows: list[dict[str, float]] | None, chosen: str) -> Any:

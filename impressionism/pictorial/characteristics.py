@@ -1,17 +1,19 @@
-"""What is known of each statistic: words here, numbers from `python -m evaluation calibrate` in calibration.json."""
+"""What each statistic stands for. The words are here; the numbers in calibration.json come from `python -m
+tools.calibrate`."""
 
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from impressionism.pictorial import measures
 
-CALIBRATION = Path(__file__).with_name("calibration.json")
-MEASURED = json.loads(CALIBRATION.read_text())
+CALIBRATION: dict[str, Any] = json.loads(Path(__file__).with_name("calibration.json").read_text())
+"""What was measured of the statistics and of the index, on which pictures, by which painters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,10 @@ class Statistic:
     """How often an Impressionist painting is on its side of a photograph: 0.5 is chance."""
     auc_styles: float = math.nan
     """The same against paintings of other styles."""
+    low: float = math.nan
+    """5 % of real paintings have less."""
+    high: float = math.nan
+    """5 % of real paintings have more."""
     dose: float = math.nan
     """Spearman correlation, towards `impressionist`, with the dose of strokes laid over photographs by a renderer."""
 
@@ -83,53 +89,8 @@ WORDS = {
         "failure": "Textures that fill a photograph (grass, sand, crowds) are alike everywhere too.",
     },
 }
-MORE_WORDS = {
-    "dabs": {
-        "label": "Dabs rather than lines",
-        "higher": "What bends, bends both ways: spots and dabs rather than edges and lines.",
-        "failure": "Noise; pebbles, leaves.",
-    },
-    "free_colour": {
-        "label": "Colour free of drawing",
-        "higher": "Colour changes along other directions than light does.",
-        "failure": "Nearly grey pictures, whose colour is noise and compression.",
-    },
-    "even_colour": {
-        "label": "Colour broken everywhere",
-        "higher": "Changes of colour are spread evenly over the picture.",
-        "failure": "A flat or grey picture has nothing to spread; a texture that fills a photograph.",
-    },
-    "fine_colour": {
-        "label": "Small touches of colour",
-        "unit": "ln",
-        "higher": "Colour changes in touches rather than in patches.",
-        "failure": "A photograph's fine coloured texture.",
-    },
-    "red_and_green": {
-        "label": "Quiet reds and greens",
-        "unit": "a*",
-        "higher": "Reds and greens stand out more.",
-        "impressionist": -1,
-        "failure": "Grows with saturation; poppies, dresses and flags.",
-    },
-    "leaf_green": {
-        "label": "No photographic green",
-        "unit": "% of chroma",
-        "higher": "More of the colour is the green of foliage before a camera.",
-        "impressionist": -1,
-        "failure": "Says nothing where nothing grows; lily ponds.",
-    },
+STATISTICS = {
+    name: Statistic(measure=getattr(measures, name), **words, **CALIBRATION["statistics"].get(name, {}))
+    for name, words in WORDS.items()
 }
-
-
-def known(words: dict[str, dict]) -> dict[str, Statistic]:
-    return {
-        name: Statistic(measure=getattr(measures, name), **said, **MEASURED["statistics"].get(name, {}))
-        for name, said in words.items()
-    }
-
-
-STATISTICS = known(WORDS)
-"""One a characteristic."""
-SUPPORTING = known(MORE_WORDS)
-"""What the index looks at besides."""
+"""One for each characteristic, by name."""
