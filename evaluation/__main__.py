@@ -19,7 +19,6 @@ COMMANDS = {  # a command is the function of that name in the module of that nam
     "ab": "Let people compare, blind.",
     "dashboard": "Show pictures and numbers in one HTML file that needs no server: report.html.",
     "statistics": "Measure pictures: a row for each, with every statistic that docs/method.md explains, and the index.",
-    "calibrate": "Fit the index on real paintings and measure what each statistic is worth.",
 }
 OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {  # handed to the function by name
     "gallery": [
@@ -34,10 +33,19 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {  # handed to the functi
     ],
     "score": [
         RUN,
-        ("--real", {"type": Path, "required": True, "help": "a folder of real paintings that no training saw"}),
+        (
+            "--real",
+            {
+                "type": Path,
+                "required": True,
+                "help": "paintings that no training saw, or a curated data set",
+            },
+        ),
         ("--training", {"type": Path, "help": "the folder of training pictures, to look for copies of them"}),
         ("--candidates", {"type": Path, "nargs": "*", "default": [], "metavar": "RUN", "help": "scored runs besides"}),
-        ("--features", {"nargs": "*", "metavar": "NAME", "help": "of clip, dinov2, csd (default: all)"}),
+        ("--features", {"nargs": "*", "metavar": "NAME", "help": "of clip, dinov2 (default: all)"}),
+        ("--judge", {"metavar": "URL", "help": "an OpenAI-compatible endpoint whose model sees pictures"}),
+        ("--judge-model", {"metavar": "NAME", "help": "the model to ask there whether a picture shows its prompt"}),
         ("--device", {"default": "auto", "help": "of the learned features: auto, cuda, mps or cpu (default auto)"}),
     ],
     "ab": [
@@ -55,17 +63,10 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {  # handed to the functi
     ],
     "dashboard": [
         RUN,
-        ("--serve", {"action": "store_true", "help": "show it as a Gradio page"}),
     ],
     "statistics": [
         ("pictures", {"type": Path, "nargs": "+", "metavar": "PICTURE-OR-FOLDER", "help": "what to measure"}),
         ("--out", {"type": Path, "required": True, "metavar": "TABLE.csv", "help": "the table to write"}),
-    ],
-    "calibrate": [
-        ("--paintings", {"type": Path, "required": True, "help": "a folder of Impressionists, with a manifest.csv"}),
-        ("--styles", {"type": Path, "required": True, "help": "the same of painters in other styles"}),
-        ("--photographs", {"type": Path, "required": True, "help": "the same of photographs"}),
-        ("--out", {"type": Path, "help": "what to write (default: the numbers that the index reads)"}),
     ],
 }
 
@@ -77,7 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
     from impressionism.errors import status_of
 
     def run() -> int:
-        return getattr(importlib.import_module(f"evaluation.{command}"), command)(**options) or 0
+        module = importlib.import_module(f"evaluation.{'report' if command == 'dashboard' else command}")
+        return getattr(module, command)(**options) or 0
 
     return status_of(run)
 

@@ -7,14 +7,10 @@ The study (study.py) and the votes (votes.py) are in RUN/votes, with --repo in a
 the pictures stay where they are. Pages show pixels alone: re-encoded alike, inlined, so that no name can tell.
 """
 
-import base64
 import dataclasses
 import functools
 import html
-import io
 import math
-import os
-import secrets
 import threading
 import uuid
 from collections import Counter
@@ -24,8 +20,9 @@ from typing import Any, get_args
 from PIL import Image
 
 from evaluation import tally, votes
-from evaluation.study import QUESTIONS, Side, Study, Trial, digest, plan, pseudonym, schedule
+from evaluation.study import QUESTIONS, Side, Study, Trial, digest, plan, schedule
 from impressionism.errors import UserError, readable_errors
+from impressionism.files import data_url, read_picture, write_atomic
 from impressionism.records import Question
 
 PATTERNS = ["study.json", "*.jsonl"]  # what goes to the dataset
@@ -71,10 +68,8 @@ def ab(
 def write_report(run: Path, folder: Path) -> None:
     """ab.json, whole or not at all."""
     study = Study.read(known(folder / "study.json"))
-    comparison = tally.tally(study, votes.read(folder, study.sha256))
-    partial = run / "ab.json.partial"
-    partial.write_text(comparison.to_json() + "\n", encoding="utf-8")
-    partial.replace(run / "ab.json")
+    comparison = tally.tally(study, votes.read(folder, study))
+    write_atomic(run / "ab.json", comparison.to_json() + "\n")
     print(tally.table(comparison))
     print(run / "ab.json")
 
@@ -91,10 +86,10 @@ def announcement(study: Study) -> str:
         "" if pairs["catch"] else "\nNo catch trials: give --paintings and --photographs to a new study to have them."
     )
     told = ", ".join(f"{count} {name}" for name, count in pairs.items())
-    return f"{study.planned} votes are planned. Pairs: {told}.{without}\n{tally.power_lines(tally.power_table())}"
+    return f"{study.planned} votes are planned. Pairs: {told}.{without}"
 
 
-# ---- The study, its secret and its dataset
+# ---- The study and its dataset
 
 
 def settled(run: Path, folder: Path, **how: Any) -> Study:
@@ -105,11 +100,7 @@ def settled(run: Path, folder: Path, **how: Any) -> Study:
         if changed := differences(study, **how):
             raise UserError(f"{file} is fixed, with {changed}; leave this out, or give a new study its own --folder.")
         return study
-    planned = plan(run, **how).to_json()  # or why not, before there is a folder
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "study.partial"
-    partial.write_text(planned, encoding="utf-8")
-    partial.replace(file)
+    write_atomic(file, plan(run, **how).to_json())
     return Study.read(file)
 
 
@@ -121,17 +112,6 @@ def differences(
     told += [f"{study.planned} votes planned"] if votes not in (None, study.planned) else []
     told += ["no catch trials"] if paintings and photographs and all(duel.against for duel in study.duels) else []
     return ", ".join(told)
-
-
-def secret_of(run: Path) -> bytes:
-    """IMPRESSIONISM_AB_SECRET, which a Space keeps through restarts, or a file beside the run that never travels."""
-    if told := os.environ.get("IMPRESSIONISM_AB_SECRET"):
-        return told.encode()
-    file = run / ".ab-secret"
-    if not file.exists():
-        file.touch(mode=0o600)
-        file.write_text(secrets.token_hex(32), encoding="ascii")
-    return file.read_bytes()
 
 
 def fetch(repo: str, folder: Path) -> None:
@@ -206,10 +186,9 @@ class VotingSession:
     ) -> None:
         self.study = study
         self.synthetic = synthetic
-        self.secret = secret_of(run)
         self.gallery = run / "gallery"
         self.others = {"painting": paintings, "photograph": photographs}
-        self.votes = votes.read(folder, study.sha256)
+        self.votes = votes.read(folder, study)
         self.file = votes.new_file(folder)
         self.lock: Any = threading.Lock()
         self.check()
@@ -233,9 +212,9 @@ class VotingSession:
         """A visitor's trials; none when the study has all the votes that were planned."""
         if tally.towards_plan(self.study, self.votes) >= self.study.planned:
             return None
-        rater, session = pseudonym(self.secret, visitor), uuid.uuid4().hex
+        session = uuid.uuid4().hex
         given = Counter(vote.duel for vote in self.votes)
-        return Session(session, rater, schedule(self.study, self.secret, rater, session, seen=seen, votes=given))
+        return Session(session, visitor, schedule(self.study, session, seen=seen, votes=given))
 
     def take(self, session: Session, answer: votes.Answer, milliseconds: int, width: int, density: float) -> None:
         """Writes the vote, then goes on."""
@@ -270,13 +249,8 @@ class VotingSession:
 @functools.lru_cache(maxsize=64)
 def inline(picture: Path) -> str:
     """The pixels alone, all pictures encoded alike."""
-    from impressionism.paint import open_image  # brings torch, which the report does without
-
-    image = open_image(picture).convert("RGB")
-    image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    stream = io.BytesIO()
-    Image.frombytes("RGB", image.size, image.tobytes()).save(stream, "WEBP", quality=92)  # bare of EXIF and text
-    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    image = read_picture(picture, max_side=LARGEST)
+    return data_url(Image.frombytes("RGB", image.size, image.tobytes()), quality=92)  # bare of EXIF and text
 
 
 def welcome(study: Study) -> str:

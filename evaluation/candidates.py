@@ -9,7 +9,7 @@ import pandas
 from evaluation.evidence import ByPrompt, Table
 from evaluation.features import look_at
 from evaluation.intervals import bootstrap
-from evaluation.metrics import correlations, is_worth
+from evaluation.metrics import correlations
 from impressionism.errors import UserError
 from impressionism.records import Candidate, Estimate, Scores, parsed
 
@@ -50,16 +50,16 @@ def candidate(run: Path, folder: Path, scores: Scores, cost: Estimate | None, li
         content=point.content,
         gap_closed=point.gap_closed,
         strength=scores.strength,
+        good=scores.good,
         cost=cost,
         likeness=likeness,
     )
 
 
 def choose(candidates: Sequence[Candidate]) -> str | None:
-    """Of those that are worth it the one that is nearest to real paintings."""
-    fit = [(abs(1 - one.gap_closed.value), one.name) for one in candidates
-           if one.gap_closed and is_worth(one.gap_closed, one.content)]  # fmt: skip
-    return min(fit)[1] if fit else None
+    """Of those that are good the one that is nearest to real paintings."""
+    good = [(abs(1 - one.gap_closed.value), one.name) for one in candidates if one.gap_closed and one.good]
+    return min(good)[1] if good else None
 
 
 def loss(quantized: Path, own: Table, full: Path, whole: Table) -> tuple[Estimate, Estimate]:

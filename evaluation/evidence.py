@@ -1,20 +1,31 @@
 """What the scores are made of: the gallery's pictures, real paintings and training pictures, as tables and vectors."""
 
+import csv
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas
 
 from evaluation.exhibits import own_strength, read_gallery
-from evaluation.features import look_at
-from evaluation.metrics import correlations, nearest
+from evaluation.features import VERSIONS, in_parallel, layouts, look_at
+from evaluation.intervals import Real
+from evaluation.metrics import correlations, nearest, real_likeness
+from impressionism import files
 from impressionism.errors import UserError
 from impressionism.records import Exhibit
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+OUT_OF_STYLE = "out of style"
+"""The genre of prompts that no Impressionist painted; their gap has no real paintings to close it to."""
+GENRES = {"cityscape": "urban", "genre scene": "portrait", "interior": "portrait"}
+"""Names of genres in data sets of paintings, and the prompt sets' names for them."""
+
+KNOWN = 0.3
+"""Mean index of real paintings from which on the index is the main measure: of Impressionists it is about 0.7, of other
+painters 0.26; drawn scenes, which stand for real paintings in the miniature's world, have less than 0.01."""
 
 Table = Any  # a pandas.DataFrame, of which its own types know less than it can do
 ByPrompt = dict[str, list[float]]
@@ -26,6 +37,7 @@ class Vectors(NamedTuple):
     pictures: np.ndarray
     real: np.ndarray
     training: np.ndarray | None = None
+    """VERSIONS rows for each training picture."""
     texts: np.ndarray | None = None
     """Of the pictures' prompts, where the feature can read."""
 
@@ -35,19 +47,34 @@ class ScoreInputs:
     run: Path
     exhibits: list[Exhibit]
     pictures: Table
-    """A row an exhibit, in their order: file, prompt, genre, arm, seed, strength, every statistic, `index`;
+    """A row for each exhibit, in their order: file, prompt, genre, arm, seed, strength, every statistic, `index`;
     `content`, the correlation with the base model's composition; `gain`, the index less the base model's; and
-    `nearest` and `likeness` of the training picture that is likest."""
+    `nearest` and `likeness` of the most similar training picture."""
     real: Table
-    """A row a real painting: file, every statistic, `index`."""
+    """A row for each real painting: file, painter, genre, every statistic, `index`."""
     training: list[Path]
     vectors: dict[str, Vectors]
     """By the feature's name."""
+    measure: Literal["index", "probe"] = "index"
+    """What the column `score` of both tables holds: see records.Scores."""
+    strength: float | None = None
+    """At which the adapter is compared; none: at the gallery's own."""
+
+    def at(self, strength: float) -> "ScoreInputs":
+        """The same, with the adapter compared at this strength, on the noises that were painted at it."""
+        return dataclasses.replace(self, strength=None if strength == own_strength(self.exhibits) else strength)
 
     def rows(self, arm: str, strength: float | None = None) -> np.ndarray:
-        """Places of an arm's pictures, in the order of prompt and seed; of the adapter's at its own strength."""
-        wanted = strength if strength is not None else own_strength(self.exhibits) if "adapter" in arm else 0.0
-        chosen = self.pictures[(self.pictures["arm"] == arm) & (self.pictures["strength"] == wanted)]
+        """Places of an arm's pictures, in the order of prompt and seed."""
+        pictures = self.pictures
+        if strength is None:
+            own = own_strength(self.exhibits)
+            strength = {"adapter": own if self.strength is None else self.strength, "adapter-styled": own}.get(arm, 0.0)
+        chosen = pictures[(pictures["arm"] == arm) & (pictures["strength"] == strength)]
+        if self.strength is not None and arm.startswith("base"):
+            painted = pictures[(pictures["arm"] == "adapter") & (pictures["strength"] == self.strength)]
+            keys = set(zip(painted["prompt"], painted["seed"], strict=True))
+            chosen = chosen[[key in keys for key in zip(chosen["prompt"], chosen["seed"], strict=True)]]
         return chosen.sort_values(["prompt", "seed"]).index.to_numpy()
 
     def by_prompt(self, values: Sequence[float] | np.ndarray, rows: np.ndarray) -> ByPrompt:
@@ -61,22 +88,34 @@ class ScoreInputs:
         rows = self.rows(arm, strength)
         return self.by_prompt(self.pictures[name].to_numpy()[rows], rows)
 
+    @property
+    def genres(self) -> dict[str, str]:
+        """By prompt."""
+        return dict(zip(self.pictures["prompt"], self.pictures["genre"], strict=True))
+
+    def real_of(self, values: Sequence[float] | np.ndarray) -> Real:
+        """Values of the real paintings, with their painters and genres."""
+        return Real(np.asarray(values, float), list(self.real["painter"]), list(self.real["genre"]))
+
 
 def collect(run: Path, real: Path, training: Path | None) -> ScoreInputs:
     """Everything that needs no weights."""
     exhibits = read_gallery(run)
-    files = [run / "gallery" / exhibit.file for exhibit in exhibits]
-    real_files, training_files = files_of(real), files_of(training) if training else []
-    statistics, vectors = look_at([*files, *real_files, *training_files])
-    shown, hung = len(files), len(files) + len(real_files)
+    shown = [run / "gallery" / exhibit.file for exhibit in exhibits]
+    real_files, training_files = real_pictures(real), files_of(training) if training else []
+    statistics, vectors = look_at([*shown, *real_files])
+    of_training = np.concatenate(in_parallel(layouts, training_files)) if training_files else None
+    count = len(shown)
     evidence = ScoreInputs(
         run=run,
         exhibits=exhibits,
         pictures=pandas.DataFrame([described(one) | seen for one, seen in zip(exhibits, statistics, strict=False)]),
-        real=pandas.DataFrame([{"file": f.name} | s for f, s in zip(real_files, statistics[shown:hung], strict=True)]),
+        real=pandas.DataFrame(
+            [label | seen for label, seen in zip(labels_of(real_files), statistics[count:], strict=True)]
+        ),
         training=training_files,
         vectors={
-            name: Vectors(found[:shown], found[shown:hung], found[hung:] if training else None)
+            name: Vectors(found[:count], found[count:], of_training if name == "layout" else None)
             for name, found in vectors.items()
         },
     )
@@ -84,12 +123,50 @@ def collect(run: Path, real: Path, training: Path | None) -> ScoreInputs:
     return evidence
 
 
+def real_pictures(folder: Path) -> list[Path]:
+    """The real paintings of a folder; of a curated data set its validation split, which no training saw."""
+    held_out = folder / "validation"
+    return files_of(held_out if held_out.is_dir() else folder)
+
+
 def files_of(folder: Path) -> list[Path]:
     """The folder's pictures, in the order of their names."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES) if folder.is_dir() else []
-    if len(files) < 2:
-        raise UserError(f"{folder} is no folder with pictures in it; name one that has two at least.")
-    return files
+    found, left_out = files.pictures_in(folder) if folder.is_dir() else ([], {})
+    if len(found) < 2:
+        line = files.left_out_line(left_out)
+        raise UserError(
+            f"{folder} is no folder with pictures in it; name one that has two at least.{f' {line}' if line else ''}"
+        )
+    return found
+
+
+def labels_of(pictures: list[Path]) -> list[dict[str, str]]:
+    """File, painter and genre of each; from a metadata.jsonl, metadata.csv or manifest.csv beside them. A painting with
+    no known painter stands for itself."""
+    known: dict[Path, dict[str, Any]] = {}
+    for folder in dict.fromkeys(picture.parent for picture in pictures):
+        for name in ("metadata.jsonl", "metadata.csv", "manifest.csv"):
+            if (folder / name).is_file():
+                text = files.read_text(folder / name)
+                try:
+                    rows = (
+                        [json.loads(line) for line in text.splitlines() if line.strip()]
+                        if name.endswith("jsonl")
+                        else list(csv.DictReader(text.splitlines()))
+                    )
+                except ValueError as error:
+                    raise UserError(f"{folder / name} cannot be read: {error}.") from error
+                known |= {folder / str(row.get("file_name") or row.get("file")): row for row in rows}
+                break
+    labels = [known.get(picture, {}) for picture in pictures]
+    painters = [str(label.get("artist") or "") for label in labels]
+    several = len(set(filter(None, painters))) > 1
+    genres = [str(label.get("genre") or "").replace("_", " ").lower() for label in labels]
+    return [
+        {"file": picture.name, "painter": painter if several and painter else picture.name,
+         "genre": GENRES.get(genre, genre)}
+        for picture, painter, genre in zip(pictures, painters, genres, strict=True)
+    ]  # fmt: skip
 
 
 def described(exhibit: Exhibit) -> dict[str, str | int | float]:
@@ -106,7 +183,7 @@ def described(exhibit: Exhibit) -> dict[str, str | int | float]:
 
 
 def beside_the_base(evidence: ScoreInputs) -> None:
-    """content and gain, against the base's picture of the same words and noise; and the likest training picture."""
+    """content and gain, against the base's picture of the same words and noise; and the nearest training picture."""
     pictures = evidence.pictures
     keys = list(zip(pictures["text"], pictures["seed"], strict=True))
     bases = {key: place for place, key in enumerate(keys) if pictures["strength"][place] == 0}
@@ -114,8 +191,16 @@ def beside_the_base(evidence: ScoreInputs) -> None:
     structure = evidence.vectors["structure"].pictures
     pictures["content"] = correlations(structure, structure[base])
     pictures["gain"] = pictures["index"].to_numpy() - pictures["index"].to_numpy()[base]
+    if evidence.real["index"].mean() >= KNOWN:
+        pictures["score"], evidence.real["score"] = pictures["index"], evidence.real["index"]
+    else:
+        evidence.measure = "probe"
+        network, is_base = evidence.vectors["network"], (pictures["arm"] == "base").to_numpy()
+        pictures["score"], evidence.real["score"] = real_likeness(
+            network.pictures, pictures["prompt"].to_numpy(), is_base, network.real
+        )
     layout = evidence.vectors["layout"]
     if layout.training is not None:
         likest, likeness = nearest(layout.pictures, layout.training)
-        pictures["nearest"] = [evidence.training[place].name for place in likest]
+        pictures["nearest"] = [evidence.training[place // VERSIONS].name for place in likest]
         pictures["likeness"] = likeness

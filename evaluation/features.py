@@ -1,15 +1,18 @@
-"""From pictures to vectors. Some need no weights; the learned ones come from the Hub, or say why they do not."""
+"""From pictures to vectors, without a download: statistics, the index's network, composition, colours."""
 
+import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from impressionism.paint import open_image
-from impressionism.pictorial import index, measure, to_lab
+from impressionism.files import read_picture
+from impressionism.pictorial import features, index_of, statistics_of, to_lab, to_size
 
+VERSIONS, CROP = 12, 0.8  # of a training picture, in which copies are looked for; part of the sides
 SIDE = 192  # pixels to which a picture is brought first, so that its size decides nothing
 
 
@@ -43,18 +46,40 @@ WEIGHTLESS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def look(file: Path) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """A picture's statistics with `index`, and its vectors that need no weights."""
-    pixels = np.asarray(open_image(file).convert("RGB"))
-    values = measure(pixels)
-    lab = to_lab(cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
-    return {**values, "index": index(values)}, {name: function(lab) for name, function in WEIGHTLESS.items()}
+    """A picture's statistics with `index`, and its vectors that need no download."""
+    pixels = np.asarray(read_picture(file))
+    picture = to_size(pixels)
+    statistics = statistics_of(picture)
+    values = features(picture, statistics)
+    vectors = {name: function(small_lab(pixels)) for name, function in WEIGHTLESS.items()}
+    vectors |= {"pictorial": values[: len(statistics)], "network": values[len(statistics) :]}
+    return {**statistics, "index": index_of(values)}, vectors
 
 
 def look_at(files: Iterable[Path]) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
-    """The same of many, on all cores: a dict a picture, and (pictures, d) by the vector's name."""
-    with ProcessPoolExecutor() as pool:
-        seen = list(pool.map(look, files, chunksize=4))
+    """The same of many, on all cores: a dict for each picture, and (pictures, d) by the vector's name."""
+    seen = in_parallel(look, files)
     statistics = [values for values, _ in seen]
-    vectors = {name: np.stack([found[name] for _, found in seen]) for name in WEIGHTLESS}
-    vectors["pictorial"] = np.array([[value for name, value in one.items() if name != "index"] for one in statistics])
-    return statistics, vectors
+    return statistics, {name: np.stack([vectors[name] for _, vectors in seen]) for name in seen[0][1]}
+
+
+def in_parallel(function: Callable[[Path], Any], files: Iterable[Path]) -> list[Any]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV and PyTorch let other threads run
+        return list(pool.map(function, files))
+
+
+def small_lab(pixels: np.ndarray) -> np.ndarray:
+    return to_lab(cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
+
+
+def layouts(file: Path) -> np.ndarray:
+    """(VERSIONS, 768): the layout of a picture, of its middle and its four corners, each mirrored too, so that a copy
+    is found when it was mirrored or cropped."""
+    pixels = np.asarray(read_picture(file))
+    height, width = pixels.shape[:2]
+    tall, wide = round(CROP * height), round(CROP * width)
+    corners = [(0, 0), (0, width - wide), (height - tall, 0), (height - tall, width - wide)]
+    corners.append(((height - tall) // 2, (width - wide) // 2))
+    parts = [pixels, *(pixels[top : top + tall, left : left + wide] for top, left in corners)]
+    labs = [small_lab(np.ascontiguousarray(part)) for part in parts]
+    return np.stack([layout(lab) for whole in labs for lab in (whole, np.ascontiguousarray(whole[:, ::-1]))])

@@ -15,6 +15,10 @@ CONTENT_KEPT = 0.8
 SEEN = 0.1
 """Share of the gap that must surely be closed before an adapter counts as better: less, no eye sees. The pictures are
 paired by their noise, so that even what shuffled weights do is told from zero."""
+DIVERSE = 0.8
+"""Distinct pictures of a prompt, relative to the base's, below which an adapter surely repeats itself."""
+COPIED = 0.02
+"""Share of pictures closer to a training picture than 99 % of real paintings, above which an adapter surely copies."""
 PENALTY = 10.0  # of the probe; its vectors have unit variance, so that one value suits all features
 
 
@@ -104,6 +108,22 @@ def probe(
     return result
 
 
+def real_likeness(
+    pictures: np.ndarray, prompts: np.ndarray, is_base: np.ndarray, real: np.ndarray, folds: int = 5
+) -> tuple[np.ndarray, np.ndarray]:
+    """`probe` of all pictures of a gallery: how real a classifier of real paintings against base pictures, which saw
+    neither the picture's prompt nor the painting, takes each picture and each painting to be."""
+    names, which = np.unique(prompts, return_inverse=True)
+    folds = min(folds, len(names), len(real))
+    of_real = np.arange(len(real)) % folds
+    values, real_values = np.empty(len(pictures)), np.empty(len(real))
+    for fold in range(folds):
+        out, real_out = which % folds == fold, of_real == fold
+        judge = classifier(pictures[is_base & ~out], real[~real_out])
+        values[out], real_values[real_out] = judge(pictures[out]), judge(real[real_out])
+    return values, real_values
+
+
 def classifier(no: np.ndarray, yes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Regularised least squares on 0 and 1, both sets weighing the same."""
     both = np.vstack([no, yes])
@@ -154,33 +174,31 @@ def spread(vectors: np.ndarray) -> float:
 # ---- The strength
 
 
-def is_worth(gap: Estimate | None, content: Estimate) -> bool:
-    """Whether an adapter surely closes a part of the gap that is seen, and still paints the same scene."""
-    return gap is not None and gap.low > SEEN and content.value >= CONTENT_KEPT
+def score_of(point: AtStrength) -> float:
+    """The main measure at a strength: the index, or what stands in for it."""
+    return (point.score or point.index).value
 
 
-def recommended(curve: list[AtStrength], real: Estimate) -> tuple[float, float, float]:
-    """The strength to use, and the least and the largest that can be.
-
-    Used is the one whose pictures come nearest to real paintings in the index among those that keep the content. The
-    least closes half of the gap that this one closes; the largest still keeps the content, on the line between
-    measured points.
-    """
-    strengths = np.array([point.strength for point in curve])
-    gains = np.array([point.index.value for point in curve]) - curve[0].index.value
-    content = np.array([point.content.value for point in curve])
-    high = crossing(strengths, -content, -CONTENT_KEPT)
-    kept = [place for place in range(1, len(curve)) if strengths[place] <= max(high, strengths[1])]
-    best = min(kept, key=lambda place: abs(curve[place].index.value - real.value))
-    low = crossing(strengths[: best + 1], gains[: best + 1], gains[best] / 2)
-    return float(strengths[best]), float(min(low, strengths[best])), float(max(high, strengths[best]))
+def recommended(curve: list[AtStrength], real: float) -> float:
+    """The strength whose pictures come nearest to real paintings in the main measure, among those without a problem;
+    where all have one, among all. curve: its first point is the base."""
+    points = [point for point in curve[1:] if not point.problems] or curve[1:]
+    return min(points, key=lambda point: abs(score_of(point) - real)).strength
 
 
-def crossing(x: np.ndarray, y: np.ndarray, level: float) -> float:
-    """Where the line through the points first rises above the level; the last x where it never does."""
-    above = np.flatnonzero(y > level)
-    if not len(above) or above[0] == 0:
-        return float(x[-1] if not len(above) else x[0])
-    after = above[0]
-    share = (level - y[after - 1]) / (y[after] - y[after - 1])
-    return float(x[after - 1] + share * (x[after] - x[after - 1]))
+def useful(curve: list[AtStrength], strength: float) -> tuple[float, float]:
+    """The least and the largest measured strength around the recommended one: between them no strength has a problem,
+    and each gains at least half of what the recommended one gains."""
+    points = curve[1:]
+    place = next(place for place, point in enumerate(points) if point.strength == strength)
+    wanted = (score_of(points[place]) - score_of(curve[0])) / 2
+
+    def fits(point: AtStrength) -> bool:
+        return not point.problems and score_of(point) - score_of(curve[0]) >= wanted
+
+    low = high = place
+    while low > 0 and fits(points[low - 1]):
+        low -= 1
+    while high + 1 < len(points) and fits(points[high + 1]):
+        high += 1
+    return points[low].strength, points[high].strength

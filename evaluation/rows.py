@@ -6,20 +6,20 @@ from collections.abc import Callable
 import numpy as np
 
 from evaluation import metrics
-from evaluation.evidence import ByPrompt, ScoreInputs, Vectors
-from evaluation.intervals import aligned, bootstrap, by_prompt, gap_closed, holm, paired_p
+from evaluation.evidence import OUT_OF_STYLE, ByPrompt, ScoreInputs, Vectors
+from evaluation.intervals import Real, aligned, bootstrap, by_prompt, clustered, gap_closed, holm, paired_p, share
 from impressionism.pictorial import STATISTICS
-from impressionism.records import Metric
+from impressionism.records import Estimate, Metric
 
 ASKED = {  # feature → what is computed from it; the learned ones are in evaluation.learned
     "pictorial": ("kid", "probe"),
+    "network": ("kid",),
     "palette": ("kid",),
     "structure": ("kept",),
     "layout": ("vendi", "nearest", "copies"),
+    "judge": ("yes",),
     "clip": ("score", "kid", "probe"),
     "dinov2": ("kid", "probe", "vendi"),
-    "csd": ("similarity",),
-    "sscd": ("nearest", "copies"),
 }
 COPY = 99  # percentile of real paintings' likeness to training pictures, beyond which a picture may be a copy
 NO_TRAINING = "Not computed: no training pictures were given (--training)."
@@ -54,22 +54,31 @@ def corrected(rows: list[Metric]) -> list[Metric]:
     return result
 
 
-def compared(row: Metric, base: ByPrompt, adapter: ByPrompt, real: np.ndarray | None = None) -> Metric:
-    """The row with what it came to; prompts are paired."""
+def compared(evidence: ScoreInputs, row: Metric, base: ByPrompt, adapter: ByPrompt, real: Real | None = None) -> Metric:
+    """The row with its numbers; prompts are paired."""
     gains = np.subtract(*aligned(adapter, base))
-    closed = gap_closed(base, adapter, real) if real is not None and row.question == "style" else None
+    closed = gap_of(evidence, base, adapter, real) if real is not None and row.question == "style" else None
     blind = real is not None and row.question == "style" and not closed
     untold = "It does not tell real paintings from the base. " if blind else ""
     return dataclasses.replace(
         row,
         base=bootstrap(base),
         adapter=bootstrap(adapter),
-        real=bootstrap(real) if real is not None else None,
+        real=clustered(real.values, real.painters) if real is not None else None,
         difference=bootstrap(gains),
         gap_closed=closed,
         p=paired_p(by_prompt(adapter), by_prompt(base)),
         note=f"{untold}{row.note}".strip(),
     )
+
+
+def gap_of(evidence: ScoreInputs, base: ByPrompt, adapter: ByPrompt, real: Real) -> Estimate | None:
+    """The gap closed, prompts matched with real paintings by genre; without prompts that no Impressionist painted."""
+    genres = evidence.genres
+    inside = [prompt for prompt in base if genres[prompt] != OUT_OF_STYLE]
+    kept = inside if len(inside) > 1 else list(base)
+    sides = ({prompt: side[prompt] for prompt in kept} for side in (base, adapter))
+    return gap_closed(*sides, real, genres=genres)
 
 
 # ---- Of each picture's own numbers
@@ -78,13 +87,19 @@ def compared(row: Metric, base: ByPrompt, adapter: ByPrompt, real: np.ndarray | 
 def index_row(evidence: ScoreInputs, words: str) -> Metric:
     note = "Both prompts worded in the style: the base model's best chance." if words else ""
     row = Metric(name=f"index{words}", question="style", better="closer", note=note)
-    real = evidence.real["index"].to_numpy()
-    return compared(row, evidence.column("index", f"base{words}"), evidence.column("index", f"adapter{words}"), real)
+    real = evidence.real_of(evidence.real["index"])
+    sides = [evidence.column("index", f"{who}{words}") for who in ("base", "adapter")]
+    found = compared(evidence, row, sides[0], sides[1], real)
+    if evidence.measure == "index":
+        return found
+    unknown = "The index does not know what stands for real paintings here, so it measures no gap to them."
+    return dataclasses.replace(found, gap_closed=None, note=f"{unknown} {note}".strip())
 
 
 def statistic_rows(evidence: ScoreInputs) -> list[Metric]:
     return [
         compared(
+            evidence,
             Metric(
                 name=name,
                 question="style",
@@ -95,7 +110,7 @@ def statistic_rows(evidence: ScoreInputs) -> list[Metric]:
             ),
             evidence.column(name, "base"),
             evidence.column(name, "adapter"),
-            evidence.real[name].to_numpy(),
+            evidence.real_of(evidence.real[name]),
         )
         for name, known in STATISTICS.items()
     ]  # fmt: skip
@@ -106,9 +121,9 @@ def statistic_rows(evidence: ScoreInputs) -> list[Metric]:
 EMPTY: dict[str, Metric] = {
     "kid": Metric(name="", question="style", better="lower"),
     "probe": Metric(name="", question="style", better="closer"),
-    "similarity": Metric(name="", question="style", better="closer"),
     "kept": Metric(name="", question="content"),
     "score": Metric(name="", question="content"),
+    "yes": Metric(name="", question="content"),
     "vendi": Metric(name="", question="diversity", unit="pictures"),
     "nearest": Metric(name="", question="memorisation", better="lower"),
     "copies": Metric(name="", question="memorisation", better="lower"),
@@ -116,7 +131,8 @@ EMPTY: dict[str, Metric] = {
 
 
 def kid_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
-    """How far base and adapter are from the real paintings as sets."""
+    """How far base and adapter are from the real paintings as sets; `real` is the floor: one half of the real paintings
+    against the other."""
     prompts, base, adapted = plain(evidence, vectors)
     if min(len(set(prompts)), len(vectors.real)) < 3:  # its interval leaves one out, and pairs the others
         return dataclasses.replace(EMPTY["kid"], note="Not computed: it takes three prompts and three real pictures.")
@@ -125,6 +141,7 @@ def kid_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
         EMPTY["kid"],
         base=metrics.kid(base, prompts, real),
         adapter=metrics.kid(adapted, prompts, real),
+        real=metrics.kid(real[::2], np.arange(len(real[::2])), real[1::2]) if len(real) >= 6 else None,
         difference=metrics.kid_difference(adapted, base, prompts, real),
     )
 
@@ -133,16 +150,7 @@ def probe_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
     """How real a classifier of base against real paintings takes the adapter's pictures to be."""
     prompts, base, adapted = plain(evidence, vectors)
     base, adapted, real = metrics.probe(base, adapted, prompts, vectors.real)
-    return compared(EMPTY["probe"], *both(evidence, base, adapted), real)
-
-
-def similarity_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
-    """Mean cosine with the real paintings; of a real one with the others."""
-    real = vectors.real / np.linalg.norm(vectors.real, axis=1, keepdims=True)
-    _, base, adapted = plain(evidence, vectors)
-    base, adapted = ((one / np.linalg.norm(one, axis=1, keepdims=True) @ real.T).mean(1) for one in (base, adapted))
-    among = ((real @ real.T).sum(1) - 1) / (len(real) - 1)
-    return compared(EMPTY["similarity"], *both(evidence, base, adapted), among)
+    return compared(evidence, EMPTY["probe"], *both(evidence, base, adapted), evidence.real_of(real))
 
 
 def kept_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
@@ -151,11 +159,14 @@ def kept_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
 
 
 def score_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
-    """CLIPScore: 100 x the cosine of picture and plain prompt, 0 at least (Hessel et al. 2021)."""
+    """100 x the cosine of picture and plain prompt, 0 at least: CLIPScore (Hessel et al. 2021) with another CLIP and
+    without its factor of 2.5 and its prefix, so that its values are not comparable with theirs."""
     assert vectors.texts is not None
     both_units = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (vectors.pictures, vectors.texts))
     scores = 100 * np.maximum(np.multiply(*both_units).sum(1), 0)
-    return compared(EMPTY["score"], *both(evidence, scores[evidence.rows("base")], scores[evidence.rows("adapter")]))
+    return compared(
+        evidence, EMPTY["score"], *both(evidence, scores[evidence.rows("base")], scores[evidence.rows("adapter")])
+    )
 
 
 def vendi_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
@@ -163,7 +174,7 @@ def vendi_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
     if evidence.pictures["seed"].nunique() < 2:
         return dataclasses.replace(EMPTY["vendi"], note="Not computed: there is one picture a prompt.")
     base, adapter = (distinct(evidence, vectors, evidence.rows(arm)) for arm in ("base", "adapter"))
-    return compared(EMPTY["vendi"], base, adapter)
+    return compared(evidence, EMPTY["vendi"], base, adapter)
 
 
 def distinct(evidence: ScoreInputs, vectors: Vectors, rows: np.ndarray) -> ByPrompt:
@@ -174,24 +185,26 @@ def distinct(evidence: ScoreInputs, vectors: Vectors, rows: np.ndarray) -> ByPro
 
 
 def nearest_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
-    """Likeness to the likest training picture; that of held-out paintings is what is usual."""
+    """Likeness to the most similar training picture; that of held-out paintings is what is usual."""
     if vectors.training is None:
         return dataclasses.replace(EMPTY["nearest"], note=NO_TRAINING)
-    return compared(EMPTY["nearest"], *likenesses(evidence, vectors))
+    *sides, real = likenesses(evidence, vectors)
+    return compared(evidence, EMPTY["nearest"], *sides, evidence.real_of(real))
 
 
 def copies_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
-    """The share of pictures that are liker to a training picture than all but one in a hundred held-out paintings."""
+    """The share of pictures that are closer to a training picture than all but one in a hundred held-out paintings."""
     if vectors.training is None:
         return dataclasses.replace(EMPTY["copies"], note=NO_TRAINING)
     *sides, real = likenesses(evidence, vectors)
     limit = np.percentile(real, COPY)
     base, adapter = ({prompt: [float(v > limit) for v in one[prompt]] for prompt in one} for one in sides)
-    return compared(EMPTY["copies"], base, adapter, (real > limit).astype(float))
+    row = compared(evidence, EMPTY["copies"], base, adapter)
+    return dataclasses.replace(row, base=share(base), adapter=share(adapter), real=share((real > limit).astype(float)))
 
 
 def likenesses(evidence: ScoreInputs, vectors: Vectors) -> tuple[ByPrompt, ByPrompt, np.ndarray]:
-    """Of base, adapter and real paintings to their likest training picture."""
+    """Of base, adapter and real paintings to their most similar training picture."""
     assert vectors.training is not None
     _, base, adapted = plain(evidence, vectors)
     found = [metrics.nearest(one, vectors.training)[1] for one in (base, adapted, vectors.real)]
@@ -211,7 +224,6 @@ def both(evidence: ScoreInputs, base: np.ndarray, adapted: np.ndarray) -> tuple[
 ROW: dict[str, Callable[[ScoreInputs, Vectors], Metric]] = {
     "kid": kid_row,
     "probe": probe_row,
-    "similarity": similarity_row,
     "kept": kept_row,
     "score": score_row,
     "vendi": vendi_row,

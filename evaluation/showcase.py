@@ -10,7 +10,7 @@ from PIL import Image
 
 from evaluation.exhibits import pairs, write_lines
 from evaluation.features import look_at
-from impressionism.paint import open_image
+from impressionism.files import read_picture
 from impressionism.records import Exhibit, Pair
 
 AS_PAINTED = 256  # pixels; up to this side the painter's own PNG is shown, its recipe inside
@@ -67,6 +67,6 @@ def hang(source: Path, target: Path) -> None:
     if target.suffix == source.suffix:
         shutil.copyfile(source, target)
         return
-    picture = open_image(source).convert("RGB")
+    picture = read_picture(source)
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     picture.save(target, quality=QUALITY, method=6)

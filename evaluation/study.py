@@ -1,19 +1,17 @@
 """A blind comparison, fixed before its first vote: pairs, questions, rules and number of votes; and who sees what.
 
-The study is votes/study.json. What a visitor sees, and on which side, follows from it, the visitor and a secret of
-the server: nobody can guess it, and whoever has the secret can check it afterwards.
+The study is votes/study.json. What a visitor sees, and on which side, is drawn for each session.
 """
 
 import dataclasses
 import functools
 import hashlib
-import hmac
 import random
 import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from evaluation.exhibits import Noise, noise_of, own_strength, read_gallery
 from impressionism.errors import UserError
@@ -37,8 +35,9 @@ class Rules(Record):
 
     median_milliseconds: float = 700
     """A session whose median answer came sooner is left out."""
-    catch_accuracy: float = 0.8
-    """A session with a smaller share of its catch trials right is left out."""
+    catch_accuracy: float = 0.75
+    """All sessions of a rater with a smaller share of catch trials right are left out; so are sessions without an
+    answered catch trial, where the study has them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,8 +82,8 @@ class Study(Record):
     """Pairs against the styled base in a session."""
     secondary: int = 4
     """Pairs against the base with the plain prompt in a session."""
-    catch: int = 2
-    """Catch trials in a session, a tenth of it."""
+    catch: int = 4
+    """Catch trials in a session; a rater's are pooled."""
     repeats: int = 1
     """Pairs of a session shown once more with sides changed."""
     rules: Rules = dataclasses.field(default_factory=Rules)
@@ -221,21 +220,9 @@ class Trial:
         return list(QUESTIONS)[:1] if self.kind == "catch" else list(QUESTIONS)
 
 
-def pseudonym(secret: bytes, visitor: str) -> str:
-    """What votes call a visitor; without the secret it leads nowhere."""
-    return hmac.new(secret, f"rater {visitor}".encode(), "sha256").hexdigest()[:16]
-
-
-def dice(secret: bytes, *words: Any) -> random.Random:
-    message = "\n".join(map(str, words)).encode()
-    return random.Random(hmac.new(secret, message, "sha256").digest())
-
-
-def schedule(
-    study: Study, secret: bytes, rater: str, session: str, *, seen: set[str], votes: Mapping[str, int]
-) -> list[Trial]:
+def schedule(study: Study, session: str, *, seen: set[str], votes: Mapping[str, int]) -> list[Trial]:
     """A visitor's session: pairs with the fewest votes first, one of a prompt as far as there are others."""
-    drawn, shown = dice(secret, study.sha256, rater, session), Counter[str]()
+    drawn, shown = random.Random(f"{study.sha256} {session}"), Counter[str]()
     *pairs, catches = [
         sided(choose(unseen(study, against, seen), count, shown, votes, drawn), "main" if against else "catch", drawn)
         for against, count in study.parts

@@ -2,29 +2,25 @@
 
 import dataclasses
 import itertools
-import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from evaluation.intervals import (
     binomial_p,
-    bootstrap,
-    design_effect,
     holm,
-    krippendorff,
     paired_p,
     proportion,
-    votes_needed,
 )
-from evaluation.study import PRIMARY, QUESTIONS, Comparison, Rules, Study
+from evaluation.intervals import (
+    share as share_of_prompts,
+)
+from evaluation.study import PRIMARY, QUESTIONS, Comparison, Study
 from evaluation.votes import Vote
 from impressionism.errors import UserError
-from impressionism.records import FEW_PROMPTS, Arm, Estimate, Power, Preference, Question, StudyResult
+from impressionism.records import FEW_PROMPTS, Arm, Estimate, Preference, Question, StudyResult
 
 DECISIVE = ("left", "right")
-WIN_RATES = (0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
-VOTES_PER_PROMPT = (1, 3, 5, 10)
 
 
 # ---- Which votes count
@@ -37,11 +33,15 @@ def sessions_of(votes: Iterable[Vote]) -> dict[str, list[Vote]]:
     return sessions
 
 
-def broken_rule(session: list[Vote], rules: Rules) -> str | None:
-    """The rule that the session broke, in words, or none."""
+def broken_rule(session: list[Vote], caught: list[bool], study: Study) -> str | None:
+    """The rule that the session broke, in words, or none. caught: whether each of its rater's catch trials, of all
+    sessions, was right."""
+    rules = study.rules
     if statistics.median(vote.milliseconds for vote in session) < rules.median_milliseconds:
         return f"median answer under {rules.median_milliseconds:g} ms"
-    caught = [vote.winner == "painting" for vote in session if vote.kind == "catch"]
+    has_catches = any(duel.against is None for duel in study.duels)
+    if has_catches and not any(vote.kind == "catch" for vote in session):
+        return "no catch trial answered"
     if caught and sum(caught) / len(caught) < rules.catch_accuracy:
         return f"under {rules.catch_accuracy:.0%} of catch trials right"
     return None
@@ -59,7 +59,11 @@ def first_answers(votes: Iterable[Vote]) -> list[Vote]:
 def counting(study: Study, votes: list[Vote]) -> tuple[list[Vote], Counter[str]]:
     """The votes of the sessions that count, and how many sessions broke which rule."""
     sessions = sessions_of(votes)
-    broken = {name: broken_rule(session, study.rules) for name, session in sessions.items()}
+    caught: dict[str, list[bool]] = defaultdict(list)
+    for vote in votes:
+        if vote.kind == "catch":
+            caught[vote.rater].append(vote.winner == "painting")
+    broken = {name: broken_rule(session, caught[session[0].rater], study) for name, session in sessions.items()}
     return [vote for vote in votes if not broken[vote.session]], Counter(rule for rule in broken.values() if rule)
 
 
@@ -102,7 +106,6 @@ def tally(study: Study, votes: list[Vote]) -> StudyResult:
         consistency=consistency(kept),
         catch=share(sum(caught), len(caught)),
         milliseconds=statistics.median(vote.milliseconds for vote in main) if main else 0.0,
-        power=power_table(),
     )
 
 
@@ -131,9 +134,6 @@ def preference(
     """One row, with its p uncorrected."""
     count = Counter(vote.winner for vote in asked)
     wins = wins_by_prompt(asked, known)
-    by_duel: dict[str, list[str]] = defaultdict(list)
-    for vote in asked:
-        by_duel[vote.duel].append(vote.winner)
     return Preference(
         against=against,
         question=question,
@@ -145,7 +145,6 @@ def preference(
         win_rate=rate(wins),
         decisive=rate(wins_by_prompt([vote for vote in asked if vote.answer in DECISIVE], known)),
         p=paired_p({prompt: [win - 0.5 for win in row] for prompt, row in wins.items()}),
-        agreement=krippendorff(list(by_duel.values())),
     )
 
 
@@ -158,7 +157,7 @@ def wins_by_prompt(votes: Iterable[Vote], known: dict[str, Comparison]) -> dict[
 
 
 def rate(wins: dict[str, list[float]]) -> Estimate | None:
-    return bootstrap(wins) if len(wins) > 1 else None
+    return share_of_prompts(wins) if len(wins) > 1 else None
 
 
 def corrected(rows: list[Preference]) -> list[Preference]:
@@ -190,16 +189,6 @@ def consistency(votes: list[Vote]) -> Estimate | None:
     return share(sum(alike), len(alike))
 
 
-def power_table() -> list[Power]:
-    """Votes for a power of 0.8 at a significance of 0.05, exact two-sided binomial test."""
-    return [
-        Power(win_rate=rate, votes_per_prompt=each, votes=math.ceil(needed * design_effect(each)))
-        for rate in WIN_RATES
-        for needed in [votes_needed(rate)]
-        for each in VOTES_PER_PROMPT
-    ]
-
-
 # ---- In words
 
 
@@ -215,29 +204,16 @@ def table(comparison: StudyResult) -> str:
         *(row_line(row) for row in c.preferences if row.genre is None),
         f"left picture chosen: {percent(c.left)} (p {c.left_p:.3g}); repeats alike: {percent(c.consistency)}; "
         f"catch trials right: {percent(c.catch)}",
-        power_lines(c.power),
     ]
     return "\n".join(lines)
 
 
 def row_line(row: Preference) -> str:
     tested = "" if row.p is None else f", p {row.p:.3g}"
-    alpha = "" if row.agreement is None else f", alpha {row.agreement:.2f}"
     return (
-        f"{row.question} against {row.against}: {percent(row.win_rate)} for the adapter{tested}{alpha} "
+        f"{row.question} against {row.against}: {percent(row.win_rate)} for the adapter{tested} "
         f"({row.adapter} adapter, {row.base} base, {row.tie} tie, {row.neither} neither)"
     )
-
-
-def power_lines(rows: list[Power]) -> str:
-    """How many votes a true win rate needs, one column for each number of votes on a prompt."""
-    cells = {(row.win_rate, row.votes_per_prompt): row.votes for row in rows}
-    head = "votes needed   " + "".join(f"{each:>4} a prompt" for each in VOTES_PER_PROMPT)
-    body = [
-        f"win rate {rate:.2f}  " + "".join(f"{cells[rate, each]:>13}" for each in VOTES_PER_PROMPT)
-        for rate in WIN_RATES
-    ]
-    return "\n".join([head, *body])
 
 
 def percent(estimate: Estimate | None) -> str:

@@ -1,12 +1,11 @@
-"""Votes: one JSON line each, appended and never changed, each line with the hash of the one before it.
+"""Votes: one JSON line each, appended and never changed.
 
-A file belongs to one process and begins with the study's hash. A vote that was altered, removed or slipped in breaks
-the chain; that the last ones are missing, only the dataset's history tells.
+A file belongs to one process. Each vote is checked against the study when it is read; that a file was edited, only the
+dataset's history tells.
 """
 
 import dataclasses
 import datetime
-import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Literal
 
 from filelock import FileLock
 
-from evaluation.study import Kind
+from evaluation.study import Kind, Study
 from impressionism.errors import UserError
 from impressionism.records import Question, Record
 
@@ -26,13 +25,13 @@ Answer = Literal["left", "right", "tie", "neither"]
 class Vote(Record):
     """One answer to one question. No address, no name, no text that anybody wrote."""
 
-    version: int = 1
+    version: int = 2
     id: str
     time: str
     """UTC, to the second."""
     study_sha256: str
     rater: str
-    """A keyed hash of a random number that the visitor's browser keeps."""
+    """A random number that the visitor's browser keeps."""
     session: str
     duel: str
     """The pair's id in the study."""
@@ -49,8 +48,6 @@ class Vote(Record):
     density: float
     """Device pixels in a CSS pixel."""
     synthetic: bool
-    previous: str = ""
-    """SHA-256 of the line before, or of the study."""
 
     @property
     def winner(self) -> str:
@@ -68,35 +65,36 @@ def new_file(folder: Path) -> Path:
 
 
 def append(file: Path, vote: Vote) -> Vote:
-    """On the disk when this returns, whatever happens next; several processes may write one file."""
+    """On the disk when this returns; several processes may write one file."""
     with FileLock(file.with_suffix(".lock")), file.open("a+b") as stream:
         stream.seek(0)
         whole, end, _torn = stream.read().rpartition(b"\n")
         stream.truncate(len(whole + end))  # a line whose writer was killed; nobody was told that it counts
-        last = hashlib.sha256(whole.rpartition(b"\n")[2]).hexdigest() if whole else vote.study_sha256
-        vote = dataclasses.replace(vote, previous=last)
         stream.write(vote.to_json().encode() + b"\n")
         stream.flush()
         os.fsync(stream.fileno())
     return vote
 
 
-def read(folder: Path, study_sha256: str) -> list[Vote]:
-    """The votes of all processes, or a sentence about the first line that is not as it was written."""
-    return [vote for file in sorted(folder.glob("*.jsonl")) for vote in read_file(file, study_sha256)]
+def read(folder: Path, study: Study) -> list[Vote]:
+    """The votes of all processes, or a sentence about the first line that cannot be a vote of this study."""
+    return [vote for file in sorted(folder.glob("*.jsonl")) for vote in read_file(file, study)]
 
 
-def read_file(file: Path, study_sha256: str) -> Iterator[Vote]:
-    previous = study_sha256
+def read_file(file: Path, study: Study) -> Iterator[Vote]:
+    arms = {duel.id: sorted(side.arm for side in duel.sides) for duel in study.duels}
+    catches = {duel.id for duel in study.duels if not duel.against}
     *lines, _torn = file.read_bytes().split(b"\n")
     for number, line in enumerate(lines, 1):
+        where = f"{file.name}, line {number},"
         try:
             vote = Vote.from_json(line.decode())
         except (ValueError, TypeError) as error:
-            raise UserError(f"{file.name}, line {number}, is no vote: {error}") from error
-        if vote.study_sha256 != study_sha256:
-            raise UserError(f"{file.name}, line {number}, belongs to another study; keep each study in a folder.")
-        if vote.previous != previous:
-            raise UserError(f"{file.name} was changed at line {number} or before it; restore it from its history.")
-        previous = hashlib.sha256(line).hexdigest()
+            raise UserError(f"{where} is no vote: {error}") from error
+        if vote.study_sha256 != study.sha256:
+            raise UserError(f"{where} belongs to another study; keep each study in a folder.")
+        if vote.duel not in arms:
+            raise UserError(f"{where} is about a pair that the study does not have: {vote.duel}.")
+        if sorted((vote.left, vote.right)) != arms[vote.duel] or (vote.kind == "catch") != (vote.duel in catches):
+            raise UserError(f"{where} names sides or a kind that the pair {vote.duel} does not have.")
         yield vote

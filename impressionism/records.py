@@ -330,17 +330,17 @@ FEATURES = {  # a measure's name is FEATURE-KIND: what it looks with
     "layout": "colours at 16 × 16",
     "clip": "CLIP",
     "dinov2": "DINOv2",
-    "csd": "CSD",
-    "sscd": "SSCD",
+    "network": "a small ImageNet network",
+    "judge": "a vision-language model",
 }
 KINDS = {  # and what it measures
     "kid": "Kernel distance to the real pictures (MMD², as KID)",
     "probe": "Taken for a real picture by a classifier",
-    "similarity": "Likeness to the real pictures",
     "kept": "Composition kept",
-    "score": "Likeness to the prompt (CLIPScore)",
+    "score": "Likeness to the prompt (100 × cosine)",
+    "yes": "Shows what the prompt says",
     "vendi": "Distinct pictures for a prompt (Vendi)",
-    "nearest": "Likeness to the nearest training picture",
+    "nearest": "Likeness to the nearest training picture, mirrored and cropped ones included",
     "copies": "Share liker to a training picture than 99 % of held-out pictures",
 }
 
@@ -356,8 +356,12 @@ class AtStrength(Record):
     """How much of the base model's composition is kept, 0 to 1."""
     diversity: Estimate | None = None
     """Effective number of distinct pictures, relative to the base model's."""
+    score: Estimate | None = None
+    """The main measure (Scores.measure); none in old files: the index."""
     gap_closed: Estimate | None = None
-    """Of the index: (this - base) / (real - base)."""
+    """Of the main measure: (this - base) / (real - base)."""
+    problems: list[str] = dataclasses.field(default_factory=list)
+    """What speaks against this strength: the scene lost, a distance to real paintings that grew, copies …"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -372,10 +376,37 @@ class Candidate(Record):
     gap_closed: Estimate | None = None
     strength: float
     """The strength at which it was measured: its recommended one."""
+    good: bool = False
+    """Scores.good of its run."""
     cost: Estimate | None = None
     """Of a quantization: its index less that of the same adapter on the unquantized base, from the same noise."""
     likeness: Estimate | None = None
     """Of a quantization: correlation of its pictures' composition with that of the unquantized base's."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenreScores(Record):
+    """One genre of the prompt set, at the strength of the gallery."""
+
+    base: Estimate
+    """Impressionist index."""
+    adapter: Estimate
+    content: Estimate
+    """How much of the base model's composition is kept, 0 to 1."""
+    gap_closed: Estimate | None = None
+    """Against real paintings of the genre, where there are enough, and else against all."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failure(Record):
+    """A picture that somebody should look at."""
+
+    file: str
+    """Relative to the gallery's folder."""
+    what: str
+    """scene lost, less Impressionist, like a training picture, or not what the prompt says."""
+    value: float
+    """The number that says so."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -399,9 +430,24 @@ class Scores(Record):
     strength: float
     """Recommended, from the curve."""
     strength_low: float
-    """From here on half of what the recommended strength gains is there."""
+    """The least measured strength that gains at least half of what the recommended one gains, without a problem."""
     strength_high: float
-    """Up to here the content is kept."""
+    """The largest measured strength up to which there is no problem."""
+    measure: Literal["index", "probe"] = "index"
+    """What the gap is measured with: the Impressionist index; or, where the pictures that stand for real paintings are
+    none that the index knows (the miniature's drawn scenes), a classifier of them against the base's pictures."""
+    good: bool = False
+    """Whether the adapter is worth publishing: it surely closes a visible part of the gap, and nothing contradicts."""
+    verdict: str = ""
+    """The result in a sentence or two, the reason first."""
+    failed: list[str] = dataclasses.field(default_factory=list)
+    """Why it is not good; empty if it is."""
+    at_recommended: AtStrength | None = None
+    """The recommended strength, each prompt measured at the strength that the other prompts chose: choosing the best of
+    several strengths on the prompts that judge it would flatter it."""
+    genres: dict[str, GenreScores] = dataclasses.field(default_factory=dict)
+    failures: list[Failure] = dataclasses.field(default_factory=list)
+    """The worst pictures for each thing that can fail."""
     best: list[str]
     """Files of the gallery with the largest gain, one a genre at least."""
     worst: list[str]
@@ -414,8 +460,8 @@ class Scores(Record):
 
     @property
     def recommended(self) -> AtStrength:
-        """The curve's point at the recommended strength."""
-        return next(point for point in self.curve if point.strength == self.strength)
+        """The recommended strength, measured on prompts that did not choose it; in old files the curve's point."""
+        return self.at_recommended or next(point for point in self.curve if point.strength == self.strength)
 
 
 # ---- What people preferred: ab.json
@@ -445,19 +491,6 @@ class Preference(Record):
     """The same of the votes that chose a picture."""
     p: float | None
     """That people choose by chance, after Holm's correction over the family's rows; none before the plan is met."""
-    agreement: float | None = None
-    """Krippendorff's alpha between raters: 1 is agreement, 0 chance; none where no pair has two raters."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Power(Record):
-    """How many votes find a true win rate four times in five."""
-
-    win_rate: float
-    votes_per_prompt: int
-    """Votes on one prompt resemble each other: they are taken to correlate by 0.3."""
-    votes: int
-    """In all, those that chose a picture."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -492,4 +525,3 @@ class StudyResult(Record):
     """Share of catch trials in which the real painting was chosen over the photograph; n counts trials."""
     milliseconds: float
     """Median time to an answer."""
-    power: list[Power]

@@ -112,7 +112,7 @@ def test_a_whole_session_by_the_keyboard_alone_becomes_votes_and_a_report(chromi
     expect(page.get_by_text("an Impressionist adapter")).to_be_visible()
 
     study = Study.read(run / "votes" / "study.json")
-    written = votes.read(run / "votes", study.sha256)
+    written = votes.read(run / "votes", study)
     names = dict(zip(keys, ("left", "right", "tie", "neither"), strict=True))
     assert [vote.answer for vote in written] == [names[key] for key in pressed]
     assert len(written) == 3 * 3 * 2 + 1 + 3  # three prompts beside two arms, a catch trial, a repeat
@@ -312,6 +312,6 @@ def test_votes_go_to_a_private_dataset_and_come_back_after_a_restart(run: Path, 
     elsewhere = tmp_path / "restarted"
     ab.fetch("monet/votes", elsewhere)
     assert Study.read(elsewhere / "study.json") == study
-    assert votes.read(elsewhere, study.sha256) == room.votes
+    assert votes.read(elsewhere, study) == room.votes
     ab.fetch("monet/nothing-yet", tmp_path / "first")  # a dataset that is still to be made
     assert not (tmp_path / "first").exists()

@@ -1,6 +1,5 @@
 """From pictures to vectors: those without weights, and the learned ones for real, on tiny random models from a Hub."""
 
-import argparse
 from pathlib import Path
 
 import cv2
@@ -11,7 +10,7 @@ from galleries import make_gallery, make_paintings, scene, strokes
 from hub import Hub
 from PIL import Image
 from tiny import clip_tokenizer
-from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2Model
+from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
 from evaluation import features, learned
 from evaluation.evidence import ScoreInputs, collect
@@ -89,40 +88,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save_pretrained(folder / "clip")
     Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28)
                 ).save_pretrained(folder / "dinov2")  # fmt: skip
-    (folder / "csd").mkdir()
-    tower, style = csd_model()
-    torch.save(checkpoint(tower, style), folder / "csd" / "pytorch_model.bin")
     return folder
-
-
-def csd_model() -> tuple[CLIPVisionModel, torch.Tensor]:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        return CLIPVisionModel(CLIPVisionConfig(**VISION)).eval(), torch.randn(64, 8)
-
-
-def checkpoint(model: CLIPVisionModel, style: torch.Tensor) -> dict:
-    """As the authors' training left it: OpenAI's names, in DataParallel, with arguments and NumPy numbers beside."""
-    own = {key.split("vision_model.")[-1]: tensor for key, tensor in model.state_dict().items()}
-    tower = {
-        "class_embedding": own["embeddings.class_embedding"],
-        "positional_embedding": own["embeddings.position_embedding.weight"],
-        "conv1.weight": own["embeddings.patch_embedding.weight"],
-    }
-    for side in ("weight", "bias"):
-        tower[f"ln_pre.{side}"], tower[f"ln_post.{side}"] = own[f"pre_layrnorm.{side}"], own[f"post_layernorm.{side}"]
-        for layer in range(VISION["num_hidden_layers"]):  # type: ignore[call-overload]
-            here, there = f"transformer.resblocks.{layer}", f"encoder.layers.{layer}"
-            tower[f"{here}.attn.in_proj_{side}"] = torch.cat(
-                [own[f"{there}.self_attn.{part}_proj.{side}"] for part in "qkv"]
-            )
-            tower[f"{here}.attn.out_proj.{side}"] = own[f"{there}.self_attn.out_proj.{side}"]
-            for theirs, ours in {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1",
-                                 "mlp.c_proj": "mlp.fc2"}.items():  # fmt: skip
-                tower[f"{here}.{theirs}.{side}"] = own[f"{there}.{ours}.{side}"]
-    state = {f"module.backbone.{key}": tensor for key, tensor in tower.items()}
-    state |= {"module.last_layer_style": style, "module.last_layer_content": torch.zeros_like(style)}
-    return {"model_state_dict": state, "args": argparse.Namespace(arch="vit_large"), "loss": np.float64(0.5)}
 
 
 def publish(hub: Hub, weights: Path, *names: str) -> None:
@@ -143,11 +109,7 @@ def test_every_extractor_runs_from_the_hub_and_fills_its_rows(
 ):
     publish(hub, weights, *EXTRACTORS)
     rows = by_name(learned_rows(evidence, real, None, "cpu"))
-    assert set(rows) == {"clip-score", "clip-kid", "clip-probe", "dinov2-kid", "dinov2-probe", "dinov2-vendi",
-                         "csd-similarity", "sscd-nearest", "sscd-copies"}  # fmt: skip
-    for name in ("sscd-nearest", "sscd-copies"):
-        row = rows.pop(name)
-        assert row.adapter is None and row.note == "Not computed: no pinned weights are known."
+    assert set(rows) == {"clip-score", "clip-kid", "clip-probe", "dinov2-kid", "dinov2-probe", "dinov2-vendi"}
     for name, row in rows.items():
         assert row.base and row.adapter and row.difference, name
         assert row.adapter.low <= row.adapter.value <= row.adapter.high
@@ -155,38 +117,16 @@ def test_every_extractor_runs_from_the_hub_and_fills_its_rows(
         told = {row.weights for key, row in rows.items() if key.startswith(name)}
         commit = hub.repos[extractor.repository].find("main")
         assert told == {f"{extractor.repository}@{commit[:12]}, {extractor.licence}"}
-    score, similarity = rows["clip-score"].adapter, rows["csd-similarity"]
+    score = rows["clip-score"].adapter
     assert score and 0 <= score.value <= 100
-    assert similarity.real and -1 <= similarity.real.value <= 1
 
 
 def test_what_the_hub_does_not_have_is_a_row_that_says_so(hub: Hub, weights: Path, evidence: ScoreInputs, real: Path):
     publish(hub, weights, "dinov2")
     rows = by_name(learned_rows(evidence, real, None, "cpu"))
     assert rows["dinov2-kid"].adapter
-    for name in ("clip-score", "csd-similarity"):
-        assert rows[name].adapter is None
-        assert "Not computed: weights unavailable (The Hub shows no" in rows[name].note
-
-
-def test_a_checkpoint_that_runs_code_is_not_opened(
-    hub: Hub, weights: Path, evidence: ScoreInputs, real: Path, tmp_path: Path
-):
-    (tmp_path / "csd").mkdir()
-    harm = {"model_state_dict": {}, "harm": pytest.approx}
-    torch.save(harm, tmp_path / "csd" / "pytorch_model.bin")
-    publish(hub, tmp_path, "csd")
-    [row] = [row for row in learned_rows(evidence, real, ["csd"], "cpu") if row.name == "csd-similarity"]
-    assert row.adapter is None
-    assert "weights unavailable" in row.note
-
-
-def test_csd_is_the_tower_that_was_trained(weights: Path):
-    tower, style = csd_model()
-    pixels = torch.randn(2, 3, 28, 28)
-    with torch.no_grad():
-        expected = tower(pixels).pooler_output @ style
-        assert torch.allclose(learned.csd(weights / "csd", "cpu").see(pixels), expected, atol=1e-5)
+    assert rows["clip-score"].adapter is None
+    assert "Not computed: weights unavailable (The Hub shows no" in rows["clip-score"].note
 
 
 def test_clip_sees_and_reads_as_transformers_own_model_does(weights: Path):
@@ -204,7 +144,7 @@ def test_clip_sees_and_reads_as_transformers_own_model_does(weights: Path):
 
 
 def test_a_picture_is_prepared_as_the_models_were_trained():
-    eye = learned.FeatureExtractor(lambda x: x, 14, learned.CLIP_NORM)
+    eye = learned.FeatureExtractor(lambda x: x, 14, 16, learned.CLIP_NORM)
     white = learned.prepared(Image.new("RGB", (60, 30), "white"), eye)
     assert white.shape == (3, 14, 14)
     assert white[:, 0, 0].tolist() == pytest.approx(
@@ -213,7 +153,7 @@ def test_a_picture_is_prepared_as_the_models_were_trained():
 
 
 def test_a_feature_that_there_is_not_is_refused(evidence: ScoreInputs, real: Path):
-    with pytest.raises(UserError, match=r"There is no feature dino; there are clip, dinov2, csd\."):
+    with pytest.raises(UserError, match=r"There is no feature dino; there are clip, dinov2\."):
         learned_rows(evidence, real, ["dino"], "cpu")
 
 

@@ -8,7 +8,7 @@ from evaluation import intervals
 from impressionism.errors import UserError
 
 
-def covered(draw, truth: float, times: int = 300) -> float:
+def covered(draw, truth: float, times: int = 200) -> float:
     """How often the interval of what `draw(generator)` gives has the truth in it."""
     generator = np.random.default_rng(0)
     found = [intervals.bootstrap(draw(generator), draws=600, seed=time) for time in range(times)]
@@ -18,7 +18,7 @@ def covered(draw, truth: float, times: int = 300) -> float:
 @pytest.mark.parametrize("prompts", [8, 20, 60])
 def test_the_bootstrap_covers_what_it_promises(prompts):
     share = covered(lambda generator: generator.normal(2, 1, prompts), 2)
-    assert 0.92 <= share <= 0.98
+    assert 0.9 <= share <= 0.99
 
 
 def test_prompts_are_drawn_not_their_pictures():
@@ -41,8 +41,8 @@ def test_several_pictures_of_a_prompt_weigh_as_one():
 def test_the_interval_of_a_mean_is_about_students():
     values = np.random.default_rng(3).normal(size=15)
     mine, theirs = intervals.bootstrap(values), stats.ttest_1samp(values, 0).confidence_interval()
-    assert mine.low == pytest.approx(theirs.low, abs=0.08)
-    assert mine.high == pytest.approx(theirs.high, abs=0.08)
+    assert mine.low == pytest.approx(theirs.low, abs=0.15)  # BCa corrects for the skew of these fifteen
+    assert mine.high == pytest.approx(theirs.high, abs=0.15)
 
 
 def test_values_that_are_all_the_same_have_an_interval_without_width():
@@ -106,6 +106,48 @@ def test_base_and_adapter_are_paired_by_prompt_whatever_their_order():
         intervals.gap_closed({"boat": [0.0]}, {"lilies": [1.0]}, [1.0, 2.0])
 
 
+def test_prompts_are_compared_with_real_paintings_of_their_genre():
+    base = {"a": 0.0, "b": 0.0, "c": 0.0, "d": 0.0}
+    adapter = {"a": 1.0, "b": 1.0, "c": 5.0, "d": 5.0}
+    rng = np.random.default_rng(0)
+    values = np.r_[rng.normal(2, 0.1, 9), rng.normal(10, 0.1, 9), 100.0]
+    real = intervals.Real(values, [f"painter {i % 6}" for i in range(19)], ["portrait"] * 9 + ["urban"] * 9 + [""])
+    genres = {"a": "portrait", "b": "portrait", "c": "urban", "d": "urban"}
+    matched = intervals.gap_closed(base, adapter, real, genres=genres)
+    assert matched and matched.value == pytest.approx(3 / 6, abs=0.02)
+    unmatched = intervals.gap_closed(base, adapter, real)
+    assert unmatched and unmatched.value == pytest.approx(3 / values.mean(), abs=0.001)
+
+
+def test_the_mean_of_real_paintings_draws_painters():
+    """Ten paintings by each of 12 painters who differ much: the interval holds drawn by painter, not by painting."""
+
+    def held(painters: bool) -> float:
+        found = []
+        for time in range(150):
+            generator = np.random.default_rng(time)
+            values = (generator.normal(0, 1, (12, 1)) + generator.normal(0, 0.5, (12, 10))).ravel()
+            groups = [str(i // 10 if painters else i) for i in range(120)]
+            one = intervals.clustered(values, groups, draws=500)
+            found.append(one.low <= 0 <= one.high)
+        return float(np.mean(found))
+
+    assert held(painters=True) >= 0.9
+    assert held(painters=False) <= 0.7
+
+
+def test_a_unanimous_share_has_clopper_and_pearsons_bounds():
+    none, all_ = intervals.share([0.0] * 24), intervals.share([1.0] * 4)
+    assert (none.low, none.high) == pytest.approx((0, 0.142), abs=1e-3)
+    assert (all_.low, all_.high) == pytest.approx((0.398, 1), abs=1e-3)
+    assert intervals.share([0.0, 1.0, 1.0, 0.5]).value == 0.625
+
+
+def test_the_interval_holds_skewed_means_of_ten_prompts():
+    share = covered(lambda generator: generator.exponential(1, 10), 1)
+    assert share >= 0.87  # percentiles: 0.85
+
+
 # ---- Tests
 
 
@@ -138,54 +180,3 @@ def test_wilsons_interval_and_the_exact_test_as_in_the_textbook():
     assert intervals.binomial_p(8, 10) == pytest.approx(0.109375)
     with pytest.raises(UserError, match="nothing"):
         intervals.proportion(0, 0)
-
-
-# ---- Agreement and sample size
-
-
-def test_krippendorffs_alpha_of_his_own_example():
-    """Two observers and ten units of two names: 0.095, in Computing Krippendorff's Alpha-Reliability (2011), A."""
-    first, second = [0, 1, 0, 0, 0, 0, 0, 0, 1, 0], [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]
-    assert intervals.krippendorff(list(zip(first, second, strict=True))) == pytest.approx(0.095, abs=5e-4)
-
-
-def test_krippendorffs_alpha_with_more_raters_and_gaps():
-    """His example C: four observers, twelve units, five names, values missing: 0.743."""
-    rows = [
-        [1, 2, 3, 3, 2, 1, 4, 1, 2, None, None, None],
-        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, None, 3],
-        [None, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, None],
-        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, None],
-    ]
-    units = [[row[unit] for row in rows if row[unit] is not None] for unit in range(12)]
-    assert intervals.krippendorff(units) == pytest.approx(0.743, abs=5e-4)
-
-
-def test_agreement_is_one_zero_or_unknown():
-    assert intervals.krippendorff([["a", "a"], ["b", "b", "b"]]) == 1
-    assert intervals.krippendorff([["a"], ["b"]]) is None
-    assert intervals.krippendorff([["a", "a"], ["a", "a"]]) is None
-    coins = np.random.default_rng(0).integers(2, size=(3000, 2)).tolist()
-    assert intervals.krippendorff(coins) == pytest.approx(0, abs=0.05)
-
-
-def test_the_votes_needed_reach_the_power_asked_for_and_keep_it():
-    for rate, about in ((0.6, 194), (0.7, 47), (0.8, 20)):  # the normal approximation's
-        votes = intervals.votes_needed(rate)
-        assert about <= votes <= 1.25 * about
-        assert min(intervals.power(votes + more, rate) for more in range(60)) >= 0.8
-        assert intervals.power(votes - 1, rate) < 0.8
-    assert intervals.votes_needed(0.7) == 54
-    with pytest.raises(UserError):
-        intervals.votes_needed(0.5)
-
-
-def test_the_power_is_what_simulated_studies_find():
-    wins = np.random.default_rng(0).binomial(54, 0.7, 3000)
-    significant = [count for count in range(55) if intervals.binomial_p(count, 54) < 0.05]
-    assert intervals.power(54, 0.7) == pytest.approx(np.isin(wins, significant).mean(), abs=0.03)
-
-
-def test_votes_on_one_prompt_count_for_less():
-    assert intervals.design_effect(1) == 1
-    assert intervals.design_effect(5) == pytest.approx(2.2)

@@ -99,21 +99,24 @@ def exact(value: float) -> Estimate:
     return Estimate(value=value, low=value, high=value, n=1)
 
 
-def curve(*points: tuple[float, float, float]) -> list[AtStrength]:
-    return [AtStrength(strength=s, index=exact(index), content=exact(content)) for s, index, content in points]
+def curve(*points: tuple[float, float, list[str]]) -> list[AtStrength]:
+    """Strength, index, problems."""
+    return [AtStrength(strength=s, index=exact(index), content=exact(1), problems=p) for s, index, p in points]
 
 
-def test_the_recommended_strength_is_nearest_to_real_paintings_among_those_that_keep_the_content():
-    points = curve((0, 0.1, 1), (0.5, 0.3, 0.95), (1, 0.5, 0.9), (1.5, 0.8, 0.7))
-    assert metrics.recommended(points, exact(0.9)) == pytest.approx((1, 0.5, 1.25))  # content 0.8 lies at 1.25
+def test_the_recommended_strength_is_nearest_to_real_paintings_among_those_without_a_problem():
+    points = curve((0, 0.1, []), (0.5, 0.35, []), (1, 0.5, []), (1.5, 0.8, ["it paints another scene"]))
+    assert metrics.recommended(points, 0.9) == 1
+    assert metrics.useful(points, 1) == (0.5, 1)
+    assert metrics.recommended(curve((0, 0.1, []), (0.5, 0.5, []), (1, 0.9, [])), 0.55) == 0.5, "overdone"
 
 
-def test_a_strength_that_goes_beyond_real_paintings_is_not_recommended():
-    points = curve((0, 0.1, 1), (0.5, 0.5, 0.95), (1, 0.9, 0.9))
-    assert metrics.recommended(points, exact(0.55))[0] == 0.5
+def test_a_range_is_useful_as_far_as_nothing_contradicts_it():
+    points = curve((0, 0.1, []), (0.25, 0.5, []), (0.5, 0.6, ["copies"]), (1, 0.7, []), (1.25, 0.3, []))
+    assert metrics.useful(points, 1) == (1, 1), "beyond a problem, and beyond half of the gain, nothing is useful"
 
 
-def test_where_nothing_keeps_the_content_the_least_strength_is_recommended():
-    strength, low, high = metrics.recommended(curve((0, 0.1, 1), (0.5, 0.3, 0.4), (1, 0.5, 0.2)), exact(0.9))
-    assert (strength, high) == (0.5, 0.5)
-    assert 0 < low < 0.5
+def test_where_every_strength_has_a_problem_one_is_named_all_the_same():
+    points = curve((0, 0.1, []), (0.5, 0.3, ["x"]), (1, 0.5, ["x"]))
+    assert metrics.recommended(points, 0.9) == 1
+    assert metrics.useful(points, 1) == (1, 1)

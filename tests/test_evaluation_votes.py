@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 
 from evaluation import tally, votes
-from evaluation.study import PRIMARY, QUESTIONS, Comparison, Rules, Side, Study, pseudonym, schedule
+from evaluation.study import PRIMARY, QUESTIONS, Comparison, Rules, Side, Study, schedule
 from evaluation.votes import Vote
 from impressionism.errors import UserError
 from impressionism.records import StudyResult
-
-SECRET = b"of the server"
 
 
 def study_of(prompts: int = 24, planned: int = 10, catch: int = 10) -> Study:
@@ -53,7 +51,7 @@ def visit(study: Study, rater: int, choose: Choice, milliseconds: int = 2000) ->
     """A whole session of a made-up visitor."""
     session = f"session {rater}"
     result = []
-    for trial in schedule(study, SECRET, str(rater), session, seen=set(), votes={}):
+    for trial in schedule(study, session, seen=set(), votes={}):
         for question in trial.questions:
             chosen = choose(trial, question)
             answer = {trial.left.arm: "left", trial.right.arm: "right"}.get(chosen, chosen)
@@ -76,36 +74,33 @@ def test_a_vote_is_read_as_it_was_written_and_names_nobody(tmp_path: Path):
     study = study_of()
     file = votes.new_file(tmp_path)
     written = [votes.append(file, vote_of(study, id=str(number))) for number in range(3)]
-    assert votes.read(tmp_path, study.sha256) == written
-    assert written[0].previous == study.sha256
+    assert votes.read(tmp_path, study) == written
     fields = set(json.loads(file.read_text().splitlines()[0]))
     assert not fields & {"ip", "address", "name", "user", "username", "agent"}
     assert votes.new_file(tmp_path) != votes.new_file(tmp_path)
 
 
-@pytest.mark.parametrize("harm", ["change", "remove", "swap", "insert"])
-def test_the_chain_breaks_where_a_vote_was_meddled_with(tmp_path: Path, harm: str):
+@pytest.mark.parametrize(
+    ("forged", "said"),
+    [
+        ({"duel": "the-moon"}, "a pair that the study does not have: the-moon"),
+        ({"left": "adapter", "right": "painting"}, "names sides or a kind"),
+        ({"kind": "catch"}, "names sides or a kind"),
+        ({"left": "adapter", "right": "adapter"}, "names sides or a kind"),
+    ],
+)
+def test_votes_that_cannot_be_the_studys_are_refused_in_a_sentence(tmp_path: Path, forged: dict, said: str):
     study, file = study_of(), tmp_path / "votes.jsonl"
-    for number in range(5):
-        votes.append(file, vote_of(study, id=str(number)))
-    lines = file.read_text().splitlines(keepends=True)
-    if harm == "change":
-        lines[2] = lines[2].replace('"answer": "left"', '"answer": "right"')
-    elif harm == "remove":
-        del lines[2]
-    elif harm == "swap":
-        lines[2], lines[3] = lines[3], lines[2]
-    else:
-        lines.insert(2, vote_of(study, id="forged").to_json() + "\n")
-    file.write_text("".join(lines))
-    with pytest.raises(UserError, match=r"votes\.jsonl was changed at line [34]"):
-        votes.read(tmp_path, study.sha256)
+    votes.append(file, vote_of(study))
+    votes.append(file, vote_of(study, id="forged", **forged))
+    with pytest.raises(UserError, match=rf"votes\.jsonl, line 2, .*{said}"):
+        votes.read(tmp_path, study)
 
 
 def test_votes_of_another_study_are_refused(tmp_path: Path):
     votes.append(tmp_path / "votes.jsonl", vote_of(study_of()))
     with pytest.raises(UserError, match="another study"):
-        votes.read(tmp_path, study_of(prompts=3).sha256)
+        votes.read(tmp_path, study_of(prompts=3))
 
 
 def test_a_line_that_was_being_written_when_its_process_ended_is_no_vote(tmp_path: Path):
@@ -113,9 +108,9 @@ def test_a_line_that_was_being_written_when_its_process_ended_is_no_vote(tmp_pat
     votes.append(file, vote_of(study))
     with file.open("a") as stream:
         stream.write('{"id": "2", "answ')
-    assert len(votes.read(tmp_path, study.sha256)) == 1
+    assert len(votes.read(tmp_path, study)) == 1
     votes.append(file, vote_of(study, id="3"))
-    assert [vote.id for vote in votes.read(tmp_path, study.sha256)] == ["1", "3"]
+    assert [vote.id for vote in votes.read(tmp_path, study)] == ["1", "3"]
 
 
 def write_some(file: Path, name: str) -> None:
@@ -130,7 +125,7 @@ def test_two_processes_may_write_one_file(tmp_path: Path):
         writer.start()
     for writer in writers:
         writer.join()
-    ids = [vote.id for vote in votes.read(tmp_path, study_of().sha256)]
+    ids = [vote.id for vote in votes.read(tmp_path, study_of())]
     assert sorted(ids) == sorted(f"{name} {number}" for name in ("a", "b") for number in range(15))
 
 
@@ -139,7 +134,7 @@ def test_two_processes_may_write_one_file(tmp_path: Path):
 
 def test_a_session_has_its_parts_and_sides_come_up_equally_often():
     study = study_of()
-    trials = schedule(study, SECRET, "monet", "morning", seen=set(), votes={})
+    trials = schedule(study, "morning", seen=set(), votes={})
     main = [trial for trial in trials if trial.kind == "main"]
     assert len(main) == study.primary + study.secondary
     assert len({trial.duel.prompt for trial in main}) == len(main)
@@ -154,29 +149,25 @@ def test_a_session_has_its_parts_and_sides_come_up_equally_often():
     assert trials.index(repeat) - trials.index(first) > 10
 
 
-def test_sides_follow_from_the_secret_and_cannot_be_guessed_without_it():
+def test_a_session_is_drawn_anew_and_can_be_drawn_again():
     study = study_of()
 
-    def sides(secret: bytes, session: str = "morning") -> list[tuple[str, bool]]:
-        trials = schedule(study, secret, "monet", session, seen=set(), votes={})
-        return [(trial.duel.id, trial.swapped) for trial in trials]
+    def sides(session: str) -> list[tuple[str, bool]]:
+        return [(trial.duel.id, trial.swapped) for trial in schedule(study, session, seen=set(), votes={})]
 
-    assert sides(SECRET) == sides(SECRET)
-    assert sides(SECRET) != sides(b"another")
-    assert sides(SECRET) != sides(SECRET, "evening")
-    assert pseudonym(SECRET, "a visitor") != pseudonym(b"another", "a visitor")
+    assert sides("morning") == sides("morning") != sides("evening")
 
 
 def test_pairs_with_few_votes_come_first_and_seen_ones_never_again():
     study = study_of(prompts=2)
     ids = [duel.id for duel in study.duels if duel.against]
-    trials = schedule(study, SECRET, "monet", "morning", seen=set(ids[:3]), votes={})
+    trials = schedule(study, "morning", seen=set(ids[:3]), votes={})
     assert {trial.duel.id for trial in trials if trial.kind == "main"} == set(ids[3:])
-    assert schedule(study, SECRET, "monet", "morning", seen=set(ids), votes={}) == []
+    assert schedule(study, "morning", seen=set(ids), votes={}) == []
 
     study = study_of(prompts=30)
     busy = {duel.id: 5 for duel in study.duels if duel.id.endswith(f"-1-{PRIMARY}")}
-    trials = schedule(study, SECRET, "monet", "morning", seen=set(), votes=busy)
+    trials = schedule(study, "morning", seen=set(), votes=busy)
     assert not {trial.duel.id for trial in trials} & set(busy)
 
 
@@ -190,7 +181,8 @@ def test_win_rates_are_what_was_voted():
     assert [(row.against, row.question) for row in rows] == [
         (against, question) for against in (PRIMARY, "base") for question in QUESTIONS
     ]
-    assert all(row.win_rate and row.win_rate.value == row.win_rate.low == 1 for row in rows)
+    assert all(row.win_rate and row.win_rate.value == 1 for row in rows)
+    assert rows[0].win_rate and 0.75 < rows[0].win_rate.low < 0.9, "Clopper and Pearson's, of the prompts"
     assert rows[0].adapter == comparison.votes == 3 * study.primary
     assert rows[0].p is not None
     assert rows[0].p < 0.01
@@ -252,9 +244,12 @@ def test_sessions_that_break_a_rule_are_left_out_and_counted():
     hasty = visit(study, 2, always_right, milliseconds=300)
     blind = visit(study, 3, lambda trial, _: trial.duel.sides[1].arm)  # takes photographs for paintings
     comparison = tally.tally(study, good + hasty + blind)
-    assert comparison.excluded == {"median answer under 700 ms": 1, "under 80% of catch trials right": 1}
+    assert comparison.excluded == {"median answer under 700 ms": 1, "under 75% of catch trials right": 1}
     assert (comparison.sessions, comparison.votes) == (1, study.primary)
     assert comparison.preferences[0].win_rate == tally.tally(study, good).preferences[0].win_rate
+
+    silent = [vote for vote in visit(study, 4, always_right) if vote.kind != "catch"]
+    assert tally.tally(study, good + silent).excluded == {"no catch trial answered": 1}
 
     lenient = dataclasses.replace(study, rules=Rules(median_milliseconds=0, catch_accuracy=0))
     everyone = [dataclasses.replace(vote, study_sha256=lenient.sha256) for vote in good + hasty + blind]
@@ -279,34 +274,12 @@ def test_synthetic_votes_never_mix_with_real_ones():
     study = study_of()
     made_up = visit(study, 1, always_right)
     real = [dataclasses.replace(vote, synthetic=False) for vote in visit(study, 2, always_right)]
-    with pytest.raises(UserError, match="65 synthetic votes lie among 65 real ones"):
+    with pytest.raises(UserError, match="67 synthetic votes lie among 67 real ones"):
         tally.tally(study, made_up + real)
     assert not tally.tally(study, real).synthetic
     assert "SYNTHETIC" in tally.table(tally.tally(study, made_up))
 
 
-def test_raters_who_answer_by_chance_do_not_agree():
-    study, dice = study_of(), random.Random(0)
-
-    def fancy(trial: Any, _: str) -> str:
-        return "painting" if trial.kind == "catch" else dice.choice([side.arm for side in trial.duel.sides])
-
-    def alpha(choose: Choice) -> float | None:
-        together = [vote for rater in range(12) for vote in visit(study, rater, choose)]
-        return tally.tally(study, together).preferences[0].agreement
-
-    def by_prompt(trial: Any, _: str) -> str:
-        return trial.duel.sides[int(trial.duel.prompt or 0) % 2].arm
-
-    assert alpha(fancy) == pytest.approx(0, abs=0.2)
-    assert alpha(by_prompt) == 1
-
-
 def test_the_report_without_votes_says_how_to_get_them():
     with pytest.raises(UserError, match="no votes yet"):
         tally.tally(study_of(), [])
-
-
-def test_the_power_table_tells_votes_by_win_rate():
-    table = tally.power_lines(tally.power_table())
-    assert "win rate 0.70             54           87" in table

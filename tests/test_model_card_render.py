@@ -208,7 +208,7 @@ def comparison(*, synthetic: bool = False) -> StudyResult:
     return StudyResult(
         run="lilies", study_sha256="ab" * 32, strength=1.0, synthetic=synthetic, planned=210, votes=210, prompts=12,
         raters=6, sessions=7, excluded={}, preferences=[style], left=None, left_p=0.7, consistency=None, catch=None,
-        milliseconds=2100.0, power=[],
+        milliseconds=2100.0,
     )  # fmt: skip
 
 

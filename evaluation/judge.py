@@ -1,0 +1,81 @@
+"""Whether a picture shows what its prompt says, asked of a vision-language model behind an OpenAI-compatible endpoint.
+
+python -m evaluation score runs/NAME --real FOLDER --judge http://localhost:8000/v1 --judge-model Qwen/Qwen3-VL-8B
+
+As VQAScore (Lin et al., ECCV 2024): the probability of "yes" to the question whether the picture shows the prompt,
+which names content only. OPENAI_API_KEY is sent where it is set.
+"""
+
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+
+from evaluation.evidence import ScoreInputs
+from evaluation.rows import both, compared, not_computed
+from impressionism.errors import UserError
+from impressionism.files import data_url, thumbnail
+from impressionism.records import Metric
+
+QUESTION = 'Does this picture show "{text}"? Judge what is depicted, not the style. Answer with yes or no only.'
+SIDE = 512  # pixels of the picture that is sent
+AT_ONCE = 4  # requests
+TIMEOUT = 120.0  # seconds for an answer
+
+
+def judge_rows(evidence: ScoreInputs, endpoint: str | None, model: str | None) -> list[Metric]:
+    """The row of prompt fidelity, and the column `shown` of the plain pictures: 0 to 1."""
+    if not endpoint or not model:
+        return not_computed("judge", "Not computed: no judge was named (--judge, --judge-model).", "")
+    pictures = evidence.pictures
+    rows = {arm: evidence.rows(arm) for arm in ("base", "adapter")}
+    texts = pictures["text"].to_numpy()
+    asked = np.concatenate(list(rows.values()))
+    headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get("OPENAI_API_KEY")) else {}
+    files = [evidence.run / "gallery" / pictures["file"][place] for place in asked]
+    address = endpoint.rstrip("/") + "/"
+    with (
+        httpx.Client(base_url=address, headers=headers, timeout=TIMEOUT) as client,
+        ThreadPoolExecutor(AT_ONCE) as pool,
+    ):
+        answers = list(pool.map(lambda file, text: ask(client, model, file, text), files, texts[asked]))
+    pictures["shown"] = np.nan
+    pictures.loc[asked, "shown"] = answers
+    shown = pictures["shown"].to_numpy()
+    row = Metric(name="judge-yes", question="content", weights=model, note="Probability of yes, as VQAScore.")
+    return [compared(evidence, row, *both(evidence, shown[rows["base"]], shown[rows["adapter"]]))]
+
+
+def ask(client: httpx.Client, model: str, file: Any, text: str) -> float:
+    """Probability that the picture shows the text; 0 or 1 from an endpoint that gives no probabilities."""
+    picture = {"type": "image_url", "image_url": {"url": data_url(thumbnail(file, SIDE), "jpeg", quality=90)}}
+    question = {"type": "text", "text": QUESTION.format(text=text)}
+    body = {
+        "model": model, "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": 10,
+        "messages": [{"role": "user", "content": [picture, question]}],
+    }  # fmt: skip
+    try:
+        answer = client.post("chat/completions", json=body)
+        answer.raise_for_status()
+        choice = answer.json()["choices"][0]
+        tokens = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or []
+        mass = {"yes": 0.0, "no": 0.0}
+        for token in tokens:
+            word = token["token"].strip().lower()
+            if word in mass:
+                mass[word] += math.exp(token["logprob"])
+        if sum(mass.values()) > 0:
+            return mass["yes"] / sum(mass.values())
+        word = choice["message"]["content"].strip().lower().strip(".!")
+    except httpx.HTTPError as error:
+        raise UserError(f"The judge at {client.base_url} does not answer: {error}.") from error
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"The judge at {client.base_url} does not answer as OpenAI's chat API does: {error!r}."
+        ) from error
+    if word not in ("yes", "no"):
+        raise UserError(f"The judge at {client.base_url} answered {word!r:.40} to a question for yes or no.")
+    return float(word == "yes")

@@ -1,0 +1,185 @@
+"""The report: pictures and numbers of a scored run in one HTML file that opens without a server.
+
+python -m evaluation dashboard runs/NAME            writes runs/NAME/report.html
+"""
+
+import io
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pandas
+
+from evaluation.candidates import read_scores
+from evaluation.evidence import Table
+from evaluation.exhibits import own_strength, pairs, read_gallery
+from evaluation.features import in_parallel
+from evaluation.metrics import SEEN
+from impressionism import plots
+from impressionism.files import data_url, read_picture, write_atomic
+from impressionism.pictorial import STATISTICS
+from impressionism.records import FEATURES, FEW_PROMPTS, KINDS, QUESTIONS, Estimate, Metric, Scores
+
+BUDGET = 10_000_000  # bytes of the gallery's pictures before they become text, a third longer
+SIZES = ((512, 80), (384, 78), (320, 75), (256, 70), (192, 60))  # pixels and WebP quality
+SURE = 0.05  # Holm's p below which a row is coloured
+
+
+def dashboard(run: Path) -> None:
+    """Writes RUN/report.html."""
+    scores, exhibits = read_scores(run), read_gallery(run)
+    pictures, real = (pandas.read_parquet(run / name) for name in ("pictures.parquet", "real.parquet"))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"number": number, "interval": interval, "percent": percent, "p": p_value}
+    files = [run / "gallery" / exhibit.file for exhibit in exhibits]
+    references = {kind: sorted((run / "references" / kind).glob("*.webp")) for kind in ("real", "training")}
+    table = pictures.set_index("file")
+    compared = [(base.file, adapted.file) for base, adapted in pairs(exhibits)]
+    base_of = {adapted: base for base, adapted in compared}
+    page = environment.get_template("report.html.j2").render(
+        scores=scores,
+        own_strength=own_strength(exhibits),
+        exploratory=scores.prompts < FEW_PROMPTS,
+        costs=costs(scores),
+        images=encoded(files),
+        real=[data_url(file.read_bytes(), "webp") for file in references["real"]],
+        training={file.stem: data_url(file.read_bytes(), "webp") for file in references["training"]},
+        curve=data_url(plots.strength_curve(scores), "png"),
+        traits=data_url(trait_plot(scores, real), "png"),
+        pairs=compared,
+        base_of=base_of,
+        table={name: row.to_dict() for name, row in table.iterrows()},
+        questions=[(title, [row for row in scores.metrics if row.question == question and row.adapter])
+                   for question, title in QUESTIONS.items()],
+        not_computed=[row for row in scores.metrics if not row.adapter],
+        name_of=name_of,
+        colour=colour,
+        nearest=nearest_first(table, [adapted for _, adapted in compared]),
+        reproduce=reproduce(run),
+        downloads={
+            "scores.json": data_url(scores.to_json().encode(), "json").replace("image/", "application/", 1),
+            "pictures.csv": data_url(pictures.to_csv(index=False).encode(), "csv").replace("image/", "text/", 1),
+        },
+    )  # fmt: skip
+    path = write_atomic(run / "report.html", page)
+    print(f"{path}: {len(exhibits)} pictures, {len(page.encode()) / 1e6:.1f} MB")
+
+
+# ---- What the numbers say
+
+
+def costs(scores: Scores) -> list[tuple[str, Estimate | None, str]]:
+    """What the adapter costs at the recommended strength: label, number, what it means."""
+    point = scores.recommended
+    copies = next((row for row in scores.metrics if row.name == "layout-copies"), None)
+    return [
+        ("Scene kept", point.content, "correlation with the base model's composition; 1 is the same"),
+        ("Variety", point.diversity, "distinct pictures of a prompt, relative to the base model's"),
+        ("Copies", copies.adapter if copies else None,
+         "share of pictures closer to a training picture than 99 % of held-out paintings"),
+    ]  # fmt: skip
+
+
+def name_of(row: Metric) -> tuple[str, str]:
+    """A row's name for people, and what it looks with."""
+    if row.name in STATISTICS:
+        return STATISTICS[row.name].label, "pictorial statistic"
+    if row.name.startswith("index"):
+        return "Impressionist index", "style-worded prompt" if row.name.endswith("styled") else "plain prompt"
+    feature, kind = row.name.rsplit("-", 1)
+    return KINDS[kind], row.weights or FEATURES[feature]
+
+
+def colour(row: Metric) -> str:
+    """good or bad, where the difference is sure (Holm's p, or the interval of rows that have no p) and large enough to
+    see; a gap closed twice over is as far from the paintings as before."""
+    if row.difference is None or (row.p is not None and row.p >= SURE):
+        return ""
+    if row.better == "closer":
+        closed = row.gap_closed
+        if closed is None or abs(closed.value) < SEEN:
+            return ""
+        return "good" if closed.low > 0 and closed.high < 2 else "bad" if closed.high < 0 or closed.low > 2 else ""
+    if row.difference.low <= 0 <= row.difference.high:
+        return ""
+    return "good" if (row.difference.value > 0) == (row.better == "higher") else "bad"
+
+
+def nearest_first(table: Table, adapted: list[str]) -> list[str]:
+    """The adapter's twelve pictures that are most like a training picture."""
+    if "likeness" not in table:
+        return []
+    return list(table.loc[adapted].sort_values("likeness", ascending=False).index[:12])
+
+
+def trait_plot(scores: Scores, real: Table) -> bytes:
+    """Base and adapter beside the middle 80 % of real paintings, each statistic in units of that range."""
+    rows = [row for row in scores.metrics if row.name in STATISTICS and row.base and row.adapter]
+    figure, axes = plots.canvas(1.0 + 0.45 * len(rows))
+    for place, row in enumerate(reversed(rows)):
+        low, high = np.percentile(real[row.name], [10, 90])
+        width = float(high - low) or 1.0
+        for estimate, shift, tint, label in (
+            (row.base, 0.12, plots.GREY, "base"),
+            (row.adapter, -0.12, plots.BLUE, "adapter"),
+        ):
+            ends = [(value - low) / width for value in (estimate.low, estimate.value, estimate.high)]
+            axes.plot([ends[0], ends[2]], [place + shift] * 2, color=tint, linewidth=2)
+            axes.plot(ends[1], place + shift, "o", color=tint, label=label if place == 0 else None)
+    axes.axvspan(0, 1, color=plots.ORANGE, alpha=0.15, label="80 % of real paintings")
+    axes.set_yticks(range(len(rows)), [STATISTICS[row.name].label for row in reversed(rows)])
+    axes.set_xticks([0, 1], ["10 %", "90 %"])
+    return plots.png(figure)
+
+
+# ---- In words
+
+
+def number(value: float | None) -> str:
+    """Three digits that count, and no exponent."""
+    if value is None:
+        return "–"
+    if value == 0 or abs(value) >= 1000:
+        return f"{value:.0f}"
+    digits = max(0, 2 - int(f"{abs(value):e}".split("e")[1]))
+    return f"{value:.{min(digits, 4)}f}"
+
+
+def interval(estimate: Estimate | None) -> str:
+    return "–" if estimate is None else f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+
+
+def percent(estimate: Estimate | None) -> str:
+    return "–" if estimate is None else f"{estimate.value:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
+
+
+def p_value(p: float | None) -> str:
+    """Resampling gives no p below its floor, so a small one is a bound."""
+    return "" if p is None else "≤ 0.001" if p <= 0.001 else f"{p:.3f}"
+
+
+def reproduce(run: Path) -> str:
+    name = f"runs/{run.resolve().name}"
+    return (f"python -m evaluation gallery {name}\npython -m evaluation score {name} --real REAL --training TRAINING\n"
+            f"python -m evaluation dashboard {name}")  # fmt: skip
+
+
+# ---- Pictures
+
+
+def encoded(files: list[Path]) -> dict[str, str]:
+    """Data addresses by the gallery's names (folder/file), as large as the budget allows by a sample."""
+    sample = files[:: max(1, len(files) // 12)]
+    sizes = (size for size in SIZES if len(files) * np.mean([len(webp(file, *size)) for file in sample]) <= BUDGET)
+    side, quality = next(sizes, SIZES[-1])
+    urls = in_parallel(lambda file: data_url(webp(file, side, quality), "webp"), files)
+    return {f"{file.parent.name}/{file.name}": url for file, url in zip(files, urls, strict=True)}
+
+
+def webp(file: Path, side: int, quality: int) -> bytes:
+    stream = io.BytesIO()
+    read_picture(file, max_side=side).save(stream, "webp", quality=quality, method=4)
+    return stream.getvalue()
