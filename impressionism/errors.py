@@ -112,6 +112,7 @@ def explain(
 
 DISK = {
     errno.ENOSPC: "the disk is full: make room, then run the same command again",
+    errno.EFBIG: "the file is larger than the disk or `ulimit -f` allows: make room, then run the same command again",
     errno.EDQUOT: "your disk quota is used up: make room, then run the same command again",
     errno.EACCES: "permission is denied: make it accessible to you, or choose another folder",
     errno.EPERM: "permission is denied: make it accessible to you, or choose another folder",

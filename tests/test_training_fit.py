@@ -47,8 +47,8 @@ def recipe_file(tiny_flux, pictures, tmp_path):
         data: {{source: {pictures}, resolution: 64, held_out: 0.2, caption_dropout: 0.2}}
         adapter: {{rank: 4, targets: all}}
         optimizer: {{steps: 8, train_batch_size: 2, learning_rate: 1e-3, lr_warmup_steps: 2, lr_scheduler: cosine}}
-        run: {{folder: {tmp_path / "run"}, cache: {pictures / "cache"}, log_every: 2, validate_every: 4,
-               checkpoint_every: 4}}
+        run: {{folder: {tmp_path / "run"}, cache: {pictures.with_name(pictures.name + "-cache")},
+               log_every: 2, validate_every: 4, checkpoint_every: 4}}
     """)
     return path
 
@@ -170,7 +170,7 @@ def test_a_gradient_that_is_no_number_ends_the_run_names_the_pictures_and_keeps_
 
 def test_a_run_whose_pictures_changed_meanwhile_does_not_go_on(recipe_file, pictures, tmp_path):
     folder = tmp_path / "pictures"
-    shutil.copytree(pictures, folder, ignore=shutil.ignore_patterns("cache"))
+    shutil.copytree(pictures, folder)
     recipe = recipes.read(recipe_file, [f"data.source={folder}"])
     fit.fit(recipe, until=3)
     draw(99).save(folder / "more.png")

@@ -118,7 +118,7 @@ def test_a_full_disk_is_one_sentence(recipe_file, tmp_path):  # noqa: F811
     nothing = full + "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))"
     result = in_process(recipe_file, f"run.cache={tmp_path / 'cache'}", before=nothing)
     assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert "because" in result.stderr.splitlines()[-1] and "the same command goes on from there" in result.stderr
+    assert "because" in result.stderr.splitlines()[-1] and "run the same command again" in result.stderr
 
 
 def test_a_preview_and_a_tracker_that_cannot_be_written_end_no_run(recipe_file, tmp_path, capsys):  # noqa: F811

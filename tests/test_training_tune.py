@@ -60,7 +60,7 @@ def recipe_file(tiny_flux, pictures, tmp_path):
         optimizer: {{steps: 20, train_batch_size: 2, learning_rate: 1e-3}}
         tune: {{trials: 6, steps: 8, rungs: 2, ranks: [2, 4], learning_rates: [1e-4, 3e-2],
                 targets: [attention, style]}}
-        run: {{folder: {tmp_path / "run"}, cache: {pictures / "cache"}}}
+        run: {{folder: {tmp_path / "run"}, cache: {pictures.with_name(pictures.name + "-cache")}}}
     """)
     return path
 
