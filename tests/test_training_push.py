@@ -202,7 +202,7 @@ def test_what_evaluation_did_not_choose_is_sent_with_a_word(hub: Hub, recipe_fil
     other = make_tiny_adapter(recipe_file.parent / "lilies", seed=5) / WEIGHTS_FILE
     evaluated(adapter.parent, "lilies", other, "lilies")
     assert send(recipe_file, "--dry-run") == 0
-    assert "The evaluation chose lilies (scores.json), and another goes up" in capsys.readouterr().err
+    assert "The evaluation chose lilies (scores.json), and another is uploaded" in capsys.readouterr().err
     (adapter.parent / "scores.json").write_text("{")
     assert send(recipe_file, "--dry-run") == 2
 
