@@ -3,9 +3,9 @@
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from impressionism.errors import UserError
+from impressionism.files import picture_size
 from impressionism.records import ImageMetadata
 from space.errors import plain_words
 from space.gate import LIMITS
@@ -40,9 +40,8 @@ def add_arrivals(page: gr.Blocks, studio: Studio, settings: Settings, board: gr.
         try:
             recipes = recipes_in(path)
         except UserError:
-            if not is_picture(path):
-                with plain_words():
-                    raise
+            with plain_words():
+                picture_size(path, name="This file")
             return {photograph: path, settings.tabs: gr.update(selected="repaint")}
         with plain_words():
             updates = restored(studio, settings, settings_of(recipes))
@@ -72,11 +71,3 @@ def shown(studio: Studio, path: str, metadata: ImageMetadata) -> View:
         if pictures := studio.remembered(pair):
             return view_of(pictures)
     return {"items": [hang(path, metadata)], "recipe": metadata.to_dict(), "link": link([metadata])}
-
-
-def is_picture(path: str) -> bool:
-    try:
-        with Image.open(path):
-            return True
-    except Exception:  # decoders raise almost anything
-        return False

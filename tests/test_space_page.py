@@ -631,7 +631,7 @@ def test_a_dropped_picture_appears_with_its_settings(page: Page, tiny_painter: P
 def test_a_dropped_file_that_is_no_picture_is_refused_in_a_sentence(page: Page, tmp_path: Path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG" + b"no picture" * 99)
     drop(page, tmp_path / "broken.png")
-    expect(page.get_by_text("only an untouched PNG from this painter does")).to_be_visible(timeout=WAIT)
+    expect(page.get_by_text("This file cannot be read as a picture")).to_be_visible(timeout=WAIT)
 
 
 def test_a_copied_link_opens_the_page_with_the_pictures_settings_and_paints_them(page: Page, browser: BrowserContext):

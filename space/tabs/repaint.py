@@ -10,13 +10,13 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from impressionism import paint
+from impressionism.errors import UserError
+from impressionism.files import picture_size
 from space.painting import Job, TabWidgets, add_take, on_click
 from space.pictures import Item, front, item
 from space.settings import LIGHT, Settings, how_of, nearest_size, only
 from space.studio import Studio, real, sampling_of
 from space.texts import PageTexts
-
-ORIENTATION = 0x0112  # the EXIF tag; from 5 on the picture lies on its side
 
 
 def add_photograph() -> gr.Image:
@@ -57,12 +57,9 @@ def add_repaint(studio: Studio, texts: PageTexts, settings: Settings, widgets: A
 def shape_of_photograph(texts: PageTexts, path: str | None) -> tuple[Any, Any]:
     """The model's size that crops the least of the photograph; what cannot be read changes nothing yet."""
     try:
-        with Image.open(path or "") as image:
-            width, height = image.size
-            lies = image.getexif().get(ORIENTATION, 1) >= 5
-    except Exception:  # decoders raise almost anything; the click says what is wrong
+        return nearest_size(texts, *picture_size(path or ""))
+    except UserError:  # the click says what is wrong
         return gr.skip(), gr.skip()
-    return nearest_size(texts, *((height, width) if lies else (width, height)))
 
 
 def before(source: Image.Image) -> Item:
