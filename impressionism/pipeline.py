@@ -148,9 +148,9 @@ def choose_base(model: str, revision: str | None, device: str) -> tuple[str, str
         if model_set := names.from_environment("base"):
             model, why = model_set, f"as {names.ENVIRONMENT['base']} says"
         elif device.startswith("cuda"):
-            model, why = names.BASE, "because there is a GPU"
+            model, why = names.BASE, "a GPU was found"
         else:
-            model, why = "miniature", "because FLUX.1-dev needs a GPU and none is used here"
+            model, why = "miniature", "no GPU found"
     return (miniature(), None, why) if model == "miniature" else (model, revision, why)
 
 
@@ -328,10 +328,10 @@ def versions(quantize: str) -> dict[str, str]:
 
 def about(provenance: Provenance, why: str, memory: str) -> str:
     precision = provenance.dtype if provenance.quantize == "none" else provenance.quantize
-    adapter = f"with the adapter {provenance.adapter}" if provenance.adapter else "without an adapter"
-    base = "the bundled miniature FLUX" if provenance.base == "miniature" else provenance.base
-    line = f"{base} {adapter}, in {precision}{f' ({memory})' if memory else ''} on {provenance.device}, {why}."
-    return line[0].upper() + line[1:] if base != provenance.base else line
+    base = "the bundled miniature model" if provenance.base == "miniature" else provenance.base
+    adapter = f" with the adapter {provenance.adapter}" if provenance.adapter not in (None, "miniature") else ""
+    details = "; ".join(part for part in (why, f"{precision} on {provenance.device}", memory) if part)
+    return f"Running {base}{adapter} ({details})."
 
 
 def first_line(error: Exception) -> str:

@@ -62,7 +62,7 @@ def test_the_environment_reaches_the_painter(
     painter = load_pipeline(device="cpu")
     assert painter.provenance.adapter == tiny_adapter.parent.name and painter.is_miniature
     assert painter.about == (
-        f"flux with the adapter {tiny_adapter.parent.name}, in float32 on cpu, as IMPRESSIONISM_BASE says."
+        f"Running flux with the adapter {tiny_adapter.parent.name} (as IMPRESSIONISM_BASE says; float32 on cpu)."
     )
 
 
