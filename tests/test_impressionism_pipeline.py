@@ -29,7 +29,7 @@ BOAT = GenerationParams(prompt="a boat", steps=2, width=64, height=64)
 
 def test_auto_takes_flux_on_a_gpu_and_the_miniature_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, revision, why = choose_base("auto", None, "cuda")
-    assert (base, revision, why) == (names.BASE, None, "because there is a GPU")
+    assert (base, revision, why) == (names.BASE, None, "a GPU was found")
     assert choose_adapter("auto", None, base) == (names.ADAPTER, None)
 
     monkeypatch.setattr(names, "MINIATURE", tmp_path / "miniature")
