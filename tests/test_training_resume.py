@@ -104,7 +104,9 @@ def test_leftovers_of_a_launcher_train_alone_and_are_named(recipe_file, leftover
 
 
 def test_out_of_memory_says_what_to_lower_and_the_folder_goes_on(recipe_file):  # noqa: F811
-    limit = "import resource, torch, training.fit\nresource.setrlimit(resource.RLIMIT_AS, (9 << 30, 9 << 30))"
+    limit = ("import resource, torch, training.fit\n"
+             "now = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+             "resource.setrlimit(resource.RLIMIT_AS, (now + (3 << 29), now + (3 << 29)))")  # fmt: skip
     result = in_process(recipe_file, "optimizer.train_batch_size=20000", before=limit)
     assert result.returncode == 2, result.stderr[-2000:]
     assert "Out of memory" in result.stderr and "model.gradient_checkpointing=true" in result.stderr

@@ -21,13 +21,13 @@ from accelerate import PartialState
 from diffusers import FluxTransformer2DModel
 from optuna.trial import TrialState
 from PIL import Image, ImageDraw
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from test_training_fit import gradient
 from tiny import TRANSFORMER
 
 from impressionism.errors import UserError
 from training import __main__ as training
-from training import adapter, fit, tune
+from training import adapter, cache, fit, tune
 from training import recipe as recipes
 from training.base import inject_adapter, prepare, training_batches
 from training.recipe import Adapter
@@ -268,7 +268,7 @@ def test_a_trial_that_diverges_is_done_and_says_why(recipe_file, tmp_path, capsy
     base = prepare(recipe)
     for example in base.trained_on:
         file = base.kept.latents_file(example)
-        save_file({name: tensor * torch.nan for name, tensor in load_file(file).items()}, file)
+        cache._write(file, {name: tensor * torch.nan for name, tensor in load_file(file).items()})
     assert training.main(["tune", str(recipe_file), *changes]) == 0
     trials = study_in(tmp_path / "run").trials
     assert [trial.state for trial in trials] == [TrialState.PRUNED] * 2
