@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -219,9 +219,11 @@ class Jobs:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         def end(work: Future[None]) -> None:
-            with suppress(RuntimeError):  # the page was closed
+            try:
                 loop.call_soon_threadsafe(events.put_nowait, work)
                 loop.call_soon_threadsafe(self._free)
+            except RuntimeError:  # this call's event loop is closed; the painter is free all the same
+                self._free()
 
         context = contextvars.copy_context()  # ZeroGPU finds the visitor in it
         place.work = INFERENCE_EXECUTOR.submit(context.run, studio.work, missing, report)
