@@ -292,7 +292,7 @@ def test_a_judge_is_asked_whether_each_picture_shows_its_prompt(bare: Path, pain
     assert row.name == "judge-yes" and row.weights == "seer" and row.base and row.adapter
     assert row.adapter.value == pytest.approx(0.8)
     assert evidence.pictures["shown"].count() == 3 * 2 * 2, "base and adapter with the plain prompt"
-    with pytest.raises(UserError, match="does not speak OpenAI's chat API"):
+    with pytest.raises(UserError, match="does not answer"):
         judge_rows(evidence, judge, "seer")
     with pytest.raises(UserError, match="does not answer"):
         judge_rows(evidence, "http://127.0.0.1:9/v1", "seer")
