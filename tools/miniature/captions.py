@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tools.miniature.world import COLOURS, LIGHTS, NUMBERED, PLACES, SIZES, SUBJECTS, Scene, random_scene
+from tools.miniature.world import COLOURS, COUNTED, LIGHTS, PLACES, SIZES, SUBJECTS, Scene, random_scene
 
 ATTRIBUTES: dict[str, list[str]] = {
     "subject": list(SUBJECTS),
@@ -188,6 +188,7 @@ SIZE_PHRASES: dict[str, tuple[str, ...]] = {
     "small": ("far away", "in the distance", "seen from far away"),
     "large": ("close by", "in the foreground", "seen from near"),
 }
+USUAL = {"place": "centre", "size": "large", "light": "noon"}
 NUMBER_WORDS = {2: "two", 3: "three"}
 
 # {thing} is the motif with its colour and size, {place} "on the left", {light} "at dawn"; the last two may
@@ -251,15 +252,25 @@ def tidy(sentence: str) -> str:
 
 
 def describe_with(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> tuple[str, dict[str, str]]:
-    """A sentence for the scene, and the attributes that it mentions with their values."""
+    """A sentence for the scene, and the attributes that it mentions with their values.
+
+    Place, size and light are left out only where they are the usual ones, and a number only where it is three, so that
+    a short prompt stands for one clear picture and not for the mean of many.
+    """
     noun = NOUNS[scene.subject][int(rng.integers(len(NOUNS[scene.subject])))]
-    terse = rng.random() < 0.25
     told = {"subject": scene.subject}
-    number_told = scene.subject in NUMBERED and scene.subject != "sunflowers" and rng.random() < 0.8
+    number_told = scene.subject in COUNTED and (scene.number < 3 or rng.random() < 0.8)
     if number_told:
         told["number"] = str(scene.number)
     thing = [headed(noun, scene, number_told), noun.tail]
-    chances = {"colour": 0.5, "size": 0.3, "place": 0.35, "light": 0.9}
+    usual = {name: getattr(scene, name) == value for name, value in USUAL.items()}
+    terse = all(usual[name] for name in ("place", "size")) and rng.random() < 0.5
+    chances = {
+        "colour": 0.0 if terse else 0.5,
+        "size": 1.0 if not usual["size"] else 0.15 * (not terse),
+        "place": 1.0 if not usual["place"] else 0.2 * (not terse),
+        "light": 0.8 if usual["light"] else 1.0,
+    }
     phrases = {
         "colour": pick(rng, COLOURED[scene.subject]).format(scene.colour),
         "size": pick(rng, SIZE_PHRASES[scene.size]),
@@ -267,7 +278,7 @@ def describe_with(scene: Scene, rng: np.random.Generator, held_out: bool = False
         "light": pick(rng, LIGHT_PHRASES[scene.light]),
     }
     for attribute, chance in chances.items():
-        if rng.random() < (chance if attribute == "light" else chance * (not terse)):
+        if rng.random() < chance:
             told[attribute] = str(getattr(scene, attribute))
         else:
             phrases[attribute] = ""
@@ -275,11 +286,11 @@ def describe_with(scene: Scene, rng: np.random.Generator, held_out: bool = False
     if phrases["colour"] and with_colour != thing[0] and rng.random() < 0.6:
         thing[0], phrases["colour"] = with_colour, ""
     thing = [thing[0], phrases["colour"], thing[1], phrases["size"]]
-    frames = HELD_OUT_FRAMES if held_out else FRAMES[:1] if terse else FRAMES
+    frames = HELD_OUT_FRAMES if held_out else FRAMES[:1] if terse and rng.random() < 0.4 else FRAMES
+    if phrases["place"]:
+        frames = tuple(frame for frame in frames if "{place}" in frame)
     frame = pick(rng, frames)
     sentence = frame.format(thing=" ".join(thing), place=phrases["place"], light=phrases["light"])
-    if "{place}" not in frame:
-        told.pop("place", None)
     return tidy(sentence), told
 
 

@@ -62,9 +62,9 @@ LIGHT: dict[str, Light] = {
     ),
     "night": Light(
         sky=("#0c1548", "#1b3380", "#4166ae"),
-        tint=(0.48, 0.56, 0.84),
-        wash="#142a6e",
-        wash_share=0.24,
+        tint=(0.6, 0.68, 0.92),
+        wash="#1c3a86",
+        wash_share=0.18,
         haze="#29458a",
         shade="#0f1850",
         cloud="#3b579f",

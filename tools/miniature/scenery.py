@@ -20,9 +20,9 @@ def sky(p: Plate, horizon: float, top: float = 0.0, left: float = 0.0, width: fl
     if p.look.disc:
         celestial(p, left + width * sun_across(p), top + height * sun_height(p), min(1.0, height / 75))
     for _ in range(cloud_count(p)):
-        w = p.between(0.3, 0.52) * width
-        colour = p.look.cloud if p.light != "clouds" else mix(p.look.cloud, "#6f7f7d", p.between(0, 0.9))
-        cloud(p, left + p.between(0.12, 0.88) * width, top + p.between(0.14, 0.7) * height, w, colour)
+        w = p.vary(0.3, 0.52) * width
+        colour = p.look.cloud if p.light != "clouds" else mix(p.look.cloud, "#6f7f7d", p.vary(0, 0.9))
+        cloud(p, left + p.vary(0.12, 0.88) * width, top + p.vary(0.14, 0.7) * height, w, colour)
 
 
 def celestial(p: Plate, x: float, y: float, scale: float) -> None:
@@ -36,19 +36,18 @@ def celestial(p: Plate, x: float, y: float, scale: float) -> None:
 
 def sun_across(p: Plate) -> float:
     """Where the sun stands from 0 to 1: rather on the side that the motif leaves free."""
-    at = p.between(*p.by_place((0.6, 0.85), (0.12, 0.28), (0.15, 0.4)))
+    at = p.by_place(0.74, 0.2, 0.28)
     return 1 - at if p.scene.place == "centre" and p.side > 0 else at
 
 
 def sun_height(p: Plate) -> float:
     """Where the sun or moon stands between the top, 0, and the horizon, 1."""
-    heights = {"dawn": (0.68, 0.8), "noon": (0.14, 0.24), "sunset": (0.66, 0.86), "night": (0.2, 0.36)}
-    return p.between(*heights[p.light])
+    return {"dawn": 0.74, "noon": 0.19, "sunset": 0.76, "night": 0.28}[p.light]
 
 
 def cloud_count(p: Plate) -> int:
     low, high = {"noon": (1, 4), "clouds": (5, 8), "snow": (0, 2)}.get(p.light, (0, 3))
-    return int(p.rng.integers(low, high))
+    return int(p.surroundings.integers(low, high))
 
 
 def cloud(p: Plate, x: float, y: float, width: float, colour: str) -> None:
@@ -59,8 +58,8 @@ def cloud(p: Plate, x: float, y: float, width: float, colour: str) -> None:
 
 def flakes(p: Plate, count: int = 24) -> None:
     for _ in range(count):
-        radius = p.between(2.4, 4.0)
-        p.disc(p.between(0, 192), p.between(0, 192), radius, "#ffffff", 0.88)
+        radius = p.vary(2.4, 4.0)
+        p.disc(p.vary(0, 192), p.vary(0, 192), radius, "#ffffff", 0.88)
 
 
 # ---------------------------------------------------------------- land
@@ -68,18 +67,18 @@ def flakes(p: Plate, count: int = 24) -> None:
 
 def ridge(p: Plate, base: float, rise: float, fill: str) -> None:
     """One layer of hills that reaches from edge to edge."""
-    phase = p.between(0, 6.3)
-    swing = p.between(0.6, 1.1)
+    phase = p.vary(0, 6.3)
+    swing = p.vary(0.6, 1.1)
     crest = [(x, base - rise * (0.55 + 0.45 * math.sin(phase + swing * x / 30))) for x in range(-6, 220, 24)]
     p.path(below(crest), fill)
 
 
 def hills(p: Plate, horizon: float, most: int) -> None:
     """One to `most` layers of blue far hills, each nearer one greener."""
-    layers = int(p.rng.integers(1, most + 1))
+    layers = int(p.surroundings.integers(1, most + 1))
     for i in range(layers):
         near = (i + 1) / (layers + 1)
-        rise = p.between(14, 26) * (1.1 - near * 0.6)
+        rise = p.vary(14, 26) * (1.1 - near * 0.6)
         ridge(p, horizon + 4 + 3 * i, rise, p.ground(mix("#5f7fc0", "#5d9550", near), 0.72 - 0.45 * near))
 
 
@@ -92,24 +91,24 @@ def bush(p: Plate, x: float, y: float, width: float, depth: float) -> None:
 
 def trees(p: Plate, horizon: float, count: int) -> None:
     for _ in range(count):
-        bush(p, p.between(0, 192), horizon + p.between(2, 6), p.between(20, 34), p.between(0.25, 0.5))
+        bush(p, p.vary(0, 192), horizon + p.vary(2, 6), p.vary(20, 34), p.vary(0.25, 0.5))
 
 
 def meadow(p: Plate, horizon: float, near: str = "#5c9a3c", far: str = "#a9c25a") -> None:
     """Ground from the horizon down, with two broad swathes."""
     p.rect(0, horizon, 192, 195 - horizon, p.gradient(p.ground(far, 0.2), p.ground(near), p.ground(near, 0, 0.25)))
     for _ in range(2):
-        y = p.between(horizon + 18, 178)
-        tone = p.ground(mix(near, far, p.between(0.1, 0.8)), 0.0, p.between(0.0, 0.2))
-        points = [(x, y + p.between(-5, 5)) for x in range(-10, 211, 44)]
-        p.path(smooth(points) + f"L200 {y + 13:.1f}L-10 {y + p.between(8, 20):.1f}Z", tone, 0.75)
+        y = p.vary(horizon + 18, 178)
+        tone = p.ground(mix(near, far, p.vary(0.1, 0.8)), 0.0, p.vary(0.0, 0.2))
+        points = [(x, y + p.vary(-5, 5)) for x in range(-10, 211, 44)]
+        p.path(smooth(points) + f"L200 {y + 13:.1f}L-10 {y + p.vary(8, 20):.1f}Z", tone, 0.75)
 
 
 def country(p: Plate, horizon: float, near: str = "#5c9a3c", far: str = "#a9c25a") -> None:
     """Sky, hills, trees and ground: what most motifs stand in."""
     sky(p, horizon)
     hills(p, horizon, 3)
-    trees(p, horizon, int(p.rng.integers(0, 4)))
+    trees(p, horizon, int(p.surroundings.integers(0, 4)))
     meadow(p, horizon, near, far)
 
 
@@ -125,9 +124,9 @@ def water(p: Plate, top: float, ripples: int = 7) -> None:
     if p.look.disc and p.light != "noon":
         glitter(p, top, deep)
     for _ in range(ripples):
-        near = p.between(0.08, 1)
-        tone = mix(low, "#ffffff", 0.25) if p.rng.random() < 0.5 else mix(high, teal, 0.7)
-        p.ellipse(p.between(0, 192), top + near * deep, 12 + 20 * near, 1.8 + 1.6 * near, tone, 0.5)
+        near = p.vary(0.08, 1)
+        tone = mix(low, "#ffffff", 0.25) if p.surroundings.random() < 0.5 else mix(high, teal, 0.7)
+        p.ellipse(p.vary(0, 192), top + near * deep, 12 + 20 * near, 1.8 + 1.6 * near, tone, 0.5)
 
 
 def glitter(p: Plate, top: float, deep: float) -> None:
@@ -135,14 +134,14 @@ def glitter(p: Plate, top: float, deep: float) -> None:
     x = 192 * sun_across(p)
     for step in range(5):
         near = (step + 0.5) / 5
-        p.ellipse(x + p.between(-4, 4), top + near * deep, p.between(9, 13) + 9 * near, 2.6, p.look.disc, 0.75)
+        p.ellipse(x + p.vary(-4, 4), top + near * deep, p.vary(9, 13) + 9 * near, 2.6, p.look.disc, 0.75)
 
 
 def sea(p: Plate, horizon: float, shore: float, rise: float) -> None:
     """Sky and open water, in `shore` of all scenes with a far shore up to `rise` high."""
     sky(p, horizon)
-    if p.rng.random() < shore:
-        ridge(p, horizon + 4, p.between(8, rise), p.ground("#5f7fc0", 0.6))
+    if p.surroundings.random() < shore:
+        ridge(p, horizon + 4, p.vary(8, rise), p.ground("#5f7fc0", 0.6))
     water(p, horizon)
 
 

@@ -20,10 +20,13 @@ Points = Sequence[tuple[float, float]]
 class Plate:
     """A 192 x 192 sheet that collects SVG, knows its light and holds the scene's random generator."""
 
-    def __init__(self, scene: Scene, accent: str, rng: np.random.Generator) -> None:
+    def __init__(
+        self, scene: Scene, accent: str, rng: np.random.Generator, surroundings: np.random.Generator
+    ) -> None:
         self.scene = scene
         self.accent = accent  # The local colour that scene.colour names.
-        self.rng = rng
+        self.rng = rng  # for the subject itself: the same in every variant
+        self.surroundings = surroundings  # for sky, hills, trees and ripples
         self.light = scene.light
         self.look = LIGHT[scene.light]
         self.snow = scene.light == "snow"
@@ -35,6 +38,10 @@ class Plate:
 
     def between(self, low: float, high: float) -> float:
         return float(self.rng.uniform(low, high))
+
+    def vary(self, low: float, high: float) -> float:
+        """Like `between`, for the surroundings."""
+        return float(self.surroundings.uniform(low, high))
 
     def by_size(self, small: float, large: float) -> float:
         return small if self.scene.size == "small" else large

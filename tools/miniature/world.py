@@ -28,7 +28,8 @@ SUBJECTS = tuple(MOTIF)
 LIGHTS = tuple(LIGHT)
 PLACES = ("left", "centre", "right")
 SIZES = ("small", "large")
-NUMBERED = ("boat", "haystack", "cottage", "windmill", "orchard", "sunflowers", "parasol")
+VARIANTS = 3  # ways in which hills, clouds, trees and ripples come: few, so that a small model can learn them
+COUNTED = ("boat", "haystack", "cottage", "windmill", "orchard", "parasol")
 COLOURS: dict[str, dict[str, str]] = {
     "boat": {"white": "#f7f1e3", "red": "#cf3a2c", "blue": "#2f62b5", "ochre": "#dc9a34"},
     "haystack": {"golden": "#eab73c", "orange": "#dd7d33", "pink": "#dd95a0"},
@@ -59,27 +60,35 @@ class Scene:
     number: int  # How many of the motif there are, 1 to 3; always 1 where counting makes no sense.
     colour: str  # The colour word of its telling part (sail, roof, petals, vase), a key of COLOURS[subject].
     size: str  # "small" for far away, "large" for near.
-    seed: int  # Settles all free variation: horizon, hills, trees, clouds and small shifts.
+    seed: int  # Settles the surroundings: hills, trees, clouds, ripples. Below VARIANTS in training.
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
-    """A scene with every attribute drawn evenly."""
+    """A scene to learn from: subject, light, colour and variant drawn evenly, one thing large in the centre more often
+    than not, and never three small ones, which would be tiny."""
     subject = str(rng.choice(SUBJECTS))
+    number = int(rng.choice(numbers(subject), p=[0.6, 0.2, 0.2] if subject in COUNTED else None))
     return Scene(
         subject,
         str(rng.choice(LIGHTS)),
-        str(rng.choice(PLACES)),
-        int(rng.integers(1, 4)) if subject in NUMBERED else 1,
+        str(rng.choice(PLACES, p=[0.2, 0.6, 0.2])),
+        number,
         str(rng.choice(list(COLOURS[subject]))),
-        str(rng.choice(SIZES)),
-        int(rng.integers(2**31)),
+        str(rng.choice(SIZES, p=[0.3, 0.7])) if number < 3 or subject not in COUNTED else "large",
+        int(rng.integers(VARIANTS)),
     )
+
+
+def numbers(subject: str) -> tuple[int, ...]:
+    """How many of the subject there may be; a vase holds three sunflowers."""
+    return (1, 2, 3) if subject in COUNTED else (3,) if subject == "sunflowers" else (1,)
 
 
 def svg_of(scene: Scene) -> str:
     """The scene as an SVG document."""
-    rng = np.random.default_rng([scene.seed, SUBJECTS.index(scene.subject)])
-    plate = Plate(scene, COLOURS[scene.subject][scene.colour], rng)
+    subject = SUBJECTS.index(scene.subject)
+    pose, surroundings = (np.random.default_rng(seed) for seed in (subject, [scene.seed, subject]))
+    plate = Plate(scene, COLOURS[scene.subject][scene.colour], pose, surroundings)
     MOTIF[scene.subject](plate)
     if plate.snow and scene.subject not in INDOORS:
         flakes(plate)
@@ -104,7 +113,7 @@ def under_every_light(subject: str, rng: np.random.Generator) -> list[Scene]:
             scene,
             subject=subject,
             light=light,
-            number=scene.number if subject in NUMBERED else 1,
+            number=int(rng.choice(numbers(subject))),
             colour=str(rng.choice(list(COLOURS[subject]))),
         )
         for light, scene in zip(LIGHTS, [random_scene(rng) for _ in LIGHTS], strict=True)

@@ -11,7 +11,7 @@ from tools.miniature.shapes import Plate, polygon
 
 def room(p: Plate) -> float:
     """A wall, a window that shows the light outside, and a table; the table's edge is returned."""
-    wall = str(p.rng.choice(["#b9a5c4", "#9fb6b0", "#cbb08e", "#a8b4cc"]))
+    wall = str(p.surroundings.choice(["#b9a5c4", "#9fb6b0", "#cbb08e", "#a8b4cc"]))
     dim = 0.3 if p.light == "night" else 0.0
     p.rect(0, 0, 192, 192, p.gradient(p.ink(wall, 0.1, dim), p.ink(wall, 0, 0.25 + dim)))
     left = p.by_place(92.0, 12.0 if p.side > 0 else 92.0, 12.0) + p.between(-4, 4)

@@ -121,7 +121,7 @@ def bridge(p: Plate) -> None:
     horizon = p.between(84, 98)
     sky(p, horizon)
     hills(p, horizon, 3)
-    trees(p, horizon + 4, int(p.rng.integers(2, 5)))
+    trees(p, horizon + 4, int(p.surroundings.integers(2, 5)))
     meadow(p, horizon)
     bank = stand(p, 124, 134)
     water(p, bank - 8)
