@@ -1,55 +1,58 @@
-"""Builds the bundled miniature from nothing: `python -m tools.miniature [--out FOLDER] [--work FOLDER]`.
+"""Builds the bundled miniature: `python -m tools.miniature [--out FOLDER] [--work FOLDER]`.
 
-`--further 1000` takes what is bundled and trains its transformer for 1,000 more steps, then its guidance and a new
-adapter.
+`--further 3000` takes what is bundled and trains its transformer for 3,000 more steps, then its guidance and new
+adapters. The bundled transformer was made so on one core with AMX, from one of an earlier build (1,750 steps of 512
+scenes whose subjects stood less alike, six minutes of an H200), which its autoencoder and text encoders come from.
 
 Stages: draw and paint the scenes · autoencoder · text encoders · transformer · its guidance · the folder that
-FluxPipeline loads · the adapter, by the ordinary recipe. Each stage keeps its state in the work folder: stop the
-build at any moment and start it again. It uses a GPU when there is one. The bundled base's stages took six minutes of
-an H200 together, in two goes; two CPU cores want three hours.
+FluxPipeline loads · the style adapter, by the ordinary recipe · the few-step adapter. Each stage keeps its state in the
+work folder: stop the build at any moment and start it again. It uses a GPU when there is one.
 """
 
 import argparse
 import shutil
 from pathlib import Path
 
-# The bundled base is a GPU's, whose steps have larger batches: BATCH in autoencoder.py, text.py and transformer.py. Its
-# adapter was trained on a CPU.
+# On a GPU the batches are larger: BATCH in autoencoder.py, text.py and transformer.py.
 STEPS = {
-    "cpu": {"straight": 2000, "autoencoder": 1100, "text": 800, "transformer": 5900, "guidance": 160, "adapter": 350},
-    "cuda": {"straight": 550, "autoencoder": 2150, "text": 700, "transformer": 1750, "guidance": 250, "adapter": 350},
-}
-SCENES = {
-    "cpu": {"drawn": 2000, "painted": 2000, "taught": 8000, "style": 320},
-    "cuda": {"drawn": 4000, "painted": 4000, "taught": 24000, "style": 320},
-}
-SEEDS = {"drawn": 1, "painted": 2, "taught": 3, "style": 4}  # apart, so that no stage sees another's scenes
+    "cpu": {
+        "straight": 2000, "autoencoder": 1100, "text": 800, "transformer": 8000, "guidance": 800, "adapter": 350,
+        "accelerator": 500,
+    },
+    "cuda": {
+        "straight": 550, "autoencoder": 2150, "text": 700, "transformer": 20000, "guidance": 3000, "adapter": 350,
+        "accelerator": 2000,
+    },
+}  # fmt: skip
+SCENES = {"drawn": 2000, "painted": 2000, "style": 360, "paths": 40}  # paths: batches of the few-step adapter's teacher
+SEEDS = {"drawn": 1, "painted": 2, "style": 4}  # apart, so that no stage sees another's scenes
 BUNDLE = Path("impressionism/miniature")
 
 
-def build(out: Path, work: Path, steps: dict[str, int], scenes: dict[str, int], further: bool) -> None:
-    from tools.miniature import assemble, autoencoder, loop, text, transformer
-    from tools.miniature import scenes as sets
+def build(out: Path, work: Path, steps: dict[str, int], scenes: dict[str, int], further: bool, quick: bool) -> None:
+    from tools.miniature import accelerator, assemble, autoencoder, loop, text, transformer
+    from tools.miniature.scenes import pictures, scene_of, write_folder
+    from tools.miniature.world import all_scenes
 
     loop.prepare()
-
-    def pictures(name: str, painted: bool):
-        return sets.pictures(work / f"{name}.npy", seed=SEEDS[name], count=scenes[name], painted=painted)
-
     if further:
         start, vae, encoders = assemble.load(out)
     else:
-        start, drawn, painted = None, pictures("drawn", False), pictures("painted", True)
+        some = {name: [scene_of(SEEDS[name], i) for i in range(scenes[name])] for name in ("drawn", "painted")}
+        drawn = pictures(work / "drawn.npy", some["drawn"])
+        painted = pictures(work / "painted.npy", some["painted"], painted=True)
         vae = autoencoder.train(drawn, painted, work, steps["straight"], steps["autoencoder"])
-        encoders = text.train(work / "text.pt", steps["text"])
-    latents = transformer.normalise(vae, transformer.encode(vae, pictures("taught", False), work / "latents.pt"))
-    batches = transformer.Batches(latents, SEEDS["taught"], encoders)
+        start, encoders = None, text.train(work / "text.pt", steps["text"])
+    world = all_scenes()[:24] if quick else all_scenes()
+    latents = transformer.encode(vae, pictures(work / "taught.npy", world), work / "latents.pt")
+    batches = transformer.Batches(world, transformer.normalise(vae, latents), encoders)
     base = transformer.train(batches, work, steps["transformer"], start)
-    student = transformer.distill(base, batches, work, steps["guidance"])
-    assemble.save(out, student, vae, encoders)
+    guided = transformer.guide(base, batches, work, steps["guidance"])
+    assemble.save(out, guided, vae, encoders)
     if not (work / "style" / "metadata.jsonl").exists():
-        sets.write_folder(work / "style", seed=SEEDS["style"], count=scenes["style"], painted=True)
+        write_folder(work / "style", seed=SEEDS["style"], count=scenes["style"], painted=True)
     assemble.train_adapter(out, work, steps["adapter"])
+    accelerator.train(out, work, steps["accelerator"], scenes["paths"])
 
 
 def main() -> None:
@@ -68,15 +71,15 @@ def main() -> None:
 
     from tools.miniature import loop
 
-    steps, scenes = dict(STEPS[loop.device().type]), dict(SCENES[loop.device().type])
+    steps, scenes = dict(STEPS[loop.device().type]), dict(SCENES)
     if chosen.further:
         steps["transformer"] = chosen.further
     if chosen.quick:
-        steps, scenes = dict.fromkeys(steps, 3), dict.fromkeys(scenes, 24)
+        steps, scenes = dict.fromkeys(steps, 3), dict.fromkeys(scenes, 24) | {"paths": 1}
     work = chosen.work / ("further" if chosen.further else "") / ("quick" if chosen.quick else "")
     if chosen.fresh:
         shutil.rmtree(work, ignore_errors=True)
-    build(chosen.out, work, steps, scenes, further=bool(chosen.further))
+    build(chosen.out, work, steps, scenes, further=bool(chosen.further), quick=chosen.quick)
     if chosen.further:
         shutil.rmtree(work)  # the next --further starts from what is built now
 

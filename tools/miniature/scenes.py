@@ -22,23 +22,23 @@ def scene_of(seed: int, index: int) -> Scene:
     return random_scene(np.random.default_rng([seed, index]))
 
 
-def _picture(job: tuple[int, int, bool]) -> np.ndarray:
-    seed, index, painted = job
-    picture = draw(scene_of(seed, index))
-    return paint_over(picture, seed=index) if painted else picture
+def _picture(job: tuple[Scene, int | None]) -> np.ndarray:
+    scene, brush_seed = job
+    picture = draw(scene)
+    return picture if brush_seed is None else paint_over(picture, seed=brush_seed)
 
 
-def pictures(path: Path, *, seed: int, count: int, painted: bool) -> np.ndarray:
-    """(count, side, side, 3) uint8: scene 0 … count - 1 of `seed`, drawn or painted; kept at `path`."""
-    if path.exists() and len(kept := np.load(path, mmap_mode="r")) == count:
+def pictures(path: Path, scenes: list[Scene], *, painted: bool = False) -> np.ndarray:
+    """(count, side, side, 3) uint8: the scenes, drawn or painted; kept at `path`."""
+    if path.exists() and len(kept := np.load(path, mmap_mode="r")) == len(scenes):
         return kept
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.npy")
-    jobs = [(seed, index, painted) for index in range(count)]
-    first = _picture(jobs[0])
-    kept = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(count, *first.shape))
+    jobs = [(scene, index if painted else None) for index, scene in enumerate(scenes)]
+    shape = (len(jobs), *_picture(jobs[0]).shape)
+    kept = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
     with ProcessPoolExecutor() as pool:
-        for index, picture in enumerate(tqdm(pool.map(_picture, jobs, chunksize=32), total=count, desc=path.stem)):
+        for index, picture in enumerate(tqdm(pool.map(_picture, jobs, chunksize=32), total=len(jobs), desc=path.stem)):
             kept[index] = picture
     kept.flush()
     partial.replace(path)
@@ -54,7 +54,7 @@ def write_folder(folder: Path, *, seed: int, count: int, painted: bool, held_out
     lines = []
     for index in tqdm(range(count), desc=folder.name):
         name, scene = f"{index:05d}.png", scene_of(seed, index)
-        Image.fromarray(_picture((seed, index, painted))).save(folder / name)
+        Image.fromarray(_picture((scene, index if painted else None))).save(folder / name)
         caption, said = describe_with(scene, np.random.default_rng([seed, index, 1]), held_out=held_out)
         lines.append({"file_name": name, "text": caption, "says": sorted(said), **dataclasses.asdict(scene)})
     (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -20,9 +20,7 @@ Points = Sequence[tuple[float, float]]
 class Plate:
     """A 192 x 192 sheet that collects SVG, knows its light and holds the scene's random generator."""
 
-    def __init__(
-        self, scene: Scene, accent: str, rng: np.random.Generator, surroundings: np.random.Generator
-    ) -> None:
+    def __init__(self, scene: Scene, accent: str, rng: np.random.Generator, surroundings: np.random.Generator) -> None:
         self.scene = scene
         self.accent = accent  # The local colour that scene.colour names.
         self.rng = rng  # for the subject itself: the same in every variant

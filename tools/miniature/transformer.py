@@ -5,6 +5,7 @@ trained from scratch by flow matching on drawn scenes and their captions."""
 # pyright: reportReturnType=false, reportOperatorIssue=false, reportCallIssue=false
 # (diffusers' and torch's layers are typed as Tensor | Module)
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,16 @@ from tqdm import tqdm
 from tools.miniature import loop
 from tools.miniature.autoencoder import LATENT, to_tensor
 from tools.miniature.captions import describe
-from tools.miniature.scenes import scene_of
 from tools.miniature.text import WIDTH, Frozen, as_typed
+from tools.miniature.world import Scene, random_scene
 
-BATCH = {"cpu": 16, "cuda": 512}
+BATCH = {"cpu": 16, "cuda": 128}
 UNCAPTIONED = 0.08  # share of samples with an empty prompt
-GUIDANCE = (1.0, 5.0)  # fed at random, so that it changes nothing until `distill` gives it a meaning
-SHIFT = 2.0  # of the noise levels; the sampler's own is 1.6 at this size
-CROPS = ((24, 24), (24, 24), (24, 24), (18, 24), (24, 18))  # latent sizes, a batch each, in turn
+GUIDANCE = (1.0, 5.0)  # drawn at random; without effect until `guide` gives it a meaning
+GUIDED = 0.6  # weight of classifier-free guidance for each unit of guidance above 1
+SHIFT = 2.5  # of the noise levels; the sampler's own is 1.6 at this size
+EVEN = 0.4  # share of the noise levels that are drawn evenly instead, for the details
+CROPS = 8 * ((24, 24),) + ((18, 24), (24, 18))  # latent sizes, a batch each, in turn; cut from the middle
 
 
 def build() -> FluxTransformer2DModel:
@@ -38,6 +41,7 @@ def build() -> FluxTransformer2DModel:
         guidance_embeds=True,
         axes_dims_rope=(8, 20, 20),
     )
+    loop.plain_attention(transformer)
     # Every block begins as the identity and the whole as zero (adaLN-Zero, Peebles & Xie 2023).
     for name, module in transformer.named_modules():
         if isinstance(module, torch.nn.Linear) and (".norm" in name or name == "proj_out"):
@@ -52,11 +56,10 @@ def encode(vae: AutoencoderKL, pictures: np.ndarray, path: Path) -> torch.Tensor
     if path.exists() and len(kept := torch.load(path, weights_only=True)) == len(pictures):
         return kept
     vae = vae.to(loop.device(), memory_format=torch.channels_last)
-    size = BATCH[loop.device().type] // 8
-    means = [
-        vae.encode(to_tensor(pictures[i : i + size]).to(loop.device())).latent_dist.mean.cpu()
-        for i in tqdm(range(0, len(pictures), size), desc=path.stem)
-    ]
+    means = []
+    for i in tqdm(range(0, len(pictures), 16), desc=path.stem):
+        with loop.bfloat16():
+            means.append(vae.encode(to_tensor(pictures[i : i + 16]).to(loop.device())).latent_dist.mean.cpu().float())
     loop.save(torch.cat(means), path)
     return torch.cat(means)
 
@@ -69,48 +72,52 @@ def normalise(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
 
 
 def sigmas(count: int, generator: torch.Generator) -> torch.Tensor:
-    """(count,) logit-normal noise levels, stratified; moved up, because high levels decide the composition."""
-    even = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
-    sigma = torch.sigmoid(torch.special.ndtri(even.clamp(1e-4, 1 - 1e-4)))
-    return SHIFT * sigma / (1 + (SHIFT - 1) * sigma)
+    """(count,) noise levels: most logit-normal, stratified and moved up, because high levels decide the composition."""
+    spread = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    sigma = torch.sigmoid(torch.special.ndtri(spread.clamp(1e-4, 1 - 1e-4)))
+    sigma = SHIFT * sigma / (1 + (SHIFT - 1) * sigma)
+    even = int(EVEN * count)
+    if even:
+        sigma[:even] = 0.001 + 0.998 * (torch.arange(even) + torch.rand(even, generator=generator)) / even
+    return sigma
 
 
 class Batches:
     """What a step sees, as a function of the step alone: drawn on the CPU by calling it, put together by `whole`."""
 
-    def __init__(self, latents: torch.Tensor, seed: int, text: Frozen) -> None:
-        self.seed, self.text, self.count, self.size = seed, text, len(latents), BATCH[loop.device().type]
+    def __init__(self, scenes: list[Scene], latents: torch.Tensor, text: Frozen) -> None:
+        self.text, self.size = text, BATCH[loop.device().type]
+        self.index = {scene: i for i, scene in enumerate(scenes)}
         # Weighted by its variance, an error counts as much as it shows in pixels: the latents' spread was evened
         # out by half (see autoencoder.align), so a channel's variance is the square root of its share of the picture.
-        variance = latents.var((0, 2, 3)).repeat_interleave(4)  # as packed
+        variance = latents.float().var((0, 2, 3)).repeat_interleave(4)  # as packed
         self.weight = (variance / variance.mean()).to(loop.device())
         self.latents = latents.to(loop.device())
-        self.nothing = text(**{name: value.to(loop.device()) for name, value in text.ids([""]).items()})
+        self.no_words, self.no_sentence = text(
+            **{name: value.to(loop.device()) for name, value in text.ids([""]).items()}
+        )
 
     def __call__(self, step: int) -> loop.Batch:
-        """Which scenes, which rows and columns of theirs, the noise and its level, and the prompts' tokens."""
+        """Which scenes, the part of them, the noise and its level, and the prompts' tokens."""
         rng, generator = np.random.default_rng([13, step]), torch.Generator().manual_seed(step)
-        index = rng.integers(self.count, size=self.size)
+        scenes = [random_scene(rng) for _ in range(self.size)]
+        captions = [as_typed(describe(scene, rng), rng) for scene in scenes]
         height, width = CROPS[step % len(CROPS)]
-        top, left = rng.integers(24 - height + 1), rng.integers(24 - width + 1)
-        captions = [as_typed(describe(scene_of(self.seed, int(i)), rng), rng) for i in index]
-        prompts = ["" if rng.random() < UNCAPTIONED else caption for caption in captions]
         low, high = GUIDANCE
         return {
-            "index": torch.from_numpy(index),
-            "rows": torch.arange(top, top + height),
-            "columns": torch.arange(left, left + width),
+            "index": torch.tensor([self.index.get(scene, 0) for scene in scenes]),  # 0: a --quick build's few scenes
+            "rows": torch.arange(height) + (24 - height) * 2 // 3,  # subjects stand rather low
+            "columns": torch.arange(width) + (24 - width) // 2,
             "noise": torch.randn(self.size, LATENT, height, width, generator=generator),
             "sigma": sigmas(self.size, generator),
             "guidance": low + (high - low) * torch.rand(self.size, generator=generator),
-            **self.text.ids(prompts),
+            **self.text.ids(["" if rng.random() < UNCAPTIONED else caption for caption in captions]),
         }
 
     def whole(self, batch: loop.Batch) -> loop.Batch:
-        """Packed latents with noise, the velocity to learn, and the prompts' embeddings beside those of no prompt."""
+        """Packed latents with noise, the velocity to learn, and the prompts' embeddings."""
         noise, level = batch["noise"], batch["sigma"].view(-1, 1, 1, 1)
-        height, width = noise.shape[2:]
-        x = self.latents[batch["index"]][:, :, batch["rows"]][..., batch["columns"]]
+        x = self.latents[batch["index"]][:, :, batch["rows"]][..., batch["columns"]].float()
         words, sentence = self.text(batch["clip_ids"], batch["t5_ids"])
         return {
             "x": pack((1 - level) * x + level * noise),
@@ -119,10 +126,13 @@ class Batches:
             "guidance": batch["guidance"],
             "words": words,
             "sentence": sentence,
-            "no_words": self.nothing[0].expand_as(words),
-            "no_sentence": self.nothing[1].expand_as(sentence),
-            "places": FluxPipeline._prepare_latent_image_ids(1, height // 2, width // 2, x.device, torch.float32),
+            "places": places(*noise.shape[2:]),
         }
+
+    def unprompted(self, batch: loop.Batch) -> loop.Batch:
+        """The same with the empty prompt."""
+        words, sentence = self.no_words.expand_as(batch["words"]), self.no_sentence.expand_as(batch["sentence"])
+        return batch | {"words": words, "sentence": sentence}
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:
@@ -130,20 +140,23 @@ def pack(latents: torch.Tensor) -> torch.Tensor:
     return FluxPipeline._pack_latents(latents, *latents.shape)
 
 
-def velocity(model: torch.nn.Module, batch: dict[str, torch.Tensor], *, prompted: bool = True) -> torch.Tensor:
-    words, sentence = ("words", "sentence") if prompted else ("no_words", "no_sentence")
-    device = batch["x"].device
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+def places(height: int, width: int) -> torch.Tensor:
+    """The rows and columns of the packed latents, as FluxPipeline numbers them."""
+    return FluxPipeline._prepare_latent_image_ids(1, height // 2, width // 2, loop.device(), torch.float32)
+
+
+def velocity(model: torch.nn.Module, batch: loop.Batch) -> torch.Tensor:
+    with loop.bfloat16():
         return model(
             hidden_states=batch["x"],
             timestep=batch["sigma"],
             guidance=batch["guidance"],
-            encoder_hidden_states=batch[words],
-            pooled_projections=batch[sentence],
-            txt_ids=torch.zeros(batch[words].shape[1], 3, device=device),
+            encoder_hidden_states=batch["words"],
+            pooled_projections=batch["sentence"],
+            txt_ids=torch.zeros(batch["words"].shape[1], 3, device=batch["x"].device),
             img_ids=batch["places"],
             return_dict=False,
-        )[0]
+        )[0].float()
 
 
 def error(prediction: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -153,41 +166,38 @@ def error(prediction: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) 
 def train(
     batches: Batches, folder: Path, steps: int, start: FluxTransformer2DModel | None = None
 ) -> FluxTransformer2DModel:
-    """A new transformer, or `start` trained on."""
+    """A new transformer, or `start` trained on, by flow matching at a constant learning rate."""
     torch.manual_seed(4)
     model = (start or build()).to(loop.device())
+    compiled = loop.compiled(model, steps)
 
     def loss_of(batch: loop.Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         whole = batches.whole(batch)
-        loss = error(velocity(model, whole), whole["velocity"], batches.weight)
+        loss = error(velocity(compiled, whole), whole["velocity"], batches.weight)
         return loss, {"loss": loss.detach()}
 
     return loop.run(
-        model=model, state_file=folder / "transformer.pt", steps=steps, rate=1.5e-3, batch_of=batches, loss_of=loss_of,
-        weight_decay=0.01,
+        model=model, state_file=folder / "transformer.pt", steps=steps, rate=1e-3, batch_of=batches, loss_of=loss_of,
+        muon=True, schedule=loop.constant,
     )  # fmt: skip
 
 
-def distill(base: FluxTransformer2DModel, batches: Batches, folder: Path, steps: int) -> FluxTransformer2DModel:
-    """Give `guidance` its meaning, as FLUX.1-dev got it: at g the student learns what classifier-free guidance
-    of weight g makes of the trained model, in one evaluation."""
-    student = build().to(loop.device())
-    student.load_state_dict(base.state_dict())
-    base.requires_grad_(False)
+def guide(base: FluxTransformer2DModel, batches: Batches, folder: Path, steps: int) -> FluxTransformer2DModel:
+    """Train on while the learning rate falls to zero, and give `guidance` its meaning: what classifier-free guidance
+    adds, by the base, is added to the velocity to learn (Tang et al. 2025), so that one evaluation has it in it."""
+    model = copy.deepcopy(base).train().requires_grad_(True)
+    base.eval().requires_grad_(False)
+    student, teacher = loop.compiled(model, steps), loop.compiled(base, steps)
 
     def loss_of(batch: loop.Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         whole = batches.whole(batch)
         with torch.no_grad():
-            free = velocity(base, whole, prompted=False)
-            target = free + whole["guidance"].view(-1, 1, 1) * (velocity(base, whole) - free)
+            more = velocity(teacher, whole) - velocity(teacher, batches.unprompted(whole))
+        target = whole["velocity"] + GUIDED * (whole["guidance"].view(-1, 1, 1) - 1) * more
         loss = error(velocity(student, whole), target, batches.weight)
         return loss, {"loss": loss.detach()}
 
     return loop.run(
-        model=student,
-        state_file=folder / "guidance.pt",
-        steps=steps,
-        rate=4e-4,
-        batch_of=lambda step: batches(10**6 + step),
-        loss_of=loss_of,
-    )
+        model=model, state_file=folder / "guidance.pt", steps=steps, rate=1e-3,
+        batch_of=lambda step: batches(10**6 + step), loss_of=loss_of, muon=True, schedule=loop.to_zero,
+    )  # fmt: skip

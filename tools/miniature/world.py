@@ -28,7 +28,7 @@ SUBJECTS = tuple(MOTIF)
 LIGHTS = tuple(LIGHT)
 PLACES = ("left", "centre", "right")
 SIZES = ("small", "large")
-VARIANTS = 3  # ways in which hills, clouds, trees and ripples come: few, so that a small model can learn them
+VARIANTS = 2  # ways in which hills, clouds, trees and ripples come: few, so that a small model can learn them
 COUNTED = ("boat", "haystack", "cottage", "windmill", "orchard", "parasol")
 COLOURS: dict[str, dict[str, str]] = {
     "boat": {"white": "#f7f1e3", "red": "#cf3a2c", "blue": "#2f62b5", "ochre": "#dc9a34"},
@@ -82,6 +82,20 @@ def random_scene(rng: np.random.Generator) -> Scene:
 def numbers(subject: str) -> tuple[int, ...]:
     """How many of the subject there may be; a vase holds three sunflowers."""
     return (1, 2, 3) if subject in COUNTED else (3,) if subject == "sunflowers" else (1,)
+
+
+def all_scenes() -> list[Scene]:
+    """Every scene that `random_scene` may give."""
+    return [
+        Scene(subject, light, place, number, colour, size, seed)
+        for subject in SUBJECTS
+        for light in LIGHTS
+        for place in PLACES
+        for number in numbers(subject)
+        for colour in COLOURS[subject]
+        for size in (SIZES if number < 3 or subject not in COUNTED else ("large",))
+        for seed in range(VARIANTS)
+    ]
 
 
 def svg_of(scene: Scene) -> str:
