@@ -1,21 +1,25 @@
-"""What the bundled miniature must show: `python -m benchmarks.miniature [--pictures 200]` (about 5 minutes on
-two CPU cores) writes miniature.json and, to look at, miniature.jpg.
+"""What the bundled miniature paints: `python -m benchmarks.miniature [--pictures 128]` (about 5 minutes on two CPU
+cores) writes miniature.json and, to look at, miniature.jpg.
 
-(a) A small classifier that was taught on drawn scenes finds in generated pictures the subject (≥ 90 %) and the light
-    (≥ 85 %) that the prompt asked for, in phrasings no training saw.
+(a) A small classifier, taught on drawn scenes, looks for what the prompt names in pictures of the base and of the
+    adapter at its recommended strength. It has to choose one of 16 subjects, so its share is higher than that of a
+    person, who may say "nothing".
 (b) Strength 0 is the base model, bit for bit.
 (c) The stroke statistic grows with strength 0 → 1.25: Spearman ≥ 0.9 for a prompt in the mean.
-(d) At strength 1 the composition stays: correlation of the low-frequency luminance with strength 0 ≥ 0.8 in the mean.
+(d) The composition stays: correlation of the low-frequency luminance with strength 0. The recommended strength is the
+    highest at which it is ≥ 0.85 in the mean.
 (e) The adapter took ≤ 20 minutes to train and ≤ 3 MB on disk.
 And of the autoencoder: ≥ 30 dB on drawn scenes; a painted scene keeps ≥ 80 % of its stroke statistic.
+
+`--blind FOLDER` writes numbered sheets without captions for 48 prompts in held-out phrasings that name subject and
+light, three a subject: of the base, of the adapter and of painted scenes like those it learned from; and apart from
+them key.json. Write into the key's "named" how many a person named; `--count FOLDER` copies that to miniature.json.
 """
 
 import argparse
 import dataclasses
+import datetime
 import json
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import cv2
@@ -33,23 +37,19 @@ from impressionism.paint import compare, defaults, paint, sweep
 from impressionism.pictorial import stroke_statistic
 from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import GenerationParams
+from tools.miniature.brush import paint_over
+from tools.miniature.captions import ATTRIBUTES, describe_with
+from tools.miniature.scenes import scene_of
+from tools.miniature.world import COLOURS, LIGHTS, SUBJECTS, Scene, draw, numbers
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
+KEPT = 0.85  # the composition's correlation at the recommended strength
+ASKED = ("subject", "light", "number", "colour", "place")
 HERE = Path(__file__).parent
+TARGETS = {"base": 46, "adapter": 44, "painted scenes": 47}  # of 48, named blind
 
 
-def scenes(folder: Path, count: int, seed: int, *options: str) -> list[dict]:
-    """Scenes drawn by `tools.miniature.scenes` into `folder`; their records."""
-    command = [sys.executable, "-m", "tools.miniature.scenes", folder, "--count", count, "--seed", seed, *options]
-    subprocess.run([str(part) for part in command], check=True)
-    return [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
-
-
-def pixels(folder: Path, records: list[dict]) -> np.ndarray:
-    return np.stack([np.asarray(Image.open(folder / record["file_name"])) for record in records])
-
-
-def asking(painter: Painter, prompt: str, seed: int) -> GenerationParams:
+def generation(painter: Painter, prompt: str, seed: int) -> GenerationParams:
     return dataclasses.replace(defaults(painter, prompt), seed=seed)
 
 
@@ -58,44 +58,52 @@ def to_tensor(pictures: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def small(pictures: np.ndarray) -> torch.Tensor:
-    """(count, side, side, 3) uint8 → (count, 3, 96, 96) in [-1, 1]."""
-    halved = [cv2.resize(picture, (96, 96), interpolation=cv2.INTER_AREA) for picture in pictures]
-    return to_tensor(np.stack(halved))
+def small(pictures: list[np.ndarray]) -> torch.Tensor:
+    """(side, side, 3) uint8 each → (count, 3, 96, 96) in [-1, 1]."""
+    return to_tensor(np.stack([cv2.resize(picture, (96, 96), interpolation=cv2.INTER_AREA) for picture in pictures]))
+
+
+# ---- What a classifier sees
 
 
 class Classifier(nn.Module):
-    """Tells subject and light from a picture of 96 x 96 px."""
+    """Tells the attributes of a scene from a picture of 96 x 96 px."""
 
-    def __init__(self, subjects: int, lights: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
         layers, before = [], 3
         for width in (24, 48, 96, 128):
             layers += [nn.Conv2d(before, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU()]
             before = width
         self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Dropout(0.2))
-        self.heads = nn.ModuleList([nn.Linear(9 * before, subjects), nn.Linear(9 * before, lights)])
+        self.heads = nn.ModuleList([nn.Linear(9 * before, len(ATTRIBUTES[name])) for name in ASKED])
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         x = self.body(x)
-        return self.heads[0](x), self.heads[1](x)
+        return [head(x) for head in self.heads]
 
 
-def teach(pictures: torch.Tensor, labels: torch.Tensor, epochs: int = 14) -> Classifier:
-    """A classifier of drawn scenes, (count, 3, 96, 96) with (count, 2) labels; blur and noise make it look at form."""
+def labels(scenes: list[Scene]) -> torch.Tensor:
+    """(count, attributes): which value of each."""
+    return torch.tensor([[ATTRIBUTES[name].index(str(getattr(scene, name))) for name in ASKED] for scene in scenes])
+
+
+def teach(count: int, epochs: int = 12) -> Classifier:
+    """A classifier of drawn scenes; blur and noise make it look at form."""
     torch.manual_seed(0)
-    model = Classifier(*(labels.max(0).values + 1).tolist())
-    batch = 48
-    steps = epochs * len(pictures) // batch
+    scenes = [scene_of(200, i) for i in range(count)]
+    pictures, truth = small([draw(scene) for scene in scenes]), labels(scenes)
+    model, batch = Classifier(), 48
+    steps = max(2, epochs * count // batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     for _ in tqdm(range(steps), desc="classifier"):
-        index = torch.randint(len(pictures), (batch,))
+        index = torch.randint(count, (batch,))
         x = pictures[index]
         if torch.rand(1) < 0.5:
             x = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2.0, mode="bilinear")
         x = x + 0.1 * torch.rand(1) * torch.randn_like(x)
-        loss = sum(F.cross_entropy(answer, label) for answer, label in zip(model(x), labels[index].T, strict=True))
+        loss = sum(F.cross_entropy(answer, label) for answer, label in zip(model(x), truth[index].T, strict=True))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -104,38 +112,40 @@ def teach(pictures: torch.Tensor, labels: torch.Tensor, epochs: int = 14) -> Cla
 
 
 @torch.no_grad()
-def shares_right(model: Classifier, pictures: torch.Tensor, labels: torch.Tensor) -> list[float]:
-    answers = torch.stack([answer.argmax(-1) for answer in model(pictures)], -1)
-    return [round(share, 4) for share in (answers == labels).float().mean(0).tolist()]
+def found(model: Classifier, pictures: list[Image.Image], scenes: list[Scene], told: list[dict]) -> dict:
+    """For each attribute the share that is right of the pictures whose prompt names it."""
+    answers = torch.stack([answer.argmax(-1) for answer in model(small([np.asarray(p) for p in pictures]))], -1)
+    right = (answers == labels(scenes)).numpy()
+    shares = {}
+    for column, name in enumerate(ASKED):
+        named = np.array([name in said for said in told])
+        shares[name] = round(float(right[named, column].mean()), 4) if named.any() else None
+    return shares
 
 
-def recognition(painter: Painter, count: int, taught: int) -> tuple[dict, list[Image.Image]]:
-    """(a), and the pictures for the contact sheet."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        drawn = scenes(root / "drawn", taught, 200)
-        asked = scenes(root / "asked", 2 * count, 201, "--held-out")
-        subjects, lights = (sorted({r[key] for r in drawn}) for key in ("subject", "light"))
+def recognition(painter: Painter, strength: float, count: int, taught: int) -> tuple[dict, list[Image.Image]]:
+    """(a), and the base's pictures for the contact sheet."""
+    model = teach(taught)
+    rng = np.random.default_rng(201)
+    scenes = [scene_of(201, i) for i in range(count)]
+    prompts, told = zip(*(describe_with(scene, rng, held_out=True) for scene in scenes), strict=True)
+    figures, base = {"pictures": count, "strength": strength}, []
+    for row, at in (("base", 0.0), ("adapter", strength)):
+        pictures = [
+            paint(painter, generation(painter, prompt, 1000 + i), strength=at)
+            for i, prompt in enumerate(tqdm(prompts, desc=row))
+        ]
+        base = base or pictures
+        figures[row] = found(model, pictures, scenes, list(told))
+    unseen = [scene_of(202, i) for i in range(count)]
+    everything = [dict.fromkeys(ASKED)] * count
+    figures["classifier_on_unseen_drawings"] = found(
+        model, [Image.fromarray(draw(s)) for s in unseen], unseen, everything
+    )
+    return figures, base
 
-        def labels(records: list[dict]) -> torch.Tensor:
-            return torch.tensor([[subjects.index(r["subject"]), lights.index(r["light"])] for r in records])
 
-        model = teach(small(pixels(root / "drawn", drawn)), labels(drawn))
-        own = shares_right(model, small(pixels(root / "asked", asked)), labels(asked))
-    asked = [record for record in asked if "light" in record["says"]][:count]
-    pictures = [
-        paint(painter, asking(painter, record["text"], 1000 + i), strength=0.0)
-        for i, record in enumerate(tqdm(asked, desc="pictures"))
-    ]
-    found = shares_right(model, small(np.stack([np.asarray(p) for p in pictures])), labels(asked))
-    figures = {
-        "pictures": len(asked),
-        "subject": found[0],
-        "light": found[1],
-        "classifier_on_unseen_drawings": {"subject": own[0], "light": own[1]},
-        "reached": found[0] >= 0.9 and found[1] >= 0.85,
-    }
-    return figures, pictures
+# ---- What strength does
 
 
 def low_luminance(picture: Image.Image) -> np.ndarray:
@@ -146,11 +156,10 @@ def strength(painter: Painter, prompts: list[str]) -> tuple[dict, dict, list[lis
     """(c) and (d), and the sweeps for the contact sheet."""
     rows, ranks, kept, curves = [], [], [], []
     for seed, prompt in enumerate(tqdm(prompts, desc="sweeps")):
-        sampling = asking(painter, prompt, seed)
-        row = [picture for _, picture in sweep(painter, sampling, STRENGTHS)]
+        row = [picture for _, picture in sweep(painter, generation(painter, prompt, seed), STRENGTHS)]
         strokes = [stroke_statistic(np.asarray(picture)) for picture in row]
         ranks.append(spearmanr(STRENGTHS, strokes).statistic)
-        kept.append(np.corrcoef(low_luminance(row[0]), low_luminance(row[STRENGTHS.index(1.0)]))[0, 1])
+        kept.append([np.corrcoef(low_luminance(row[0]), low_luminance(picture))[0, 1] for picture in row])
         curves.append(strokes)
         rows.append(row)
     grown = {
@@ -159,13 +168,16 @@ def strength(painter: Painter, prompts: list[str]) -> tuple[dict, dict, list[lis
         "stroke_statistic": np.round(np.mean(curves, 0), 3).tolist(),
         "spearman_mean": round(float(np.mean(ranks)), 4),
         "spearman_least": round(float(np.min(ranks)), 4),
-        "reached": bool(np.mean(ranks) >= 0.9),
     }
+    means = np.mean(kept, 0)
+    recommended = max(at for at, mean in zip(STRENGTHS[:-1], means, strict=False) if mean >= KEPT)
+    column = STRENGTHS.index(recommended)
     stayed = {
         "prompts": len(prompts),
-        "correlation_mean": round(float(np.mean(kept)), 4),
-        "correlation_least": round(float(np.min(kept)), 4),
-        "reached": bool(np.mean(kept) >= 0.8),
+        "correlation": np.round(means, 4).tolist(),
+        "recommended_strength": recommended,
+        "correlation_mean": round(float(means[column]), 4),
+        "correlation_least": round(float(np.min(kept, 0)[column]), 4),
     }
     return grown, stayed, rows
 
@@ -173,33 +185,34 @@ def strength(painter: Painter, prompts: list[str]) -> tuple[dict, dict, list[lis
 def strength_zero(painter: Painter, prompts: list[str]) -> dict:
     """(b): against a pipeline that never loaded an adapter."""
     bare = load_pipeline("miniature", adapter="none", device="cpu")
-    samplings = [asking(painter, prompt, 50 + i) for i, prompt in enumerate(prompts)]
+    asked = [generation(painter, prompt, 50 + i) for i, prompt in enumerate(prompts)]
     same = [
         paint(painter, s, 0.0).tobytes() == paint(bare, s, 0.0).tobytes() == compare(painter, s, 1.0)[0].tobytes()
-        for s in samplings
+        for s in asked
     ]
-    return {"pictures": len(same), "identical": sum(same), "reached": all(same)}
+    return {"pictures": len(same), "identical": sum(same)}
+
+
+# ---- The files
 
 
 @torch.no_grad()
 def autoencoder(painter: Painter, count: int) -> dict:
     vae = painter.pipe.vae
-    decibels, kept = {}, 0.0
-    for kind, options in (("drawn", ()), ("painted", ("--painted",))):
-        with tempfile.TemporaryDirectory() as folder:
-            pictures = pixels(Path(folder), scenes(Path(folder), count, 202, *options))
-        x = to_tensor(pictures)
+    drawn = [draw(scene_of(202, i)) for i in range(count)]
+    painted = [paint_over(picture, i) for i, picture in enumerate(drawn)]
+    decibels, again = {}, []
+    for kind, pictures in (("drawn", drawn), ("painted", painted)):
+        x = to_tensor(np.stack(pictures))
         y = torch.cat([vae.decode(vae.encode(part).latent_dist.mean).sample for part in x.split(8)]).clamp(-1, 1)
         decibels[kind] = round(float(10 * torch.log10(4 / (x - y).square().mean())), 2)
-        if kind == "painted":
-            again = ((y + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-            kept = np.mean([stroke_statistic(b) / stroke_statistic(a) for a, b in zip(pictures, again, strict=True)])
+        again = ((y + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    kept = np.mean([stroke_statistic(b) / stroke_statistic(a) for a, b in zip(painted, again, strict=True)])
     return {
         "pictures": count,
         "drawn_dB": decibels["drawn"],
         "painted_dB": decibels["painted"],
         "strokes_kept": round(float(kept), 4),
-        "reached": bool(decibels["drawn"] >= 30 and kept >= 0.8),
     }
 
 
@@ -213,8 +226,10 @@ def adapter() -> dict:
         "trained_parameters": run["trained_parameters"],
         "validation_loss": run["validation_loss"],
         "base_validation_loss": run["base_validation_loss"],
-        "reached": run["seconds"] <= 1200 and size <= 3e6,
     }
+
+
+# ---- Sheets
 
 
 def contact_sheet(pictures: list[Image.Image], rows: list[list[Image.Image]]) -> Image.Image:
@@ -230,17 +245,87 @@ def contact_sheet(pictures: list[Image.Image], rows: list[list[Image.Image]]) ->
     return sheet
 
 
+def blind_prompts() -> list[tuple[Scene, str]]:
+    """48 scenes, three a subject, with a held-out phrasing that names subject and light; fixed beforehand."""
+    rng = np.random.default_rng(48)
+    asked = []
+    for i, subject in enumerate(np.repeat(SUBJECTS, 3)):
+        colour = list(COLOURS[subject])[i % len(COLOURS[subject])]
+        scene = Scene(subject, LIGHTS[i * 5 % 6], "centre", numbers(subject)[0], colour, "large", i % 2)
+        text, told = describe_with(scene, rng, held_out=True)
+        while set(told) - {"number"} != {"subject", "light"}:
+            text, told = describe_with(scene, rng, held_out=True)
+        asked.append((scene, text))
+    return asked
+
+
+def blind(painter: Painter, strength: float, folder: Path) -> None:
+    """Numbered sheets of 16 pictures each, in random order, and their key."""
+    asked = blind_prompts()
+    painters = {
+        "base": lambda i: paint(painter, generation(painter, asked[i][1], 500 + i), strength=0.0),
+        "adapter": lambda i: paint(painter, generation(painter, asked[i][1], 500 + i), strength=strength),
+        "painted scenes": lambda i: Image.fromarray(paint_over(draw(asked[i][0]), i)),
+    }
+    key: dict = {"date": datetime.date.today().isoformat(), "strength": strength, "named": dict.fromkeys(painters)}
+    for kind, make in painters.items():
+        order = np.random.default_rng(len(kind)).permutation(len(asked)).tolist()
+        pictures = [make(i) for i in tqdm(order, desc=kind)]
+        write_sheets(pictures, folder, kind.replace(" ", "-"))
+        key[kind] = [
+            {"number": n + 1, "subject": asked[i][0].subject, "light": asked[i][0].light, "prompt": asked[i][1],
+             "seed": 500 + i}
+            for n, i in enumerate(order)
+        ]  # fmt: skip
+    (folder / "key.json").write_text(json.dumps(key, indent=1) + "\n")
+
+
+def write_sheets(pictures: list[Image.Image], folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    cell = pictures[0].width + 8
+    for first in range(0, len(pictures), 16):
+        sheet = Image.new("RGB", (4 * cell, 4 * (cell + 16)), "white")
+        for n, picture in enumerate(pictures[first : first + 16]):
+            x, y = n % 4 * cell + 4, n // 4 * (cell + 16) + 18
+            sheet.paste(picture, (x, y))
+            ImageDraw.Draw(sheet).text((x, y - 14), str(first + n + 1), fill="black")
+        sheet.save(folder / f"{name}-{first // 16 + 1}.png")
+
+
+# ---- The record
+
+
 def table(result: dict) -> str:
-    """The figures as the README shows them."""
+    """The figures as the benchmarks' page shows them."""
     a, b, c, d, e = (result[key] for key in sorted(result) if key[1] == "_")
-    vae = result["autoencoder"]
-    rows = [
-        (f"subject recognised in {a['pictures']} pictures, by a classifier of drawn scenes", f"{a['subject']:.1%}",
-         "≥ 90 %", a["subject"] >= 0.9),
-        ("light recognised, likewise", f"{a['light']:.1%}", "≥ 85 %", a["light"] >= 0.85),
-        ("strength 0 is the base, bit for bit", f"{b['identical']} of {b['pictures']}", "all", b["reached"]),
-        ("strokes grow with strength (Spearman, mean)", f"{c['spearman_mean']:.3f}", "≥ 0.9", c["reached"]),
-        ("composition kept at strength 1 (correlation)", f"{d['correlation_mean']:.3f}", "≥ 0.8", d["reached"]),
+    vae, at = result["autoencoder"], a["strength"]
+    rows = []
+    for kind, where in (("base", "the base"), ("adapter", f"the adapter at strength {at:g}")):
+        shares = a[kind]
+        rows += [
+            (f"{where}: subject recognised in {a['pictures']} pictures, by a classifier's choice among 16",
+             f"{shares['subject']:.1%}", "≥ 90 %", shares["subject"] >= 0.9),
+            (f"{where}: light recognised, likewise among 6", f"{shares['light']:.1%}", "≥ 85 %",
+             shares["light"] >= 0.85),
+        ]  # fmt: skip
+        rows += [
+            (f"{where}: {name} right where the prompt names it", f"{shares[name]:.1%}", "≥ 85 %", shares[name] >= 0.85)
+            for name in ("number", "colour", "place")
+            if shares[name] is not None
+        ]
+    for kind, named in (result.get("blind") or {}).get("named", {}).items():
+        if named is not None:
+            where = {"adapter": f"the adapter at strength {result['blind']['strength']:g}"}.get(kind, f"the {kind}")
+            rows.append((f"{where}: subject named by a person without captions, {result['blind']['date']}",
+                         f"{named} of 48", f"≥ {TARGETS[kind]}", named >= TARGETS[kind]))  # fmt: skip
+    recommended = d["recommended_strength"]
+    rows += [
+        ("strength 0 is the base, bit for bit", f"{b['identical']} of {b['pictures']}", "all",
+         b["identical"] == b["pictures"]),
+        ("strokes grow with strength (Spearman, mean)", f"{c['spearman_mean']:.3f}", "≥ 0.9",
+         c["spearman_mean"] >= 0.9),
+        (f"composition kept at strength {recommended:g}, which is recommended (correlation)",
+         f"{d['correlation_mean']:.3f}", f"≥ {KEPT}", d["correlation_mean"] >= KEPT),
         ("training of the adapter, two CPU cores", f"{e['minutes']:.1f} minutes", "≤ 20", e["minutes"] <= 20),
         ("size of the adapter", f"{e['megabytes']:.2f} MB", "≤ 3", e["megabytes"] <= 3),
         ("autoencoder on drawn scenes", f"{vae['drawn_dB']:.1f} dB", "≥ 30", vae["drawn_dB"] >= 30),
@@ -253,28 +338,43 @@ def table(result: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.miniature", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--pictures", type=int, default=128)
     parser.add_argument("--taught", type=int, default=2500, help="drawn scenes that the classifier is taught with")
     parser.add_argument("--sweeps", type=int, default=16)
     parser.add_argument("--out", type=Path, default=HERE / "miniature.json")
+    parser.add_argument("--blind", type=Path, metavar="FOLDER", help="write blind sheets and their key, nothing else")
+    parser.add_argument("--strength", type=float, help="of the blind sheets (default: the recorded recommended one)")
+    parser.add_argument("--count", type=Path, metavar="FOLDER", help="take over what was named, nothing else")
     arguments = parser.parse_args()
 
+    before = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    if arguments.count:
+        key = json.loads((arguments.count / "key.json").read_text())
+        before["blind"] = {name: key[name] for name in ("date", "strength", "named")}
+        arguments.out.write_text(json.dumps(before, indent=1) + "\n")
+        return
     painter = load_pipeline("miniature", device="cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        prompts = [r["text"] for r in scenes(Path(folder), arguments.sweeps, 203, "--held-out")]
-    recognised, pictures = recognition(painter, arguments.pictures, arguments.taught)
+    if arguments.blind:
+        recommended = before.get("d_composition_stays", {}).get("recommended_strength", 1.0)
+        blind(painter, recommended if arguments.strength is None else arguments.strength, arguments.blind)
+        return
+    rng = np.random.default_rng(203)
+    prompts = [describe_with(scene_of(203, i), rng, held_out=True)[0] for i in range(arguments.sweeps)]
     grown, stayed, rows = strength(painter, prompts)
+    recognised, pictures = recognition(painter, stayed["recommended_strength"], arguments.pictures, arguments.taught)
     result = {
         "a_recognition": recognised,
         "b_strength_zero": strength_zero(painter, prompts[:4]),
         "c_strokes_grow": grown,
         "d_composition_stays": stayed,
         "e_adapter": adapter(),
-        "autoencoder": autoencoder(painter, 64),
+        "autoencoder": autoencoder(painter, 48),
         "provenance": dataclasses.asdict(painter.provenance),
         "seconds": taken(),
         **surroundings(processor(), ("torch", "diffusers", "peft", "transformers")),
     }
+    if before.get("provenance") == result["provenance"] and "blind" in before:
+        result["blind"] = before["blind"]
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     contact_sheet(pictures, rows).save(arguments.out.with_suffix(".jpg"), quality=90)
     print(table(result))

@@ -53,7 +53,7 @@ def test_held_out_phrasings_are_new_but_use_known_words() -> None:
     assert not trained & held_out
     trained_words = {word for text in trained for word in words(text)}
     assert {word for text in held_out for word in words(text)} <= trained_words <= vocabulary()
-    assert {"a lighthouse", "a sailing boat on the sea at dawn"} <= trained
+    assert min(len(words(text)) for text in trained) <= 3  # "a bridge at noon" is asked as often as long ones
 
 
 def test_a_painting_keeps_its_composition_and_has_no_black() -> None:
