@@ -63,10 +63,11 @@ class Scene:
     seed: int  # Settles the surroundings: hills, trees, clouds, ripples. Below VARIANTS in training.
 
 
-def random_scene(rng: np.random.Generator) -> Scene:
-    """A scene to learn from: subject, light, colour and variant drawn evenly, one thing large in the centre more often
-    than not, and never three small ones, which would be tiny."""
-    subject = str(rng.choice(SUBJECTS))
+def random_scene(rng: np.random.Generator, weights: dict[str, float] | None = None) -> Scene:
+    """A scene to learn from: subject (unless weighted), light, colour and variant drawn evenly, one thing large in the
+    centre more often than not, and never three small ones, which would be tiny."""
+    shares = np.array([(weights or {}).get(subject, 1.0) for subject in SUBJECTS])
+    subject = str(rng.choice(SUBJECTS, p=shares / shares.sum()))
     number = int(rng.choice(numbers(subject), p=[0.6, 0.2, 0.2] if subject in COUNTED else None))
     return Scene(
         subject,
