@@ -16,11 +16,11 @@ from pathlib import Path
 # On a GPU the batches are larger: BATCH in autoencoder.py, text.py and transformer.py.
 STEPS = {
     "cpu": {
-        "straight": 2000, "autoencoder": 1100, "text": 800, "transformer": 8000, "guidance": 800, "adapter": 350,
+        "straight": 2000, "autoencoder": 1100, "text": 800, "transformer": 8000, "guidance": 800, "adapter": 300,
         "accelerator": 500,
     },
     "cuda": {
-        "straight": 550, "autoencoder": 2150, "text": 700, "transformer": 20000, "guidance": 3000, "adapter": 350,
+        "straight": 550, "autoencoder": 2150, "text": 700, "transformer": 20000, "guidance": 3000, "adapter": 300,
         "accelerator": 2000,
     },
 }  # fmt: skip

@@ -5,7 +5,6 @@ The teacher's sampling paths are kept where every fifth step ends; on each of th
 velocity that leads straight from its beginning to its end.
 """
 
-import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,8 +14,10 @@ from diffusers import FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
 from tqdm import tqdm
 
+from impressionism.names import WEIGHTS_FILE
 from tools.miniature import loop
 from tools.miniature.assemble import load
 from tools.miniature.autoencoder import LATENT
@@ -92,7 +93,7 @@ def train(out: Path, folder: Path, steps: int, paths: int) -> None:
     if not file.exists():
         loop.save({i: path_of(pipeline, text, i) for i in tqdm(range(paths), desc="paths")}, file)
     kept = torch.load(file, weights_only=True)
-    weights = torch.nn.ParameterList(p for name, p in transformer.named_parameters() if NAME in name)
+    trained = torch.nn.ParameterList(p for name, p in transformer.named_parameters() if NAME in name)
 
     def batch_of(step: int) -> loop.Batch:
         """One path's batch; each of its samples at a stretch of its own."""
@@ -111,9 +112,10 @@ def train(out: Path, folder: Path, steps: int, paths: int) -> None:
         return loss, {"loss": loss.detach()}
 
     loop.run(
-        model=weights, state_file=folder / "accelerator.pt", steps=steps, rate=1e-3, batch_of=batch_of, loss_of=loss_of
+        model=trained, state_file=folder / "accelerator.pt", steps=steps, rate=1e-3, batch_of=batch_of, loss_of=loss_of
     )
     layers = {k: v.to(torch.bfloat16) for k, v in get_peft_model_state_dict(transformer, adapter_name=NAME).items()}
-    FluxPipeline.save_lora_weights(out / "accelerator", transformer_lora_layers=layers)
-    facts = {"name": "accelerator", "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "training_steps": steps}
-    (out / "accelerator" / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
+    weights = {f"transformer.{name}": weight.contiguous() for name, weight in layers.items()}
+    facts = {"format": "pt", "modelspec.title": "accelerator", "impressionism.guidance": str(GUIDANCE)}
+    (out / "accelerator").mkdir(exist_ok=True)
+    save_file(weights, out / "accelerator" / WEIGHTS_FILE, facts | {"impressionism.steps": str(STEPS)})

@@ -1,5 +1,6 @@
 """Puts the trained parts together as the folder that `FluxPipeline.from_pretrained` loads, and adds the adapter."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from training.fit import fit
 from training.recipe import read
 
 RECIPE = Path("miniature")  # a shipped one, by its name
+SIZES = ((192, 192), (192, 144), (144, 192))  # width and height of the pictures that it was taught
 SHARD = "9MB"  # the Hub takes files of 10 MB and less in a plain commit
 
 
@@ -37,6 +39,7 @@ def save(
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     pipeline.to(torch.bfloat16).save_pretrained(partial, max_shard_size=SHARD)
+    (partial / "sizes.json").write_text(json.dumps(SIZES) + "\n")
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
 
