@@ -35,8 +35,8 @@ def test_a_claim_that_falls_short_is_called_so():
     result = json.loads((miniature.HERE / "miniature.json").read_text())
     for subject, verdict in ((0.9, False), (0.89, True)):
         short = copy.deepcopy(result)
-        short["a_recognition"]["subject"] = subject
-        [line] = [line for line in miniature.table(short).splitlines() if "subject recognised" in line]
+        short["a_recognition"]["base"]["subject"] = subject
+        [line] = [line for line in miniature.table(short).splitlines() if "the base: subject recognised" in line]
         assert ("not reached" in line) == verdict
 
 
