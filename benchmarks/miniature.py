@@ -20,6 +20,8 @@ import argparse
 import dataclasses
 import datetime
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -47,6 +49,13 @@ KEPT = 0.85  # the composition's correlation at the recommended strength
 ASKED = ("subject", "light", "number", "colour", "place")
 HERE = Path(__file__).parent
 TARGETS = {"base": 46, "adapter": 44, "painted scenes": 47}  # of 48, named blind
+
+
+def scenes(folder: Path, count: int, seed: int, *options: str) -> list[dict]:
+    """Scenes drawn by `tools.miniature.scenes` into `folder`, for benchmarks that read a folder; their records."""
+    command = [sys.executable, "-m", "tools.miniature.scenes", folder, "--count", count, "--seed", seed, *options]
+    subprocess.run([str(part) for part in command], check=True)
+    return [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
 
 
 def generation(painter: Painter, prompt: str, seed: int, fast: bool = False) -> GenerationParams:
