@@ -42,16 +42,19 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MA
 # ---- Reading pictures
 
 
-def read_picture(source: Source, *, max_side: int | None = None, name: str | None = None) -> Image.Image:
+def read_picture(
+    source: Source, *, max_side: int | None = None, name: str | None = None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """A picture as 8-bit sRGB, mode "RGB": upright, its colour profile applied, on white where it is transparent.
 
     16-bit and float values are scaled by their type's range. An animation gives its first frame. `info` keeps the
     file's text and nothing else, so that saving the result cannot apply a profile or a rotation twice.
 
     source: a path, the file's bytes, a binary file, or a picture. max_side: scale down to this many pixels at most.
-    name: how messages call a source that is no path. Raises UserError for what cannot be read.
+    name: how messages call a source that is no path. max_pixels: of the file, which is refused undecoded where it has
+    more. Raises UserError for what cannot be read.
     """
-    with open_picture(source, name=name) as image:
+    with open_picture(source, name=name, max_pixels=max_pixels) as image:
         if max_side is not None and image.format in ("JPEG", "MPO"):
             image.draft(None, (max_side, max_side))  # type: ignore[arg-type] # decodes at 1/2, 1/4 or 1/8
         image.load()
@@ -64,7 +67,7 @@ def read_picture(source: Source, *, max_side: int | None = None, name: str | Non
 
 
 @contextlib.contextmanager
-def open_picture(source: Source, *, name: str | None = None) -> Iterator[Image.Image]:
+def open_picture(source: Source, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """The picture as its file has it, opened but not decoded: for its size, format and metadata.
 
     Whatever a decoder raises inside the block becomes a UserError that names the file.
@@ -83,7 +86,7 @@ def open_picture(source: Source, *, name: str | None = None) -> Iterator[Image.I
                 raise FileNotFoundError(errno.ENOENT, "no such file", str(file))
             image = opened = Image.open(file, formats=_formats())
         try:
-            _check_size(image.size, called)
+            _check_size(image.size, called, max_pixels)
             yield image
         finally:
             if opened is not source:
@@ -97,7 +100,7 @@ def open_picture(source: Source, *, name: str | None = None) -> Iterator[Image.I
             f"{called} cannot be read as a picture: it is no PNG, JPEG, WebP, AVIF, HEIC, TIFF, GIF or BMP."
         ) from error
     except Image.DecompressionBombError as error:
-        raise UserError(f"{called} cannot be used: it has more than {MAX_PIXELS / 1e6:.0f} million pixels.") from error
+        raise UserError(f"{called} cannot be used: it has more than {max_pixels / 1e6:.0f} million pixels.") from error
     except MemoryError as error:
         raise UserError(f"{called} cannot be read as a picture: it does not fit into this machine's memory.") from error
     except Exception as error:  # decoders raise anything: struct.error, RuntimeError, SyntaxError, zlib.error …
@@ -114,11 +117,11 @@ def picture_size(source: Source, *, name: str | None = None) -> tuple[int, int]:
         return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
-def _check_size(size: tuple[int, int], name: str) -> None:
+def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
     width, height = size
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise UserError(
-            f"{name} cannot be used: its {width} x {height} pixels are more than {MAX_PIXELS / 1e6:.0f} million; "
+            f"{name} cannot be used: its {width} x {height} pixels are more than {max_pixels / 1e6:.0f} million; "
             "make it smaller."
         )
     if max(size) > MAX_ASPECT * min(size):

@@ -21,10 +21,10 @@ from PIL import Image
 
 from impressionism import names, paint
 from impressionism.errors import UserError
-from impressionism.files import picture_size, read_picture
+from impressionism.files import read_picture
 from impressionism.paint import PaintRequest
 from impressionism.pipeline import Painter
-from impressionism.records import GenerationParams, ImageMetadata
+from impressionism.records import GenerationParams, ImageMetadata, outside
 from space.errors import plain_words
 from space.gate import FULL
 from space.guard import Guard, guard_for
@@ -87,6 +87,8 @@ class Studio:
         every = [params] if isinstance(params, GenerationParams) else list(params)
         if not isinstance(strengths, list | tuple) or not 1 <= len(strengths) <= MOST_STRENGTHS:
             raise UserError(f"Choose one to {MOST_STRENGTHS} strengths, such as 0, 0.5 and 1.")
+        if None in strengths:  # an empty field; for paint.request it would mean the adapter's own strength
+            paint.refuse(outside("strength", None))
         if len(every) * len(strengths) > MOST_PICTURES:
             raise UserError(f"This asks for {len(every) * len(strengths)} pictures; at most {MOST_PICTURES} at a time.")
         for prompt in {one.prompt for one in every if isinstance(one.prompt, str)}:
@@ -245,7 +247,4 @@ def read_photograph(source: str | bytes) -> Image.Image:
         raise UserError("Choose a photograph to repaint.")
     if isinstance(source, str) and not Path(source).exists():
         raise UserError("The photograph was deleted after an hour; choose it again.")
-    width, height = picture_size(source, name="This file")
-    if width * height > MOST_PIXELS:
-        raise UserError(f"The picture is too large: at most {MOST_PIXELS // 10**6} megapixels.")
-    return read_picture(source, name="This file")
+    return read_picture(source, name="This file", max_pixels=MOST_PIXELS)

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from gradio.utils import get_upload_folder
-from gradio_client import Client
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from space_served import visitor
 
 from impressionism import paint
+from impressionism.lora import LoraLinear
 from impressionism.pipeline import Painter
-from impressionism.records import GenerationParams, Pair
+from impressionism.records import GenerationParams, ImageMetadata, Pair
 from space import app
 from space.gallery import SHOWCASE, by_genre, pairs_in
 from space.preview import Previews
@@ -202,7 +202,7 @@ def test_a_prompt_is_painted_twice_and_both_pictures_and_the_recipe_can_be_taken
     saved = download(
         page, page.get_by_role("button", name="Save recipe").locator("visible=true"), tmp_path / "recipe.json"
     )
-    assert paint.Recipe.from_json(saved.read_text()) == recipes[1]
+    assert ImageMetadata.from_json(saved.read_text()) == recipes[1]
 
 
 def test_moving_only_the_strength_keeps_the_base_models_picture(page: Page):
@@ -222,7 +222,7 @@ def test_a_repeat_is_shown_while_the_painter_is_busy_with_somebody_else(page: Pa
     before = sources(page)
     set_up(page, "a cottage", seed=19)
     compare(page, seed=19)
-    client = Client(address, download_files=tmp_path, verbose=False)
+    client = visitor(address, download_files=tmp_path)
     busy = client.submit(prompt="a long one", steps=100, width=128, height=128, api_name="/generate")
     set_strength(page, 0.5)
     page.get_by_role("button", name="Compare").click()  # waits behind it
@@ -369,10 +369,10 @@ def test_press_and_hold_shows_the_other_picture(page: Page):
 
 def test_when_the_second_picture_fails_the_first_stays_and_the_page_says_why(page: Page, tiny_painter: Painter):
     set_up(page, "a church", seed=16)
-    layer = next(module for module in tiny_painter.pipe.transformer.modules() if hasattr(module, "set_scale"))
+    layer = next(module for module in tiny_painter.pipe.transformer.modules() if isinstance(module, LoraLinear))
 
     def fail(module, *_) -> None:
-        if not module._disable_adapters:
+        if any(update.on for update in module.updates.values()):
             raise MemoryError
 
     hook = layer.register_forward_hook(fail)
