@@ -159,7 +159,7 @@ def test_a_damaged_gallery_is_told_in_a_sentence(tmp_path: Path):
         ({"prompts": PROMPT_SET["prompts"][:1] * 2}, "two prompts are called boat"),
         ({"seeds": []}, "it has no seeds"),
         ({"strengths": [0.5, -0.5]}, "strengths must be above 0"),
-        ({"colour": "red"}, "PromptSet has no colour"),
+        ({"colour": "red"}, "there is no colour"),
     ],
 )
 def test_a_prompt_set_that_cannot_be_painted_is_refused(change: dict, said: str, tmp_path: Path):
