@@ -20,6 +20,7 @@ import pandas
 
 from evaluation.candidates import choose, gather
 from evaluation.evidence import OUT_OF_STYLE, ScoreInputs, Table, collect, real_pictures
+from evaluation.exhibits import own_strength
 from evaluation.intervals import bootstrap
 from evaluation.judge import judge_rows
 from evaluation.learned import learned_rows
@@ -101,19 +102,30 @@ def row_of(scores: Scores, name: str) -> Metric:
     return next(row for row in scores.metrics if row.name == name)
 
 
-def problems(evidence: ScoreInputs, content: Estimate, diversity: Estimate | None) -> list[str]:
-    """What speaks against the adapter at the strength of `evidence`, however much of the gap it closes."""
-    result = []
+def problems(evidence: ScoreInputs, content: Estimate, varied: Estimate | None) -> list[str]:
+    """What speaks against the adapter at the strength of `evidence`, however much of the gap it closes.
+
+    Other strengths than the gallery's own are painted from fewer noises, which show less. There, what is sure at the
+    own strength counts too: variety where it could not be measured, and a distance that grows here as well.
+    """
+    result, whole = [], dataclasses.replace(evidence, strength=None)
+    fewer = len(evidence.rows("adapter")) < len(whole.rows("adapter"))
+    if varied is None and fewer:
+        varied = diversity(whole, own_strength(evidence.exhibits))
     if content.value < CONTENT_KEPT:
         result.append(
             f"it paints another scene (its composition correlates with the base's by {content.value:.2f}, "
             f"less than {CONTENT_KEPT:g})"
         )
-    if diversity and diversity.high < DIVERSE:
-        result.append(f"its pictures of one prompt repeat each other ({diversity.value:.0%} of the base's variety)")
+    if varied and varied.high < DIVERSE:
+        result.append(f"its pictures of one prompt repeat each other ({varied.value:.0%} of the base's variety)")
     for name in DISTANCES:
         difference = ROW["kid"](evidence, evidence.vectors[name]).difference
-        if difference and difference.low > 0:
+        sure = difference and difference.low > 0
+        if fewer and difference and difference.value > 0 and not sure:
+            at_own = ROW["kid"](whole, evidence.vectors[name]).difference
+            sure = at_own and at_own.low > 0
+        if sure:
             result.append(f"it moves away from real paintings ({FEATURES[name]}: kernel distance surely grows)")
     copies = ROW["copies"](evidence, evidence.vectors["layout"])
     if copies.adapter and copies.difference and copies.difference.low > 0 and copies.adapter.low > COPIED:
