@@ -126,7 +126,7 @@ def trait_plot(scores: Scores, real: Table) -> bytes:
             (row.base, 0.12, plots.GREY, "base"),
             (row.adapter, -0.12, plots.BLUE, "adapter"),
         ):
-            ends = [(value - low) / width for value in (estimate.low, estimate.value, estimate.high)]
+            ends = [(value - low) / width for value in (estimate.low, estimate.value, estimate.high)]  # pyright: ignore[reportOptionalMemberAccess]
             axes.plot([ends[0], ends[2]], [place + shift] * 2, color=tint, linewidth=2)
             axes.plot(ends[1], place + shift, "o", color=tint, label=label if place == 0 else None)
     axes.axvspan(0, 1, color=plots.ORANGE, alpha=0.15, label="80 % of real paintings")

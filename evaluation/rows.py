@@ -78,7 +78,7 @@ def gap_of(evidence: ScoreInputs, base: ByPrompt, adapter: ByPrompt, real: Real)
     inside = [prompt for prompt in base if genres[prompt] != OUT_OF_STYLE]
     kept = inside if len(inside) > 1 else list(base)
     sides = ({prompt: side[prompt] for prompt in kept} for side in (base, adapter))
-    return gap_closed(*sides, real, genres=genres)
+    return gap_closed(*sides, real, genres=genres)  # pyright: ignore[reportCallIssue]
 
 
 # ---- Of each picture's own numbers
@@ -189,7 +189,7 @@ def nearest_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:
     if vectors.training is None:
         return dataclasses.replace(EMPTY["nearest"], note=NO_TRAINING)
     *sides, real = likenesses(evidence, vectors)
-    return compared(evidence, EMPTY["nearest"], *sides, evidence.real_of(real))
+    return compared(evidence, EMPTY["nearest"], *sides, evidence.real_of(real))  # pyright: ignore[reportCallIssue]
 
 
 def copies_row(evidence: ScoreInputs, vectors: Vectors) -> Metric:

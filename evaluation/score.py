@@ -164,7 +164,7 @@ def words_against(evidence: ScoreInputs) -> tuple[Estimate | None, Estimate | No
     if len(words) < 2 or words.keys() != adapter.keys():
         return None, None
     nearer = {p: abs(np.mean(adapter[p]) - target) - abs(np.mean(words[p]) - target) for p in words}
-    return bootstrap(nearer), bootstrap({prompt: -value for prompt, value in nearer.items()})
+    return bootstrap(nearer), bootstrap({prompt: -value for prompt, value in nearer.items()})  # pyright: ignore[reportArgumentType]
 
 
 def rival_gap(evidence: ScoreInputs) -> Estimate | None:
@@ -291,7 +291,7 @@ def failures(evidence: ScoreInputs, count: int = SHOWN) -> list[Failure]:
     limit = None
     if "likeness" in adapted:
         layout = evidence.vectors["layout"]
-        limit = float(np.percentile(nearest(layout.real, layout.training)[1], COPY))
+        limit = float(np.percentile(nearest(layout.real, layout.training)[1], COPY))  # pyright: ignore[reportArgumentType]
     kinds = {
         "scene lost": (adapted["content"], CONTENT_KEPT, -1),
         "less Impressionist": (adapted["gain"], 0.0, -1),

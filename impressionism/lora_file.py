@@ -135,7 +135,7 @@ def read_info(file: Path, name: str, key: str) -> AdapterInfo:
         key=key,
         title=spec.get("title"),
         trigger=spec.get("trigger_phrase") or text_or_none(card.get("instance_prompt")),
-        recommended_strength=next(
+        recommended_strength=next(  # pyright: ignore[reportArgumentType]
             filter(
                 lambda it: it is not None and -1 <= it <= 2,
                 map(number, (spec.get("recommended_strength"), card.get("recommended_strength"), hint and hint[1])),

@@ -39,7 +39,7 @@ NUMBERS: dict[str, Any] = {
 def limits(field: Any) -> tuple[int, int]:
     """(least, most) of such a type."""
     marks: Any = field.__metadata__
-    return next(m.ge for m in marks if isinstance(m, Ge)), next(m.le for m in marks if isinstance(m, Le))
+    return next(m.ge for m in marks if isinstance(m, Ge)), next(m.le for m in marks if isinstance(m, Le))  # pyright: ignore[reportReturnType]
 
 
 LIMITS = {"prompt": (1, 2000)} | {name: limits(field) for name, field in NUMBERS.items()}

@@ -93,7 +93,7 @@ class Agents:
         visitor = Visitor(address_of(request.scope) if request else "local")
         pictures: list[Picture] = []
         try:
-            async with aclosing(painted(self.studio, name, values, visitor, photograph)) as events:
+            async with aclosing(painted(self.studio, name, values, visitor, photograph)) as events:  # pyright: ignore[reportArgumentType]
                 async for done, event in events:
                     pictures = done
                     if token is not None and isinstance(event, Step):

@@ -246,7 +246,7 @@ def handler(studio: Studio, name: str, endpoint: Endpoint) -> Callable[..., Any]
             photograph = uploaded(named.pop("image")) if name == "repaint" else None
         count = whole(named["count"]) if named["count"] else 1
         answer: tuple[Any, ...] = ()
-        async with aclosing(painted(studio, name, named, visitor_here(), photograph)) as events:
+        async with aclosing(painted(studio, name, named, visitor_here(), photograph)) as events:  # pyright: ignore[reportArgumentType]
             async for pictures, event in events:
                 answer = endpoint.answer(pictures, count)
                 progress = progress_of(event)

@@ -100,7 +100,7 @@ async def in_thread(call: Callable[..., Any], *values: Any) -> Any:
     if PREPARE_EXECUTOR._work_queue.qsize() >= LIMITS["waiting"]:
         raise UserError("Too many files are being read just now; try again in a minute.")
     context = contextvars.copy_context()
-    return await asyncio.get_running_loop().run_in_executor(PREPARE_EXECUTOR, context.run, call, *values)
+    return await asyncio.get_running_loop().run_in_executor(PREPARE_EXECUTOR, context.run, call, *values)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(eq=False)

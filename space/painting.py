@@ -136,7 +136,7 @@ def on_click(
                     step = None if step is None or len(pictures) == len(items) else step._replace(preview=None)
                 now = progress(step, job.caption(items[step.picture - 1])) if step else {}
                 view = shown(job, pictures) | now | base
-                yield {tab.board: view} | (made_of([]) if pictures == [event] else {})  # the first
+                yield {tab.board: view} | (made_of([]) if pictures == [event] else {})  # the first  # pyright: ignore[reportReturnType]
         yield {**(await in_thread(made_of, pictures)), tab.board: over(mine), **resting}
 
     def end(mine: str) -> dict[Component, Any]:

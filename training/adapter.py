@@ -88,7 +88,7 @@ def trained(transformer: FluxTransformer2DModel) -> dict[str, nn.Parameter]:
 def switch(transformer: FluxTransformer2DModel, on: bool) -> None:
     """The update on, or off to see the base."""
     for layer in adapted(transformer).values():
-        layer.updates[TRAINED].on = on
+        layer.updates[TRAINED].on = on  # pyright: ignore[reportArgumentType]
 
 
 def save(transformer: FluxTransformer2DModel, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:

@@ -85,7 +85,7 @@ def score_of(
     for index, picture in enumerate(preview.painted(context, recipe.preview)):
         write_atomic(folder / name_of(step) / f"{index:02d}.png",
                      lambda file, picture=picture: picture.save(file, format="PNG"))  # fmt: skip
-        indices.append(pictorial.index(pictorial.measure(picture)))
+        indices.append(pictorial.index(picture))
     return CheckpointScore(step, loss, statistics.fmean(indices))
 
 

@@ -103,7 +103,9 @@ class Endpoint:
     def _answer(self, messages: list[dict], *, as_json: bool) -> str:
         # json_object: the client turns a json_schema for a server of one's own into TGI's dialect
         options: dict[str, Any] = {"model": self.wanted.model, "temperature": 0.0, "max_tokens": TOKENS}
-        json_only = {"response_format": {"type": "json_object"}} if as_json and self.takes_format else {}
+        json_only: dict[str, Any] = (
+            {"response_format": {"type": "json_object"}} if as_json and self.takes_format else {}
+        )
         try:
             answer = self.client.chat_completion(messages, **options, **json_only)
         except HfHubHTTPError as error:

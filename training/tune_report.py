@@ -145,7 +145,7 @@ def _by_number(judged: list[FrozenTrial], best: FrozenTrial | None, name: str, l
     else:
         axes.set_xscale("log" if distribution.log else "linear")
         values = [trial.params[name] for trial in judged]
-    _dots(axes, judged, values, best, limits)
+    _dots(axes, judged, values, best, limits)  # pyright: ignore[reportArgumentType]
     return png(figure, legend=False)
 
 

@@ -63,7 +63,7 @@ def add_grid(studio: Studio, settings: Settings, widgets: Any) -> None:
     kind.input(lambda kind: gr.update(visible=kind in TYPED), kind, values, **LIGHT)
     on_click(
         studio,
-        TabWidgets(*widgets, board),
+        TabWidgets(*widgets, board),  # pyright: ignore[reportCallIssue]
         [*settings.sampling, settings.strengths, kind, values, *settings.how],
         job_of,
         finished={

@@ -80,7 +80,7 @@ def add_paint(
         request = studio.request(was.sampling, [was.strength], photograph=pictures[-1].path, upscale=True, **how)
         return Job(request, each=1, before=[hang(pictures[-1].path, was)], caption=lambda _: "Twice as large")
 
-    on_click(studio, TabWidgets(*widgets, board), inputs, job_of)
+    on_click(studio, TabWidgets(*widgets, board), inputs, job_of)  # pyright: ignore[reportCallIssue]
     on_click(studio, TabWidgets(upscale, widgets[1], upscale_price, board), [board], upscaled, js=SHOWN_LINK)
     return board
 

@@ -51,7 +51,7 @@ def add_repaint(studio: Studio, texts: PageTexts, settings: Settings, widgets: A
         return Job(request, each=1, before=[before(source)] if source and photographed else [])
 
     inputs = [*settings.sampling, settings.strength, photograph, settings.change, *settings.how]
-    on_click(studio, TabWidgets(*widgets, board), inputs, job_of, priced=partial(job_of, photographed=False))
+    on_click(studio, TabWidgets(*widgets, board), inputs, job_of, priced=partial(job_of, photographed=False))  # pyright: ignore[reportCallIssue]
 
 
 def shape_of_photograph(texts: PageTexts, path: str | None) -> tuple[Any, Any]:

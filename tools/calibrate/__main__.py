@@ -280,8 +280,8 @@ def judge(sample: Sample, model: dict[str, np.ndarray]) -> dict[str, Any]:
         "pictures": {kind: len(places) for kind, places in kinds.items()},
         **{key: auc(odds[paintings], odds[other]) for key, other in others.items()},
         **{f"{key}_interval": auc_interval(odds, paintings, other, sample.group) for key, other in others.items()},
-        "by_painter": by(sample.group, others),
-        "by_genre": by(sample.genre, others),
+        "by_painter": by(sample.group, others),  # pyright: ignore[reportArgumentType]
+        "by_genre": by(sample.genre, others),  # pyright: ignore[reportArgumentType]
         "mean": {kind: float(index[places].mean()) for kind, places in kinds.items()},
         "median_painting": median,
         "spoiled": {
