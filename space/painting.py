@@ -137,7 +137,8 @@ def on_click(
                 now = progress(step, job.caption(items[step.picture - 1])) if step else {}
                 view = shown(job, pictures) | now | base
                 yield {tab.board: view} | (made_of([]) if pictures == [event] else {})  # the first  # pyright: ignore[reportReturnType]
-        yield {**(await in_thread(made_of, pictures)), tab.board: over(mine), **resting}
+        # with the pictures: a busy browser sees only the last of several news that come close together
+        yield {**(await in_thread(made_of, pictures)), tab.board: shown(job, pictures) | over(mine), **resting}
 
     def end(mine: str) -> dict[Component, Any]:
         return {tab.board: over(mine), **resting}

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.xfail(
 
 WAIT = 90_000  # milliseconds; the machine may be busy
 TABS = ("Paint", "Repaint", "Grid", "Gallery", "About")
+LONG = {"steps": 100, "width": 512, "height": 512}
 SHOWN = GenerationParams(prompt="poplars by a river", seed=3, steps=2, width=64, height=96)  # the showcase's first pair
 HOSTILE = """<img src=x onerror="window.hacked=1">${window.hacked=2}{{7*7}}`${window.hacked=3}`"""
 
@@ -228,7 +229,7 @@ def test_a_repeat_is_shown_while_the_painter_is_busy_with_somebody_else(page: Pa
     set_up(page, "a cottage", seed=19)
     compare(page, seed=19)
     client = visitor(address, download_files=tmp_path)
-    busy = client.submit(prompt="a long one", steps=100, width=128, height=128, api_name="/generate")
+    busy = client.submit(prompt="a long one", **LONG, api_name="/generate")
     set_strength(page, 0.5)
     page.get_by_role("button", name="Compare").click()  # waits behind it
     page.get_by_role("button", name="Cancel").click()
@@ -331,6 +332,7 @@ def test_that_the_settings_are_not_those_of_the_pair_is_said_until_it_is_painted
 
 
 @pytest.mark.usefixtures("slowly")
+@pytest.mark.parametrize("slowly", [2.0], indirect=True)  # two steps a picture, which a busy browser has to see
 @pytest.mark.parametrize(("width", "height", "view"), [(1280, 900, "Side by side"), (390, 844, "Slider")])
 def test_the_first_screen_holds_prompt_button_and_the_whole_labelled_pair_and_nothing_jumps(
     browser: BrowserContext, address: str, width: int, height: int, view: str
@@ -402,6 +404,7 @@ def test_the_difference_is_black_where_the_pictures_agree(page: Page, tmp_path: 
             "alt", re.compile(words + "; seed 17"), timeout=WAIT
         )
         page.wait_for_function("[...document.querySelectorAll('#pair img')].every((img) => img.complete)")
+        page.evaluate("Promise.all([...document.querySelectorAll('#pair img')].map((img) => img.decode()))")
         page.locator("#pair .canvas").screenshot(path=tmp_path / "difference.png")
         return int(np.asarray(Image.open(tmp_path / "difference.png").convert("RGB"))[8:-8, 8:-8].max())
 

@@ -15,8 +15,9 @@ const linked = new URLSearchParams(location.search).has("prompt"); // a link has
 function news() {
   const view = props.value?.first && linked ? {} : props.value ?? {};
   if (view.over) over = view.over;
-  if (view.over ? current.job === over : !(view.job && view.job === over)) {
-    current = view.over ? painted : view;
+  const ends = view.over && !view.items?.length; // news that bring no pictures
+  if (ends ? current.job === over : !(view.job && view.job === over)) {
+    current = ends ? painted : view;
     if (view.items?.length || view.empty) painted = { ...view, job: null, words: null, preview: null };
   }
   if (props.value !== current) props.value = current;
