@@ -284,11 +284,12 @@ def add_hint(studio: Studio, settings: Settings) -> None:
 
 
 def hint_of(studio: Studio, prompt: str) -> dict[str, str]:
-    if unknown := paint.unknown_words(studio.painter, prompt):
+    trigger = trigger_of(studio)  # words that the adapter was taught
+    unknown = paint.unknown_words(studio.painter, prompt)
+    if unknown := [word for word in unknown if word.lower() not in trigger.lower().split()]:
         return {"text": f"It does not know: {', '.join(unknown)}. Choose a subject and a light from the list."}
     if cut := paint.cut_at(studio.painter, prompt):
         return {"text": f"The prompt is too long: the model does not read it from “{cut[:60]}” on."}
-    trigger = trigger_of(studio)
     if not trigger:
         return {}
     if has_trigger(trigger, prompt):

@@ -56,8 +56,9 @@ def test_the_trigger_phrase_is_offered_and_can_be_taken_out(tiny_painter: Painte
     [(name, info)] = tiny_painter.adapters.items()
     triggered = dataclasses.replace(info, trigger="a painting of")
     studio = Studio(dataclasses.replace(tiny_painter, adapters={name: triggered}))
-    assert hint_of(studio, "a painting of a mill")["action"] == "Remove it"
-    assert hint_of(studio, "a mill")["action"] == "Add it"
+    # Words that the tiny tokenizer knows; a trigger's own words are not called unknown.
+    assert hint_of(studio, "a painting of a")["action"] == "Remove it"
+    assert hint_of(studio, "a")["action"] == "Add it"
     assert with_or_without("a painting of", "a mill") == "a painting of a mill"
     assert with_or_without("a painting of", "A painting of a mill") == "a mill"
 

@@ -39,7 +39,7 @@ def test_sigmas_follow_their_distribution():
 
 
 def test_resolution_shift_is_the_pipelines():
-    from diffusers.pipelines.pipe.pipeline_flux import calculate_shift
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
     for tokens in (144, 256, 1024, 4096):
         assert flow.resolution_shift(tokens) == pytest.approx(math.exp(calculate_shift(tokens)))

@@ -82,8 +82,8 @@ def train(out: Path, folder: Path, steps: int, paths: int) -> None:
     """The few-step adapter for the built miniature in `out`, beside it."""
     torch.manual_seed(6)
     transformer, _, text = load(out)
-    pipeline = FluxPipeline.from_pretrained(out, transformer=transformer.to(loop.device()), dtype=torch.float32)
-    pipeline.load_lora_weights(out / "adapter", adapter_name="style")
+    pipeline = FluxPipeline.from_pretrained(out, transformer=transformer.to(loop.device()), dtype=torch.float32)  # pyright: ignore[reportArgumentType]
+    pipeline.load_lora_weights(out / "adapter", adapter_name="style")  # pyright: ignore[reportArgumentType]
     blocks = pattern("all", transformer.config.num_single_layers)
     transformer.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=blocks), NAME)
     loop.plain_attention(transformer)

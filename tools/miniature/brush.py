@@ -71,7 +71,7 @@ def flow(lab: np.ndarray, unit: float, rng: np.random.Generator) -> np.ndarray:
     # The structure tensor, as double angles so that opposite directions agree.
     even = cv2.GaussianBlur((gy * gy - gx * gx).sum(-1), (0, 0), 3.5 * unit)
     odd = cv2.GaussianBlur((-2 * gx * gy).sum(-1), (0, 0), 3.5 * unit)
-    calm = 2 * calm_sweep(*lab.shape[:2], rng)
+    calm = 2 * calm_sweep(*lab.shape[:2], rng)  # pyright: ignore[reportCallIssue]
     weight = 20.0 / unit**2
     return 0.5 * np.arctan2(odd + weight * np.sin(calm), even + weight * np.cos(calm))
 
@@ -117,7 +117,7 @@ def lay(
 ) -> None:
     """Paint one coat onto the canvas (RGB), in place: curved strokes of one colour each, along the flow."""
     soft = cv2.GaussianBlur(target, (0, 0), max(0.3, coat.blur * unit))
-    points = sites(*angle.shape, coat.spacing * unit, rng)
+    points = sites(*angle.shape, coat.spacing * unit, rng)  # pyright: ignore[reportCallIssue]
     if coat.threshold > 0:
         # Blurred before the norm, so that broken colour cancels and only lost form calls for a stroke.
         missing = cv2.GaussianBlur(to_lab(canvas) - soft, (0, 0), 0.35 * coat.width * unit)
