@@ -560,7 +560,3 @@ def read_recipe(picture: Path | str | Image.Image) -> ImageMetadata:
         return ImageMetadata.from_json(text)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"The recipe in this picture is damaged: {error}") from error
-
-
-def open_image(path: Path | str) -> Image.Image:
-    return read_picture(path)

@@ -24,6 +24,7 @@ from impressionism.errors import UserError
 from impressionism.records import Run, Scores, parsed
 from model_card import weights
 from model_card.presets import FLUX
+from model_card.weights import when
 
 LARGEST_PICTURE = 2_000_000  # bytes
 LARGEST_FRONT_MATTER, DEEPEST_FRONT_MATTER = 200_000, 20  # bytes, levels of nesting
@@ -36,11 +37,6 @@ STEPS = re.compile(
 )
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)|<img\b([^>]*)>")
 PYTHON = re.compile(r"^```(?:python|py)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-
-
-def when(*cases: tuple[object, str]) -> list[str]:
-    """The sentences whose condition holds."""
-    return [sentence for condition, sentence in cases if condition]
 
 
 @dataclass(frozen=True)
