@@ -1,6 +1,10 @@
 """The tiny FLUX that every test shares; see tiny.py."""
 
 import os
+
+# Commands that tests start get one thread too: two threads beside the other worker's load wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
