@@ -280,6 +280,16 @@ def test_the_miniature_names_the_words_that_it_was_not_taught() -> None:
     assert cut_at(painter, "a boat " * 40) and not cut_at(painter, "a boat")
 
 
+def test_four_fast_steps_of_the_miniature_paint_what_twenty_do() -> None:
+    painter = load_pipeline("miniature", device="cpu")
+    full, fast = (defaults(painter, "a lighthouse by the sea at sunset", quick) for quick in (False, True))
+    assert (full.steps, fast.steps) == (20, 4)
+    for strength in (0.0, 1.0):
+        slow = paint(painter, full, strength)
+        quick, unaided = paint(painter, fast, strength, fast=True), paint(painter, fast, strength)
+        assert distance(slow, quick) < 0.8 * distance(slow, unaided)
+
+
 # ---- What may be asked
 
 

@@ -116,6 +116,9 @@ def train(out: Path, folder: Path, steps: int, paths: int) -> None:
     )
     layers = {k: v.to(torch.bfloat16) for k, v in get_peft_model_state_dict(transformer, adapter_name=NAME).items()}
     weights = {f"transformer.{name}": weight.contiguous() for name, weight in layers.items()}
-    facts = {"format": "pt", "modelspec.title": "accelerator", "impressionism.guidance": str(GUIDANCE)}
+    facts = {
+        "format": "pt", "modelspec.title": "accelerator", "modelspec.recommended_strength": "1",
+        "impressionism.steps": str(STEPS), "impressionism.guidance": str(GUIDANCE),
+    }  # fmt: skip
     (out / "accelerator").mkdir(exist_ok=True)
-    save_file(weights, out / "accelerator" / WEIGHTS_FILE, facts | {"impressionism.steps": str(STEPS)})
+    save_file(weights, out / "accelerator" / WEIGHTS_FILE, facts)
