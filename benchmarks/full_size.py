@@ -174,15 +174,15 @@ def banked(folder: Path) -> dict:
     """The same with the modulation's outputs computed ahead, from the weights as they were before NF4."""
     import torch
 
-    from impressionism.modulation import MODULATION_LAYERS, Bank
+    from impressionism.modulation import MODULATION_LAYERS, CachedModulation
 
     model, _ = loaded(folder / "kept", "nf4", without=MODULATION_LAYERS)
-    bank = Bank(model, folder / "flux", torch.device("cpu"), torch.float32)
+    modulation = CachedModulation(model, folder / "flux", torch.device("cpu"), torch.float32)
     sample = inputs()
     begun = time.monotonic()
     with Memory() as memory:
-        rows = bank.ahead([(sample["timestep"], sample["guidance"], sample["pooled_projections"])])
-        bank.use(rows[0])
+        computed = modulation.compute([(sample["timestep"], sample["guidance"], sample["pooled_projections"])])
+    modulation.adaln_outputs |= computed
     ahead = {"seconds": time.monotonic() - begun, "own": memory.anonymous, "resident": memory.resident}
     return passed(model) | {"ahead": ahead}
 
@@ -261,7 +261,7 @@ def fitted(folder: Path, targets: str) -> dict:
     subprocess.run(training("cache", recipe), check=True, stderr=subprocess.DEVNULL)
     begun = time.monotonic()
     process = subprocess.Popen(training("fit", recipe), stderr=subprocess.PIPE, bufsize=0)
-    lines = lines_of(process.stderr)  # type: ignore[arg-type]
+    lines = lines_of(process.stderr)
     with Memory(process.pid) as before:
         next((line for line in lines if progress(line, str(folder / targets))), None)  # the bar appears
     loading = {"seconds": time.monotonic() - begun, "own": before.anonymous}

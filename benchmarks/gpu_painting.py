@@ -20,9 +20,10 @@ from benchmarks.gpu_scale import GIB, RANK, Scale, timed
 from benchmarks.measure import markdown, marked, not_measured
 from impressionism import names, plots
 from impressionism.compiled import blocks_of, compile_ahead, compile_blocks, use_packages
-from impressionism.modulation import Bank, modulation_ahead
+from impressionism.errors import first_line
+from impressionism.modulation import CachedModulation
 from impressionism.paint import compare, paint, sweep
-from impressionism.pipeline import Painter, first_line, load_pipeline
+from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import GenerationParams
 
 STRENGTHS = [0, 0.25, 0.5, 0.75, 1, 1.25]
@@ -146,7 +147,8 @@ def around(painter: Painter, way: Way, folder: Path, steps: int) -> Iterator[Non
         yield
         pipe.transformer.disable_cache()
     elif way.banked:
-        with modulation_ahead(Bank(pipe.transformer, folder / "flux", pipe.device, pipe.transformer.dtype), pipe):
+        modulation = CachedModulation(pipe.transformer, folder / "flux", pipe.device, pipe.transformer.dtype)
+        with modulation.whole_schedules(pipe):
             yield
     else:
         yield

@@ -264,7 +264,7 @@ def gradient(context, recipe, batches) -> float:
     """Leave the gradient of a step in the adapter's weights; the loss."""
     total = 0.0
     for micro_batch in batches.pictures:
-        loss = context.losses(micro_batch, context.loader.train(micro_batch), recipe.flow.guidance).mean()
+        loss = context.losses(context.loader.train(micro_batch), recipe.flow.guidance).mean()
         (loss / len(batches.pictures)).backward()
         total += float(loss.detach())
     return total

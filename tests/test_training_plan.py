@@ -1,3 +1,4 @@
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -6,7 +7,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from impressionism.modulation import Bank
+from impressionism.modulation import CachedModulation
 from impressionism.names import MINIATURE
 from impressionism.quantize import MODES, load_transformer, pack
 from training import __main__ as training
@@ -83,7 +84,7 @@ def real_step(recipe, shape) -> int:
     """Bytes at most of the tensors that a forward and a backward pass of the miniature itself make."""
     device = torch.device("cpu")
     transformer = load_transformer(MINIATURE, quantize=shape.quantize, dtype=shape.dtype, device=device)
-    bank = Bank(transformer, MINIATURE, device, shape.dtype) if shape.banked else None
+    modulation = CachedModulation(transformer, MINIATURE, device, shape.dtype) if shape.banked else None
     adapter.add(transformer, recipe.adapter, seed=0)
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
     base.set_gradient_checkpointing(transformer, blocks, recipe.model.gradient_checkpointing)
@@ -92,9 +93,8 @@ def real_step(recipe, shape) -> int:
     text = torch.randn(shape.batch, shape.text, config.joint_attention_dim, dtype=shape.dtype)
     pooled = torch.randn(shape.batch, config.pooled_projection_dim, dtype=shape.dtype)
     sigma = torch.full((shape.batch,), 0.5)
-    if bank is not None:
-        bank.use(bank.ahead([(sigma, sigma, pooled)])[0])
-    with footprint.Counter() as counter:
+    ahead = modulation.precomputed([(sigma, sigma, pooled)]) if modulation else contextlib.nullcontext()
+    with ahead, footprint.Counter() as counter:
         output = transformer(
             hidden_states=x.to(shape.dtype), encoder_hidden_states=text, pooled_projections=pooled, timestep=sigma,
             guidance=sigma, txt_ids=torch.zeros(shape.text, 3), img_ids=torch.zeros(shape.image, 3), return_dict=False,

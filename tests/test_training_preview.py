@@ -5,7 +5,7 @@ import pytest
 from safetensors.torch import load_file
 from test_training_fit import pictures, recipe_file  # noqa: F401 - fixtures
 
-from impressionism.modulation import CachedModulation
+from impressionism.modulation import StoredLinear
 from training import fit, preview
 from training import recipe as recipes
 from training.base import inject_adapter, prepare
@@ -41,13 +41,13 @@ def test_a_prompt_may_join_on_the_way_and_a_preview_that_was_not_painted_is_pain
 def test_modulation_computed_ahead_paints_the_same_previews_bit_for_bit(recipe_file, monkeypatch, dtype):  # noqa: F811
     options = ["preview.prompts=[a ball, a red ball]", "preview.steps=3", "preview.size=64x64", "model.quantize=none",
                f"model.dtype={dtype}"]  # fmt: skip
-    compute, passes = CachedModulation.compute, []
+    compute, passes = StoredLinear.compute, []
 
     def counted(self, inputs):
         passes.append(len(inputs))
         return compute(self, inputs)
 
-    monkeypatch.setattr(CachedModulation, "compute", counted)
+    monkeypatch.setattr(StoredLinear, "compute", counted)
     painted = {}
     for banked in (True, False):
         recipe = recipes.read(recipe_file, [*options, f"model.modulation_bank={banked}"])

@@ -279,11 +279,11 @@ def test_a_trial_that_diverges_is_done_and_says_why(recipe_file, tmp_path, capsy
 
 
 def test_with_every_among_the_targets_no_trial_misses_the_modulation(recipe_file):
-    assert tune.Worker.start(recipes.read(recipe_file), []).base.bank is not None
+    assert tune.Worker.start(recipes.read(recipe_file), []).base.modulation is not None
     recipe = recipes.read(recipe_file, ["tune.targets=[attention, every]"])
     base = tune.Worker.start(recipe, []).base
     weights = inject_adapter(base, tune.lay_over(recipe, {"adapter.targets": "every"}))
-    assert base.bank is None and any("norm1.linear" in name for name in weights)
+    assert base.modulation is None and any("norm1.linear" in name for name in weights)
 
 
 def test_a_new_adapter_leaves_nothing_of_the_one_before(recipe_file):

@@ -22,7 +22,7 @@ from impressionism.errors import UserError
 from impressionism.files import write_atomic
 from impressionism.hub import label
 from impressionism.lora_file import find_adapter, read_adapter
-from impressionism.modulation import AHEAD, MODULATION_LAYERS, Bank, Rows
+from impressionism.modulation import AHEAD, MODULATION_LAYERS, CachedModulation
 from impressionism.quantize import BLOCKS, kept_transformer
 from impressionism.records import Run
 from training import adapter, cache, examples, flow, preview, validation
@@ -38,7 +38,8 @@ COMPILER = "inductor"  # of torch.compile
 @dataclass(frozen=True)
 class TrainingContext:
     transformer: Any  # FluxTransformer2DModel; diffusers' types would hide its modules
-    bank: Bank | None
+    modulation: CachedModulation | None
+    """Stands for the modulation's weights, where the recipe leaves them on disk."""
     folder: Path
     runtime: Runtime
     kept: Cache
@@ -51,20 +52,19 @@ class TrainingContext:
     """Pictures of prior.class_prompt by the base, for prior preservation."""
     sharded: bool = False
     """Each process holds a part of the weights only: a pass is then one of all processes together."""
-    modulation: dict[int, Rows] = field(default_factory=dict)
-    """Computed ahead, by the identity of the micro-batch; taken out as it is used."""
 
-    def precompute_modulation(self, batches: list[MicroBatch], guidance: float) -> None:
-        """The modulation's outputs of the next micro-batches, AHEAD of them at most; nothing where there is no bank."""
-        if self.bank is None:
-            return
-        known = [(one.sigma, torch.full_like(one.sigma, guidance), self.loader.pooled(one)) for one in batches]
-        self.modulation.update(zip(map(id, batches), self.bank.ahead(known), strict=True))
+    def modulation_of(self, batches: list[MicroBatch], guidance: float) -> contextlib.AbstractContextManager[None]:
+        """Inside the block, passes over these micro-batches, AHEAD of them at most, find their modulation computed."""
+        if self.modulation is None:
+            return contextlib.nullcontext()
+        given = guidance if self.transformer.config.guidance_embeds else None
+        return self.modulation.precomputed(
+            (one.sigma, None if given is None else torch.full_like(one.sigma, given), self.loader.pooled(one))
+            for one in batches
+        )
 
-    def predict(self, micro_batch: MicroBatch, batch: Batch, guidance: float) -> torch.Tensor:
+    def predict(self, batch: Batch, guidance: float) -> torch.Tensor:
         """(batch, tokens, channels) the velocity that the transformer predicts at each sample's noise level."""
-        if self.bank is not None:
-            self.bank.use(self.modulation.get(id(micro_batch)))
         sigma = batch.sigma
         return self.transformer(
             hidden_states=flow.mix(batch.x, batch.noise, sigma).to(self.runtime.dtype),
@@ -77,11 +77,9 @@ class TrainingContext:
             return_dict=False,
         )[0]
 
-    def losses(
-        self, micro_batch: MicroBatch, batch: Batch, guidance: float, weighting: str = "none"
-    ) -> torch.Tensor:  # fmt: skip
+    def losses(self, batch: Batch, guidance: float, weighting: str = "none") -> torch.Tensor:
         """(batch,) how far the predicted velocity is from the true one."""
-        prediction = self.predict(micro_batch, batch, guidance)
+        prediction = self.predict(batch, guidance)
         return compute_loss_weighting_for_sd3(weighting, batch.sigma) * flow.loss(
             prediction, flow.target(batch.x, batch.noise)
         )
@@ -112,14 +110,14 @@ def prepare(
     if runtime.device.type == "cuda":  # cuDNN's attention has a wrong backward pass: on an H200, with PyTorch 2.11,
         torch.backends.cuda.enable_cudnn_sdp(False)  # gradients were NaN with 512 tokens of caption
     if on is not None:
-        transformer, modulation = on.transformer, on.bank
+        transformer, modulation = on.transformer, on.modulation
     else:
         transformer, modulation = load(recipe, folder, runtime, sharded, bank)
         if sharded:
             shard(transformer, runtime)
     latents = Latents.of(folder)
     context = TrainingContext(
-        transformer=transformer, bank=modulation,
+        transformer=transformer, modulation=modulation,
         folder=folder, runtime=runtime, kept=kept, latents=latents,
         loader=Loader(kept, latents, runtime.device, recipe.run.seed),
         examples=known, trained_on=trained_on, held_out=held_out, sharded=sharded,
@@ -160,15 +158,15 @@ def class_size(recipe: TrainingConfig) -> tuple[int, int]:
 
 def load(
     recipe: TrainingConfig, folder: Path, runtime: Runtime, sharded: bool, bank: bool | None
-) -> tuple[Any, Bank | None]:
-    """The frozen transformer, and the bank that computes its modulation ahead, if any."""
+) -> tuple[Any, CachedModulation | None]:
+    """The frozen transformer, and what stands for its modulation's weights, if anything."""
     keep = recipe.run.cache / "transformers" if recipe.model.keep_quantized else None
     banked = recipe.model.modulation_bank and recipe.adapter.targets != "every" if bank is None else bank
     transformer = kept_transformer(
         folder, quantize=recipe.model.quantize, dtype=runtime.dtype, device="cpu" if sharded else runtime.device,
         keep=keep, without=MODULATION_LAYERS if banked else None, say=say,
     )  # fmt: skip
-    return transformer, Bank(transformer, folder, runtime.device, runtime.dtype) if banked else None
+    return transformer, CachedModulation(transformer, folder, runtime.device, runtime.dtype) if banked else None
 
 
 def shard(transformer: Any, runtime: Runtime) -> None:
@@ -311,6 +309,5 @@ def training_batches(context: TrainingContext, recipe: TrainingConfig, step: int
     together = max(1, AHEAD // count)
     for start in range(step, recipe.optimizer.steps, together):
         steps = [batches_of(index) for index in range(start, min(start + together, recipe.optimizer.steps))]
-        context.modulation.clear()
-        context.precompute_modulation([one for batches in steps for one in batches.all], recipe.flow.guidance)
-        yield from steps
+        with context.modulation_of([one for batches in steps for one in batches.all], recipe.flow.guidance):
+            yield from steps

@@ -25,7 +25,7 @@ from impressionism.errors import UserError
 from impressionism.files import write_atomic
 from impressionism.hub import commit_of, digest_of, label
 from impressionism.lora import TRAINED, updates_of
-from impressionism.pipeline import parts as files_of
+from impressionism.pipeline import weight_files
 from impressionism.records import Run
 from training import adapter, checkpoint, export, flow, preview, resume, validation
 from training.base import StepBatches, TrainingContext, inject_adapter, loaders, prepare
@@ -179,16 +179,16 @@ def train_step(
 
     for micro_batch in batches.pictures:
         batch = context.loader.train(micro_batch)
-        backward("loss", context.losses(micro_batch, batch, guidance, recipe.flow.weighting).mean())
+        backward("loss", context.losses(batch, guidance, recipe.flow.weighting).mean())
     for micro_batch in batches.class_pictures:  # prior preservation
         batch = context.loader.train(micro_batch)
-        loss = context.losses(micro_batch, batch, guidance, recipe.flow.weighting).mean()
+        loss = context.losses(batch, guidance, recipe.flow.weighting).mean()
         backward("prior_loss", loss, recipe.prior.prior_loss_weight)
     for micro_batch in batches.as_class:  # differential output preservation: the base is its own teacher
         batch = context.loader.train(micro_batch)
         with torch.no_grad(), context.without_adapter():
-            teacher = context.predict(micro_batch, batch, guidance).float()
-        loss = flow.loss(context.predict(micro_batch, batch, guidance), teacher).mean()
+            teacher = context.predict(batch, guidance).float()
+        loss = flow.loss(context.predict(batch, guidance), teacher).mean()
         backward("preservation_loss", loss, recipe.prior.output_preservation)
 
     learning_rate = options.learning_rate * lr_factor(step, options)
@@ -275,7 +275,7 @@ def finish(context: TrainingContext, recipe: TrainingConfig, state: TrainState, 
     run = Run(
         name=recipe.run.folder.name,
         base=label(recipe.model.base),
-        base_revision=commit_of(context.folder) or digest_of(*files_of(context.folder)),
+        base_revision=commit_of(context.folder) or digest_of(*weight_files(context.folder)),
         dataset=label(recipe.data.source),
         dataset_revision=recipe.data.revision or f"content {position.rests_on['pictures and captions']}",
         steps=position.step,

@@ -230,7 +230,7 @@ def _adapted(base: nn.Module, rank: int) -> LoraLinear:
 
 
 class _Row(nn.Module):
-    """What the modulation bank computed ahead."""
+    """A modulation layer's output, computed ahead."""
 
     def __init__(self, width: int, shape: Shape):
         super().__init__()

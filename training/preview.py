@@ -13,7 +13,6 @@ from PIL import Image, ImageDraw
 
 from impressionism.errors import UserError, explain_disk
 from impressionism.files import write_atomic
-from impressionism.modulation import modulation_ahead
 from impressionism.paint import render
 from impressionism.records import GenerationParams
 from training.examples import say
@@ -53,7 +52,7 @@ def painted(context: TrainingContext, wanted: Preview) -> Iterator[Image.Image]:
     """Each prompt's picture by the transformer as it is; where its weights are sharded, all processes paint it."""
     pipe = pipeline(context)
     width, height = (int(side) for side in wanted.size.split("x"))
-    with modulation_ahead(context.bank, pipe) if context.bank else contextlib.nullcontext():
+    with context.modulation.whole_schedules(pipe) if context.modulation else contextlib.nullcontext():
         for prompt in wanted.prompts:
             params = GenerationParams(prompt=prompt, seed=wanted.seed, steps=wanted.steps, guidance=wanted.guidance,
                                       width=width, height=height)  # fmt: skip

@@ -47,15 +47,15 @@ def score(context: TrainingContext, batches: list[MicroBatch], recipe: TrainingC
     idle = -(-len(batches) // runtime.world) - len(mine)  # a sharded pass is one of all processes
     passes = mine + batches[:idle]
     for start in range(0, len(passes), AHEAD):
-        context.precompute_modulation(passes[start : start + AHEAD], guidance)
-        for index, one in enumerate(passes[start : start + AHEAD], start=start):
-            losses = context.losses(one, context.loader.fixed(one), guidance)
-            context.modulation.pop(id(one), None)
-            if index >= len(mine):
-                break
-            level = min(range(len(SIGMAS)), key=lambda index: abs(SIGMAS[index] - float(one.sigma[0])))
-            for example, loss in zip(one.examples, losses.tolist(), strict=True):
-                sums[level, genres.index(example.genre) + 1 if example.genre else 0] += torch.tensor([loss, 1.0])
+        together = passes[start : start + AHEAD]
+        with context.modulation_of(together, guidance):
+            for index, one in enumerate(together, start=start):
+                losses = context.losses(context.loader.fixed(one), guidance)
+                if index >= len(mine):
+                    break
+                level = min(range(len(SIGMAS)), key=lambda index: abs(SIGMAS[index] - float(one.sigma[0])))
+                for example, loss in zip(one.examples, losses.tolist(), strict=True):
+                    sums[level, genres.index(example.genre) + 1 if example.genre else 0] += torch.tensor([loss, 1.0])
     sums = runtime.sum(sums)
     by_sigma = (sums[..., 0].sum(1) / sums[..., 1].sum(1)).tolist()
     by_genre = (sums[..., 0].sum(0) / sums[..., 1].sum(0)).tolist()
