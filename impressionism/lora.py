@@ -13,7 +13,6 @@ formats. PEFT is the authority on the file format: the tests compare every pictu
 
 import math
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -47,7 +46,7 @@ class FrozenLinear(nn.Module):
     """A linear layer whose weight, quantized or not, is never trained. Its weight is expanded in both passes, because
     the quantized kernels have no backward pass."""
 
-    def __init__(self, base: Any):  # a linear layer of nn, bitsandbytes, quanto or quantize.py
+    def __init__(self, base: Any):  # a linear layer of nn, bitsandbytes or quantize.py
         super().__init__()
         self.base = base.requires_grad_(False)
         self.in_features: int = base.in_features
@@ -124,10 +123,7 @@ def trainable(base: nn.Module, rank: int, scale: float, generator: torch.Generat
 
 
 def _expanded(base: Any, like: torch.Tensor) -> torch.Tensor:
-    weight = base.weight
-    if weight.device != like.device:
-        base = SimpleNamespace(weight=weight.to(like.device, non_blocking=True))
-    return weight_of(base, like.dtype)
+    return weight_of(base, like.dtype, None if base.weight.device == like.device else like.device)
 
 
 class _Linear(torch.autograd.Function):
@@ -180,8 +176,9 @@ def lora_layers(transformer: nn.Module) -> dict[str, LoraLinear]:
 
 def updates_of(transformer: nn.Module, name: str) -> dict[str, Update]:
     """The live matrices of one adapter, by the layers' paths."""
-    updates = {path: layer.updates[name] for path, layer in lora_layers(transformer).items() if name in layer.updates}
-    return {path: Update(update.lora_A, update.lora_B, update.scale) for path, update in updates.items()}  # type: ignore
+    layers = lora_layers(transformer).items()
+    updates: dict[str, Any] = {path: layer.updates[name] for path, layer in layers if name in layer.updates}
+    return {path: Update(update.lora_A, update.lora_B, update.scale) for path, update in updates.items()}
 
 
 def inject(transformer: nn.Module, name: str, updates: Mapping[str, Update], dtype: torch.dtype) -> None:
@@ -210,7 +207,8 @@ def set_strength(transformer: Any, name: str, strength: float, blocks: BlockStre
     early = early_single_blocks(len(transformer.single_transformer_blocks))
     for path, layer in lora_layers(transformer).items():
         if name in layer.updates:
-            layer.updates[name].set_strength(strength * factor(path, blocks, early))  # type: ignore[operator]
+            update: Any = layer.updates[name]
+            update.set_strength(strength * factor(path, blocks, early))
 
 
 def factor(path: str, blocks: BlockStrengths, early: int) -> float:

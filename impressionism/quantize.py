@@ -1,18 +1,18 @@
 """The transformer with quantized weights, read tensor by tensor, so that it never exists in full precision.
 
-nf4 is bitsandbytes' and so is int8 on CUDA; int8 on a CPU, int4 and int2 are quanto's; fp8 is PyTorch's own matrix
-product of 8-bit floats when painting, on cards that have one; training expands the weights. Diffusers itself refuses a
-BitsAndBytesConfig without a GPU. Only the linear layers inside the blocks are quantized: the layers at both ends are
-small and sensitive. PEFT puts LoRA on the result and trains it.
+nf4 is bitsandbytes', and so is int8 on CUDA. int8 on a CPU, int4 and int2 are optimum-quanto's integers, in a layer of
+our own: quanto's picks kernels made for one token at a time, slow for a picture's thousands and without a backward
+pass, and compiles others at first use. fp8 is PyTorch's matrix product of 8-bit floats when painting, on GPUs that have
+one; training expands the weights. Diffusers itself refuses a BitsAndBytesConfig without a GPU. Only the linear layers
+inside the blocks are quantized: the layers at both ends are small and sensitive.
 
-A quantized transformer can be kept in a folder: its layers' tensors as their libraries name them, the layers at the
-ends as they are. `FluxTransformer2DModel.from_pretrained` cannot take it, because diffusers finds no way to leave out
-the last layer, `proj_out`, without the blocks' layers of that name.
+A quantized transformer can be kept in a folder: its layers' tensors by their names, the layers at the ends as they
+are. `FluxTransformer2DModel.from_pretrained` cannot take it, because diffusers finds no way to leave out the last
+layer, `proj_out`, without the blocks' layers of that name.
 """
 
 import contextlib
 import ctypes
-import importlib
 import logging
 import math
 import os
@@ -22,7 +22,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 import torch
@@ -41,12 +40,13 @@ Mode = Literal["none", "fp8", "int8", "nf4", "int4", "int2"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 BLOCKS = ("transformer_blocks.", "single_transformer_blocks.")
 FILES = ["transformer/*.json", "transformer/*.safetensors"]
-PACKED = re.compile(r"(.+?)\.(weight(?:[._].+)?|SCB|input_scale|output_scale)")  # a quantized layer, what it stores
+BITS = {"int8": 8, "int4": 4, "int2": 2}
+PACKED = re.compile(r"(.+?)\.(weight(?:[._].+)?|SCB)")  # a quantized layer, and what it stores
 FLOAT8 = torch.float8_e4m3fn
 FLOAT8_MAX = torch.finfo(FLOAT8).max
 MAPPED = 2**26  # bytes of a file that are read before it is mapped anew
 PIECE = 2**22  # weights that are quantized at once: enough for all cores, little for the memory
-Parts = dict[str, torch.Tensor]  # the tensors that a quantized layer stores, named as in its state dict
+PackedTensors = dict[str, torch.Tensor]  # what a quantized layer stores, named as in its state dict
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +85,6 @@ def load_transformer(
     unread = (name for name, parameter in model.named_parameters() if parameter.is_meta)
     if missing := [name for name in unread if not belongs(name, without)]:
         raise UserError(f"The transformer in {folder} lacks {len(missing)} tensors, the first is {missing[0]}.")
-    model.is_loaded_in_4bit = quantize == "nf4"  # PEFT asks for these two before it looks at a layer
-    model.is_loaded_in_8bit = quantize == "int8" and device.type == "cuda"
     return model.requires_grad_(False).eval()
 
 
@@ -211,7 +209,7 @@ def format_of(quantize: str, device: torch.device) -> str:
     if quantize in ("none", "fp8"):
         return quantize
     theirs = quantize == "nf4" or (quantize == "int8" and device.type == "cuda")
-    return f"{'bitsandbytes' if theirs else 'quanto'}-{quantize}"
+    return f"{'bitsandbytes' if theirs else 'integer'}-{quantize}"
 
 
 def format_in(folder: Path) -> str | None:
@@ -225,7 +223,7 @@ def format_in(folder: Path) -> str | None:
 def place_kept(
     model: nn.Module, folder: Path, quantize: str, dtype: torch.dtype, device: torch.device, without: str | None
 ) -> None:
-    layers: dict[str, Parts] = defaultdict(dict)
+    layers: dict[str, PackedTensors] = defaultdict(dict)
     for name, tensor in tensors(folder, without):
         match = PACKED.fullmatch(name)
         if match and name.startswith(BLOCKS) and isinstance(linear_at(model, match[1]), nn.Linear):
@@ -250,32 +248,59 @@ def linear_at(model: nn.Module, path: str) -> Any:
 # ---- Quantizing
 
 
-def pack(weight: torch.Tensor, quantize: str, dtype: torch.dtype) -> Parts:
-    """A weight's quantized parts, on its device; computed in float32 and in pieces, whatever the weight comes in."""
+def pack(weight: torch.Tensor, quantize: str, dtype: torch.dtype) -> PackedTensors:
+    """A weight's quantized tensors, on its device; computed in float32 and in pieces, whatever the weight comes in."""
     if quantize == "nf4":
         return pack_nf4(weight)
     if quantize == "int8" and weight.is_cuda:
         return pack_int8(weight)
+    pieces = [piece.float() for piece in weight.chunk(-(-weight.numel() // PIECE))]
     if quantize == "fp8":
-        return pack_fp8(weight)
-    return pack_quanto(weight, quantize, dtype)
+        rows, scales = map(torch.cat, zip(*map(in_fp8, pieces), strict=True))
+        # Bytes, and not 8-bit floats, in which autograd and safetensors would see a trainable type.
+        return {"weight": rows.view(torch.uint8), "weight_scale": scales}
+    rounded = (in_integers(piece, BITS[quantize], dtype) for piece in pieces)
+    integers, *scales = map(torch.cat, zip(*rounded, strict=True))
+    packed = torch.zeros_like(integers[: len(integers) * BITS[quantize] // 8])
+    for place, part in enumerate(integers.chunk(8 // BITS[quantize])):  # byte row i of n holds rows i, n + i, …
+        packed |= part << place * BITS[quantize]
+    return {"weight": packed, **dict(zip(("weight_scale", "weight_shift"), scales, strict=False))}
 
 
-def quantized(linear: nn.Linear, parts: Parts, quantize: str, dtype: torch.dtype) -> nn.Module:
-    """The same layer around quantized parts; its bias stays as it is."""
+def quantized(linear: nn.Linear, parts: PackedTensors, quantize: str, dtype: torch.dtype) -> nn.Module:
+    """The same layer around quantized tensors; its bias stays as it is."""
     if quantize == "nf4":
         layer = nf4(linear, parts, dtype)
-    elif quantize == "fp8":
-        layer = LinearFloat8(linear, parts)
     elif "SCB" in parts:
         layer = int8(linear, parts)
     else:
-        layer = quanto(linear, parts, quantize, dtype)
+        layer = (LinearFloat8 if quantize == "fp8" else LinearScaled)(linear, parts)
     layer.bias = linear.bias
     return layer.requires_grad_(False)
 
 
-def pack_nf4(weight: torch.Tensor) -> Parts:
+def in_fp8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows as 8-bit floats, each stretched over their whole range, and (rows, 1) by how much, in float32."""
+    scales = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / FLOAT8_MAX
+    return (rows / scales).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scales
+
+
+def in_integers(rows: torch.Tensor, bits: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """As optimum-quanto: 8 bits a row with a scale each, or groups of fewer with a scale and a shift. These are rounded
+    to the dtype first, and the integers make up for it."""
+    if bits == 8:
+        scale = (rows.abs().amax(1, keepdim=True) / 127).to(dtype)
+        return (rows / scale.float()).round_().clamp_(-128, 127).to(torch.int8), scale
+    width = rows.shape[1]
+    groups = (size for size in (128, 96, 64, 32) if width > 128 and width % size == 0)
+    rows = rows.reshape(-1, next(groups, width))
+    low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
+    scale, shift = ((high - low) / (2**bits - 1)).to(dtype), (-low).to(dtype)
+    integers = ((rows + shift.float()) / scale.float()).round_().clamp_(0, 2**bits - 1)
+    return integers.to(torch.uint8), scale, shift
+
+
+def pack_nf4(weight: torch.Tensor) -> PackedTensors:
     """bitsandbytes' normal floats in blocks of 64, whose scales are quantized in blocks of 256."""
     from bitsandbytes.functional import QuantState, get_4bit_type, quantize_4bit, quantize_blockwise
 
@@ -299,7 +324,7 @@ def pack_nf4(weight: torch.Tensor) -> Parts:
     return {"weight": packed, **{f"weight.{name}": part for name, part in state.as_dict(packed=True).items()}}
 
 
-def nf4(linear: nn.Linear, parts: Parts, dtype: torch.dtype) -> nn.Module:
+def nf4(linear: nn.Linear, parts: PackedTensors, dtype: torch.dtype) -> nn.Module:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     layer: Any = Linear4bit(
@@ -323,7 +348,7 @@ def check_shape(shape: torch.Size, linear: nn.Linear) -> None:
         raise ValueError(f"it is {tuple(shape)} where the configuration says {tuple(linear.weight.shape)}")
 
 
-def pack_int8(weight: torch.Tensor) -> Parts:
+def pack_int8(weight: torch.Tensor) -> PackedTensors:
     """bitsandbytes' rows of 8 bits with a scale each."""
     from bitsandbytes.functional import int8_vectorwise_quant
 
@@ -331,7 +356,7 @@ def pack_int8(weight: torch.Tensor) -> Parts:
     return {"weight": rows, "SCB": scales}
 
 
-def int8(linear: nn.Linear, parts: Parts) -> nn.Module:
+def int8(linear: nn.Linear, parts: PackedTensors) -> nn.Module:
     from bitsandbytes.nn import Int8Params, Linear8bitLt
 
     layer = Linear8bitLt(
@@ -348,35 +373,31 @@ def int8(linear: nn.Linear, parts: Parts) -> nn.Module:
     return layer
 
 
-def pack_fp8(weight: torch.Tensor) -> Parts:
-    """Rows of 8-bit floats with a scale each."""
-    pieces = [in_fp8(piece.float()) for piece in weight.chunk(-(-weight.numel() // PIECE))]
-    rows, scales = map(torch.cat, zip(*pieces, strict=True))
-    return {"weight": rows.view(torch.uint8), "weight_scale": scales}
-
-
-def in_fp8(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows as 8-bit floats, each stretched over their whole range, and (rows, 1) by how much, in float32."""
-    scales = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / FLOAT8_MAX
-    return (rows / scales).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scales
-
-
-class LinearFloat8(nn.Linear):
-    """A linear layer whose product is one of 8-bit floats: the input's rows are scaled and rounded as they come. A
-    card that has no such product (before compute capability 8.9) expands the weight and multiplies by that."""
+class LinearScaled(nn.Linear):
+    """A linear layer whose weight has few bits, and a scale for each row or group; it is expanded at each use."""
 
     weight_scale: torch.Tensor
 
-    def __init__(self, linear: nn.Linear, parts: Parts):
+    def __init__(self, linear: nn.Linear, parts: PackedTensors):
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        check_shape(parts["weight"].shape, linear)
-        # Bytes, and not 8-bit floats, or PEFT would make an adapter of that type.
+        groups = parts["weight_scale"].numel() * parts["weight"].shape[1] // linear.in_features
+        check_shape(torch.Size((groups, linear.in_features)), linear)
         self.weight = nn.Parameter(parts["weight"], requires_grad=False)
-        self.register_buffer("weight_scale", parts["weight_scale"])
+        for name in parts.keys() - {"weight"}:
+            self.register_buffer(name, parts[name])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.linear(x, weight_of(self, x.dtype))
+        return y if self.bias is None else y + self.bias
+
+
+class LinearFloat8(LinearScaled):
+    """A linear layer whose product is one of 8-bit floats: the input's rows are scaled and rounded as they come. A GPU
+    that has no such product (before compute capability 8.9) expands the weight and multiplies by that."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.requires_grad or not multiplies_fp8(x.device):  # the product has no gradient
-            return F.linear(x, weight_of(self, x.dtype), self.bias)
+            return super().forward(x)
         rows, scales = in_fp8(x.reshape(-1, self.in_features))
         weight, others = self.weight.view(FLOAT8).t(), self.weight_scale.float().t()
         y = torch._scaled_mm(rows, weight, scales, others, out_dtype=x.dtype, use_fast_accum=True)
@@ -389,82 +410,18 @@ def multiplies_fp8(device: torch.device) -> bool:
     return device.type == "cpu" or (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9))
 
 
-def pack_quanto(weight: torch.Tensor, quantize: str, dtype: torch.dtype) -> Parts:
-    """quanto's rows of 8 bits, or groups of fewer, with a scale each; the scales are in the dtype."""
-    from optimum.quanto.tensor.packed import pack_weights
-
-    layer: Any = empty_quanto(weight.shape[1], weight.shape[0], quantize, dtype)
-    pieces = [rounded(piece.float(), layer, dtype) for piece in weight.chunk(-(-weight.numel() // PIECE))]
-    data, *scales = map(torch.cat, zip(*pieces, strict=True))
-    if quantize == "int8":
-        return {"weight._data": data, "weight._scale": scales[0]}
-    bits = layer.weight_qtype.bits
-    return {"weight._data._data": pack_weights(data, bits), "weight._scale": scales[0], "weight._shift": scales[1]}
-
-
-def rounded(weight: torch.Tensor, layer: Any, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """Whole numbers, scale and, for few bits, shift; the first make up for the others' rounding."""
-    kind, group = layer.weight_qtype, layer.weight_group_size
-    if kind.bits == 8:
-        scale = layer.optimizer(weight, qtype=kind, axis=0).to(dtype)
-        return torch.ops.quanto.quantize_symmetric(weight, dtype=kind.dtype, axis=0, scale=scale.float()), scale
-    scale, shift = (part.to(dtype) for part in layer.optimizer(weight, qtype=kind, axis=0, group_size=group))
-    data = torch.ops.quanto.quantize_affine(weight, kind.bits, 0, group, scale.float(), shift.float())
-    return data, scale, shift
-
-
-def quanto(linear: nn.Linear, parts: Parts, quantize: str, dtype: torch.dtype) -> nn.Module:
-    from optimum.quanto.tensor import WeightQBitsTensor, WeightQBytesTensor
-    from optimum.quanto.tensor.packed import PackedTensor
-
-    layer: Any = empty_quanto(linear.in_features, linear.out_features, quantize, dtype)
-    kind, group, shape = layer.weight_qtype, layer.weight_group_size, linear.weight.shape
-    scale = parts["weight._scale"].to(dtype)
-    layer.input_scale, layer.output_scale = (torch.ones((), dtype=dtype, device=scale.device) for _ in range(2))
-    if quantize == "int8":
-        data = parts["weight._data"]
-        check_shape(data.shape, linear)
-        weight = WeightQBytesTensor(kind, 0, shape, (shape[1], 1), data, scale, None)
-    else:
-        data = parts["weight._data._data"]
-        grouped = (shape.numel() // group, group) if group else tuple(shape)
-        data = PackedTensor(data, kind.bits, grouped, (grouped[1], 1))
-        weight = WeightQBitsTensor(kind, 0, group, shape, (shape[1], 1), data, scale, parts["weight._shift"].to(dtype))
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    return layer
-
-
-def empty_quanto(in_features: int, out_features: int, quantize: str, dtype: torch.dtype) -> nn.Module:
-    from optimum.quanto.library import get_extension, is_extension_available
-    from optimum.quanto.nn import QLinear
-    from optimum.quanto.tensor import WeightQBitsTensor, WeightQBytesTensor
-
-    # Quanto would choose kernels made for one token at a time, slow for a picture's thousands and without a backward
-    # pass, and would compile others on first use, which takes minutes and a compiler.
-    WeightQBitsTensor.create, WeightQBytesTensor.create = WeightQBitsTensor, WeightQBytesTensor  # type: ignore
-    for extension in filter(is_extension_available, ("quanto_cpp", "quanto_cuda")):
-        get_extension(extension)._lib = SimpleNamespace(unpack=unpack)
-    # And PyTorch's product of bfloat16 with int8 ends the process on processors with AMX where a layer is 24 wide.
-    products: Any = importlib.import_module("optimum.quanto.library.qbytes_mm")
-    products.qbytes_int8pack_mm = products.qbytes_mm
-    meta = torch.device("meta")
-    return QLinear(in_features, out_features, bias=False, dtype=dtype, device=meta, weights=f"q{quantize}")
-
-
-def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
-    """uint8 values that each hold two or four smaller ones, as one tensor of the smaller ones."""
-    return torch.cat([packed >> shift & (2**bits - 1) for shift in range(0, 8, bits)])
-
-
 # ---- Expanding
 
 
-def weight_of(layer: Any, dtype: torch.dtype) -> torch.Tensor:
+def weight_of(layer: Any, dtype: torch.dtype, device: torch.device | None = None) -> torch.Tensor:
     """(out, in) the weight that a layer of any precision stands for, expanded to the dtype: what its own forward
-    multiplies by, only sooner where quanto would make several full-size copies on the way."""
-    weight = layer.weight
-    if (scale := getattr(layer, "weight_scale", None)) is not None:  # 8-bit floats
-        return weight.view(FLOAT8).to(dtype).mul_(scale)
+    multiplies by. device: where it is wanted, if that is not where it lies; it travels unexpanded."""
+    weight = layer.weight if device is None else layer.weight.to(device, non_blocking=True)
+    if isinstance(layer, LinearScaled):
+        scale, shift = layer.weight_scale, getattr(layer, "weight_shift", None)
+        if shift is not None:
+            return expanded(weight, scale, shift, dtype).view(layer.out_features, layer.in_features)
+        return (weight.view(FLOAT8) if weight.dtype == torch.uint8 else weight).to(dtype).mul_(scale)
     if (state := getattr(weight, "quant_state", None)) is not None:  # bitsandbytes' 4 bits
         from bitsandbytes.functional import dequantize_blockwise
 
@@ -475,11 +432,7 @@ def weight_of(layer: Any, dtype: torch.dtype) -> torch.Tensor:
     if weight.dtype == torch.int8:  # bitsandbytes' 8 bits; its first forward moves the scales
         scales = weight.SCB if weight.SCB is not None else layer.state.SCB
         return weight.data.to(dtype).mul_(scales.view(-1, 1) / 127)
-    if not hasattr(weight, "_scale"):
-        return weight.to(dtype)
-    if weight.qtype.bits == 8:
-        return weight._data.to(dtype).mul_(weight._scale)
-    return expanded(weight._data, weight._scale, weight._shift, dtype).view(weight.shape)
+    return weight.to(dtype)
 
 
 def expanded_nf4(packed: torch.Tensor, state: Any, dtype: torch.dtype) -> torch.Tensor:
@@ -492,14 +445,15 @@ def expanded_nf4(packed: torch.Tensor, state: Any, dtype: torch.dtype) -> torch.
     return values.to(dtype).view(state.shape)
 
 
-def expanded(packed: Any, scale: torch.Tensor, shift: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """quanto's few bits as numbers; byte i of n holds values i, n + i, … On a CPU in pieces that fit its cache."""
-    data, bits = packed._data, packed._bits
-    values = torch.empty(packed.shape, dtype=dtype, device=data.device)
-    step = len(data) if data.is_cuda else max(1, 2**18 // data.shape[1])
-    for part in range(8 // bits):
-        for start in range(0, len(data), step):
-            rows = slice(part * len(data) + start, part * len(data) + min(start + step, len(data)))
-            whole = data[start : start + step] >> part * bits & 2**bits - 1
+def expanded(packed: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Groups of packed integers as numbers; on a CPU in pieces that fit its cache."""
+    count, parts = len(scale), len(scale) // len(packed)
+    bits = 8 // parts
+    values = torch.empty(count, packed.shape[1], dtype=dtype, device=packed.device)
+    step = len(packed) if packed.is_cuda else max(1, 2**18 // packed.shape[1])
+    for part in range(parts):
+        for start in range(0, len(packed), step):
+            rows = slice(part * len(packed) + start, part * len(packed) + min(start + step, len(packed)))
+            whole = packed[start : start + step] >> part * bits & 2**bits - 1
             torch.mul(whole, scale[rows], out=values[rows]).sub_(shift[rows])
     return values
