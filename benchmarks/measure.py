@@ -68,8 +68,9 @@ def progress(line: str, bar: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def lines_of(stream: IO[bytes]) -> Iterator[str]:
+def lines_of(stream: IO[bytes] | None) -> Iterator[str]:
     """Lines as they come. A progress bar ends its line with a carriage return, before or after it."""
+    assert stream is not None
     line = b""
     while byte := stream.read(1):
         if byte in b"\r\n":

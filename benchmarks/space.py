@@ -31,7 +31,7 @@ import psutil
 from tqdm import tqdm
 
 from benchmarks.measure import Ratio, in_turn, markdown, marked, processor, ratio, surroundings, taken
-from impressionism.paint import common, defaults, encode, noise, set_strength
+from impressionism.paint import defaults, encode, initial_latents, pipeline_kwargs, set_strength
 from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import GenerationParams
 
@@ -113,9 +113,8 @@ def bare(painter: Painter, asked: dict[str, Any]) -> None:
     """One call of diffusers' pipeline, the prompt's encoding, if it is new, and the decoding included."""
     sampling: GenerationParams = dataclasses.replace(defaults(painter, ""), **asked)
     set_strength(painter.pipe, 1.0)
-    painter.pipe(
-        **common(painter.pipe, sampling, encode(painter, sampling.prompt)), latents=noise(painter.pipe, sampling)
-    )
+    given = pipeline_kwargs(painter.pipe, sampling, encode(painter, sampling.prompt))
+    painter.pipe(**given, latents=initial_latents(painter.pipe, sampling))
 
 
 def compared(rows: list[tuple[float, float]], one: str, other: str, told: str, most: float) -> dict:

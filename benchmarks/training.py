@@ -175,7 +175,7 @@ def watch(command: list[str], bar: str, batch: int) -> Measured:
     begun, counts, said, training_peak = time.monotonic(), {}, [], 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0)
     with Memory(process.pid) as memory:
-        for line in lines_of(process.stderr):  # type: ignore[arg-type]
+        for line in lines_of(process.stderr):
             said = [*said[-30:], line]
             if (seen := progress(line, bar)) and seen[0] not in counts:
                 counts[seen[0]] = time.monotonic()

@@ -21,7 +21,8 @@ from evaluation import showcase
 from evaluation.exhibits import write_lines
 from evaluation.prompt_set import PROMPTS, Prompt, PromptSet
 from impressionism.errors import UserError
-from impressionism.paint import defaults, read_recipe, recipe_of, save, sweep
+from impressionism.names import DEFAULT_STRENGTH
+from impressionism.paint import defaults, read_recipe, request, save, sweep
 from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import Arm, Exhibit, GenerationParams, Run, parsed
 
@@ -34,7 +35,7 @@ def gallery(
     prompts: Path | None = None,
     model: str | None = None,
     adapter: str | None = None,
-    strength: float = 1.0,
+    strength: float = DEFAULT_STRENGTH,
     quantize: str = "auto",
     device: str = "auto",
     only: int | None = None,
@@ -95,7 +96,7 @@ def plan(prompts: PromptSet, painter: Painter, strength: float, only: int | None
 
 def exhibit(prompt: Prompt, arm: Arm, painter: Painter, sampling: GenerationParams, strength: float) -> Exhibit:
     file = f"{prompt.id}/{sampling.seed}-{arm}-{strength:g}.png"
-    recipe = recipe_of(painter, sampling, strength)
+    recipe = request(painter, sampling, strength).metadata
     return Exhibit(file=file, prompt=prompt.id, genre=prompt.genre, arm=arm, recipe=recipe)
 
 

@@ -93,7 +93,7 @@ def check_files(args: argparse.Namespace) -> None:
 def new_pictures(args: argparse.Namespace) -> tuple["Painter", list[tuple[Path, "PaintRequest"]]]:
     """The painter, and each file to write with what is painted into it."""
     from impressionism.files import read_picture
-    from impressionism.paint import CHANGE, MOST_SEEDS, check, defaults, request
+    from impressionism.paint import CHANGE, MOST_SEEDS, check, defaults, next_seeds, request
     from impressionism.pipeline import load_pipeline
     from impressionism.records import LIMITS, BlockStrengths, GenerationParams
 
@@ -143,10 +143,8 @@ def new_pictures(args: argparse.Namespace) -> tuple["Painter", list[tuple[Path, 
     if args.sweep:
         return painter, [(named(f"{each:g}"), request(painter, params, each, **more)) for each in args.sweep]
     if args.seeds:
-        seeds = [(params.seed + number) % (LIMITS["seed"][1] + 1) for number in range(args.seeds)]
-        return painter, [
-            (named(f"{seed}"), request(painter, params.replace(seed=seed), args.strength, **more)) for seed in seeds
-        ]
+        several = next_seeds(params, args.seeds)
+        return painter, [(named(f"{one.seed}"), request(painter, one, args.strength, **more)) for one in several]
     return painter, [(args.out, request(painter, params, args.strength, **more))]
 
 

@@ -42,6 +42,11 @@ def status_of(command: Callable[[], int | None]) -> int:
         return 2
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, without the rest of a long text; its type where it says nothing."""
+    return next((line for line in str(error).strip("'\"").splitlines() if line.strip()), type(error).__name__)
+
+
 def check_environment() -> None:
     """Refuses addresses in the environment with which huggingface_hub and httpx fail while they are imported."""
     for name, schemes in {"HF_ENDPOINT": ("http", "https"), **dict.fromkeys(_PROXIES, _PROXY_SCHEMES)}.items():
@@ -183,7 +188,7 @@ def _explain_hub(
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{repository} has no revision {revision}; its revisions are at {home}/commits."
     if isinstance(error, errors.RemoteEntryNotFoundError):
-        return f"{repository} lacks a file that is needed: {_first_line(error)}"
+        return f"{repository} lacks a file that is needed: {first_line(error)}"
     if isinstance(error, errors.EntryNotFoundError | errors.OfflineModeIsEnabled):
         if isinstance(cause, Exception) and not isinstance(cause, errors.EntryNotFoundError):  # it also wraps refusals
             return _explain_hub(cause, repository, revision, instead, writing) or _unreachable(repository, instead)
@@ -200,10 +205,6 @@ def _inside(path: str, folder: Path) -> bool:
         return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder.parent))
     except (OSError, ValueError):
         return False
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _refused(repository: str, error: Exception, instead: str, writing: bool) -> str:
@@ -228,7 +229,7 @@ def _refused(repository: str, error: Exception, instead: str, writing: bool) -> 
         404: _check_endpoint(),
         429: f"wait {wait} seconds" if wait.isdigit() else "wait a few minutes",
     }.get(status, "try again later, what has arrived is kept")
-    reason = f"HTTP {status}" if status else _first_line(error)
+    reason = f"HTTP {status}" if status else first_line(error)
     return f"The Hub refused {repository} ({reason}): {advice}{instead}."
 
 

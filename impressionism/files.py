@@ -56,7 +56,7 @@ def read_picture(
     """
     with open_picture(source, name=name, max_pixels=max_pixels) as image:
         if max_side is not None and image.format in ("JPEG", "MPO"):
-            image.draft(None, (max_side, max_side))  # type: ignore[arg-type] # decodes at 1/2, 1/4 or 1/8
+            image.draft(image.mode, (max_side, max_side))  # decodes at 1/2, 1/4 or 1/8
         image.load()
         text = {key: value for key, value in image.info.items() if isinstance(key, str) and isinstance(value, str)}
         result = _upright(_to_rgb(image), image)

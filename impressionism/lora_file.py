@@ -28,6 +28,7 @@ from impressionism.errors import UserError, readable_errors
 from impressionism.files import write_atomic
 from impressionism.hub import commit_of, digest_of, folder_of
 from impressionism.lora import Update
+from impressionism.records import LIMITS, within
 
 # FLUX's own layers, and diffusers' that each is made of, in the order of their rows.
 QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
@@ -129,18 +130,15 @@ def read_info(file: Path, name: str, key: str) -> AdapterInfo:
     metadata, card = open_file(file, weights=False)[1], read_card(file.with_name("README.md"))
     spec = {field.removeprefix("modelspec."): value for field, value in metadata.items()}
     hint = re.search(r"[Ss]trength (-?\d+(?:\.\d+)?)", spec.get("usage_hint", ""))
+    strengths = map(number, (spec.get("recommended_strength"), card.get("recommended_strength"), hint and hint[1]))
     return AdapterInfo(
         name=name,
         revision=commit_of(file) or digest_of(file),
         key=key,
         title=spec.get("title"),
         trigger=spec.get("trigger_phrase") or text_or_none(card.get("instance_prompt")),
-        recommended_strength=next(  # pyright: ignore[reportArgumentType]
-            filter(
-                lambda it: it is not None and -1 <= it <= 2,
-                map(number, (spec.get("recommended_strength"), card.get("recommended_strength"), hint and hint[1])),
-            ),
-            names.DEFAULT_STRENGTH,
+        recommended_strength=next(
+            (it for it in strengths if it is not None and within(it, *LIMITS["strength"])), names.DEFAULT_STRENGTH
         ),
         base=text_or_none(card.get("base_model")) or spec.get("architecture"),
         license=spec.get("license") or text_or_none(card.get("license_name") or card.get("license")),

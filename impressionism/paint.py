@@ -1,4 +1,4 @@
-"""Painting: one picture, the pair before and after, a row of strengths, several seeds, or a photograph painted over.
+"""Painting: one picture, the pair before and after, a row of strengths, or a photograph painted over.
 
 What is asked for is checked once and becomes a PaintRequest, which `paint_all` paints; everything else here makes such
 requests. Every call sets all the state that it needs, because one painter serves many visitors, and draws the noise on
@@ -27,6 +27,7 @@ from impressionism import lora
 from impressionism.errors import UserError
 from impressionism.files import cover, open_picture, read_picture, write_atomic
 from impressionism.lora_file import AdapterInfo
+from impressionism.names import DEFAULT_STRENGTH
 from impressionism.pipeline import ADAPTER_NAME, Painter
 from impressionism.records import LIMITS, BlockStrengths, GenerationParams, ImageMetadata, outside, within
 
@@ -94,7 +95,7 @@ def request(
     ]
     refuse(problems)
     if source is not None:
-        source = fit(source, params.width, params.height)
+        source = cover(read_picture(source), params.width, params.height)
     accelerator = painter.accelerator if fast else None
     metadata = ImageMetadata(
         sampling=params,
@@ -123,18 +124,6 @@ def again(painter: Painter, recipe: ImageMetadata, source: Image.Image | None = 
     )  # fmt: skip
 
 
-def recipe_of(
-    painter: Painter,
-    params: GenerationParams,
-    strength: float | None = None,
-    source: Image.Image | None = None,
-    change: float | None = None,
-    **more: Any,
-) -> ImageMetadata:
-    """All that is needed to paint the picture again; of a repaint's source, only a fingerprint."""
-    return request(painter, params, strength, source=source, change=change, **more).metadata
-
-
 def defaults(painter: Painter, prompt: str, fast: bool = False) -> GenerationParams:
     """The size, the steps and the guidance that suit the painter's model, or its accelerator."""
     width, height = painter.sizes[0] if painter.sizes else [painter.pipe.vae.config.sample_size] * 2
@@ -155,14 +144,14 @@ def adapter_of(painter: Painter, name: str | None) -> AdapterInfo | None:
 
 def check(
     params: GenerationParams,
-    strength: float = 1.0,
+    strength: float = DEFAULT_STRENGTH,
     change: float | None = None,
     blocks: BlockStrengths | None = None,
     *,
     largest: int = LARGEST,
 ) -> None:
     """What can be checked before a model is loaded: raises one UserError with everything that is wrong."""
-    sides = [*side("width", params.width, largest), *side("height", params.height, largest)]
+    sides = [*side_problems("width", params.width, largest), *side_problems("height", params.height, largest)]
     refuse([*problems_of(params, strength, change, blocks, over=change is not None), *sides])
 
 
@@ -177,16 +166,17 @@ def problems_of(
 ) -> list[str]:
     """over: a picture is painted over, which needs no prompt."""
     text, most = str(params.prompt), LIMITS["prompt"][1]
-    groups = blocks.to_dict() if blocks else {}
+    broken = text != text.encode(errors="ignore").decode()  # half of an emoji: JSON carries it, no tokenizer reads it
+    groups = {f"blocks.{name}": value for name, value in blocks.to_dict().items()} if blocks else {}
     return [
         *([] if isinstance(params.prompt, str) and (over or text.strip()) else ["say in the prompt what to paint"]),
         *([f"the prompt must not be longer than {most:,} characters"] if len(text) > most else []),
-        *([] if is_text(text) else ["the prompt holds half a character; write it anew"]),
+        *(["the prompt holds half a character; write it anew"] if broken else []),
         *outside("seed", params.seed),
         *outside("steps", params.steps),
         *outside("guidance", params.guidance),
         *outside("strength", strength),
-        *itertools.chain.from_iterable(outside("blocks", value, f"blocks.{name}") for name, value in groups.items()),
+        *(problem for name, value in groups.items() for problem in outside("blocks", value, name)),
         *(outside("change", change) if change is not None else []),
         *(["change must be above 0, or nothing is painted"] if change == 0 else []),
     ]
@@ -196,7 +186,7 @@ def sizes_refused(painter: Painter, params: GenerationParams, upscale: bool) -> 
     """An upscaled picture is painted in tiles of a size that the model knows, so it may be twice as large."""
     factor = 2 if upscale else 1
     wrong = [problem for name in ("width", "height")
-             for problem in side(name, getattr(params, name), factor * largest(painter))]  # fmt: skip
+             for problem in side_problems(name, getattr(params, name), factor * max_side(painter))]  # fmt: skip
     sizes = painter.sizes or ()
     if wrong or upscale or not sizes or (params.width, params.height) in sizes:
         return wrong
@@ -206,26 +196,17 @@ def sizes_refused(painter: Painter, params: GenerationParams, upscale: bool) -> 
     return [f"this model knows the sizes {known}: take {near[0]} x {near[1]}, not {params.width} x {params.height}"]
 
 
-def largest(painter: Painter) -> int:
+def max_side(painter: Painter) -> int:
     return LARGEST_MINIATURE if painter.is_miniature else LARGEST
 
 
-def is_text(text: str) -> bool:
-    """JSON can carry half of an emoji, which no tokenizer reads and no file holds."""
-    try:
-        text.encode()
-        return True
-    except UnicodeEncodeError:
-        return False
-
-
-def side(name: str, value: Any, largest: int) -> list[str]:
+def side_problems(name: str, value: Any, largest: int) -> list[str]:
     if within(value, SMALLEST, largest, int) and value % 16 == 0:
         return []
     return [f"{name} must be a multiple of 16 from {SMALLEST} to {largest:,} pixels, not {reprlib.repr(value)}"]
 
 
-# ---- The ways to paint; `more` are the keywords of `request`: blocks, fast, adapter
+# ---- The ways to paint; `more` are the keywords of `request`: blocks, fast, adapter; source, change, upscale
 
 
 def paint(
@@ -271,39 +252,12 @@ def sweep(
     return zip(strengths, paint_all(painter, requests, on_step=on_step), strict=True)
 
 
-def seeds(
-    painter: Painter, params: GenerationParams, count: int, strength: float | None = None, *,
-    on_step: OnStep | None = None, **more: Any,
-) -> Iterator[tuple[int, Image.Image]]:  # fmt: skip
-    """One picture for each seed from the params' own on, 1 to MOST_SEEDS of them."""
-    if not within(count, 1, MOST_SEEDS, int):
-        raise UserError(f"Count must be a whole number from 1 to {MOST_SEEDS}, not {reprlib.repr(count)}.")
-    wanted = [(params.seed + number) % (LIMITS["seed"][1] + 1) for number in range(count)]
-    requests = [request(painter, params.replace(seed=seed), strength, **more) for seed in wanted]
-    return zip(wanted, paint_all(painter, requests, on_step=on_step), strict=True)
-
-
-def repaint(
-    painter: Painter, params: GenerationParams, strength: float | None, source: Image.Image,
-    change: float | None = None, *, on_step: OnStep | None = None, **more: Any,
-) -> Image.Image:  # fmt: skip
-    """A picture painted over, slightly (change near 0) or entirely (1). The change is the share of noise at the start
-    and not diffusers' strength, which means another one with every size and every model's schedule."""
-    [picture] = paint_all(
-        painter, [request(painter, params, strength, source=source, change=change, **more)], on_step=on_step
-    )
-    return picture
-
-
-def upscale(
-    painter: Painter, params: GenerationParams, picture: Image.Image, strength: float | None = None,
-    change: float | None = None, *, on_step: OnStep | None = None, **more: Any,
-) -> Image.Image:  # fmt: skip
-    """The picture at twice its size: enlarged, then painted over slightly, in tiles where it is larger than the sizes
-    that the model knows."""
-    wanted = request(painter, params, strength, source=picture, change=change, upscale=True, **more)
-    [result] = paint_all(painter, [wanted], on_step=on_step)
-    return result
+def next_seeds(params: GenerationParams, count: int) -> list[GenerationParams]:
+    """The same params with each of so many seeds, from their own on; a seed that is no number will be refused."""
+    if not isinstance(params.seed, int):
+        return [params]
+    seeds = ((params.seed + number) % (LIMITS["seed"][1] + 1) for number in range(1, count))
+    return [params, *(params.replace(seed=seed) for seed in seeds)]
 
 
 # ---- Painting
@@ -317,10 +271,10 @@ def paint_all(
     for one in requests:
         set_strengths(painter, one.metadata)
         if one.metadata.upscale:
-            yield in_tiles(painter, one, reporter(on_step, done, steps))
+            yield paint_tiles(painter, one, step_callback(on_step, done, steps))
         else:
             embeds = encode(painter, one.metadata.sampling.prompt)
-            report = reporter(on_step, done, steps)
+            report = step_callback(on_step, done, steps)
             yield render(painter.pipe, one.metadata.sampling, embeds, report, one.source, one.metadata.change)
         done += steps_of(painter, one)
 
@@ -334,17 +288,16 @@ def render(
     change: float | None = None,
 ) -> Image.Image:
     """The denoising: from noise, or from a picture with so much noise, by the pipeline as it stands."""
-    latents, sigmas = noise(pipe, params), None  # none: the whole schedule
+    latents, sigmas = initial_latents(pipe, params), None  # none: the whole schedule
     with freed_when_cancelled(pipe):
         if source is not None and change is not None:
-            latents = change * latents + (1 - change) * latents_of(pipe, source)
-            sigmas = schedule_from(pipe, params, change)
-        return pipe(**common(pipe, params, embeds), sigmas=sigmas, latents=latents, callback_on_step_end=report).images[
-            0
-        ]
+            latents = change * latents + (1 - change) * encode_image(pipe, source)
+            sigmas = img2img_sigmas(pipe, params, change)
+        kwargs = pipeline_kwargs(pipe, params, embeds)
+        return pipe(**kwargs, sigmas=sigmas, latents=latents, callback_on_step_end=report).images[0]
 
 
-def common(pipe: Any, params: GenerationParams, embeds: PromptEmbeds) -> dict[str, Any]:
+def pipeline_kwargs(pipe: Any, params: GenerationParams, embeds: PromptEmbeds) -> dict[str, Any]:
     """The pipeline's arguments but for the noise."""
     return {
         "prompt_embeds": embeds[0],
@@ -357,7 +310,7 @@ def common(pipe: Any, params: GenerationParams, embeds: PromptEmbeds) -> dict[st
     }
 
 
-def schedule_from(pipe: FluxPipeline, params: GenerationParams, noise_level: float) -> list[float]:
+def img2img_sigmas(pipe: FluxPipeline, params: GenerationParams, noise_level: float) -> list[float]:
     """The schedule's sigmas, before the pipeline shifts them, from the one that becomes this noise level on. The shift
     s makes σ = s u / (1 + (s - 1) u) of u; FLUX's grows with the picture, s = exp(μ)."""
     config, tokens = pipe.scheduler.config, params.width * params.height // (2 * pipe.vae_scale_factor) ** 2
@@ -373,10 +326,10 @@ def steps_of(painter: Painter, wanted: PaintRequest) -> int:
     if wanted.source is None or change is None:
         return params.steps
     tile, places = tiles(painter, params) if wanted.metadata.upscale else (params, [(0, 0)])
-    return len(places) * len(schedule_from(painter.pipe, tile, change))
+    return len(places) * len(img2img_sigmas(painter.pipe, tile, change))
 
 
-def in_tiles(painter: Painter, wanted: PaintRequest, report: Callable | None) -> Image.Image:
+def paint_tiles(painter: Painter, wanted: PaintRequest, report: Callable | None) -> Image.Image:
     """The source painted over tile by tile; where tiles overlap, one fades into the other."""
     params, source = wanted.metadata.sampling, wanted.source
     assert source is not None
@@ -387,9 +340,9 @@ def in_tiles(painter: Painter, wanted: PaintRequest, report: Callable | None) ->
         np.minimum(np.arange(1, n + 1), np.arange(n, 0, -1)).clip(max=n // OVERLAP) for n in (tile.height, tile.width)
     ]
     weight = np.outer(*ramp)[..., None]
-    for number, (x, y) in enumerate(places):
+    # each tile from a seed of its own, or all would have the same brush strokes
+    for (x, y), own in zip(places, next_seeds(tile, len(places)), strict=True):
         part = source.crop((x, y, x + tile.width, y + tile.height))
-        own = tile.replace(seed=(params.seed + number) % (LIMITS["seed"][1] + 1))  # or all tiles have the same strokes
         painted = render(painter.pipe, own, embeds, report, part, wanted.metadata.change)
         here = np.s_[y : y + tile.height, x : x + tile.width]
         total[here] += weight * np.asarray(painted)
@@ -402,17 +355,17 @@ def tiles(painter: Painter, params: GenerationParams) -> tuple[GenerationParams,
     knows it."""
     known = painter.sizes or ()
     if (params.width, params.height) in known or (
-        not known and max(params.width, params.height) <= largest(painter) // 2
+        not known and max(params.width, params.height) <= max_side(painter) // 2
     ):
         return params, [(0, 0)]
     near = min(known, key=lambda size: abs(size[0] - params.width / 2) + abs(size[1] - params.height / 2), default=None)
     sides = near or (params.width // 32 * 16, params.height // 32 * 16)
     tile = params.replace(width=min(sides[0], params.width), height=min(sides[1], params.height))
-    xs, ys = (starts(whole, one) for whole, one in ((params.width, tile.width), (params.height, tile.height)))
+    xs, ys = (tile_offsets(whole, one) for whole, one in ((params.width, tile.width), (params.height, tile.height)))
     return tile, [(x, y) for y in ys for x in xs]
 
 
-def starts(whole: int, tile: int) -> list[int]:
+def tile_offsets(whole: int, tile: int) -> list[int]:
     """Where tiles begin that overlap by a part of their side at least, the first at 0 and the last at the end."""
     count = 1 if whole == tile else math.ceil((whole - tile) / (tile - tile // OVERLAP)) + 1
     return [round(number * (whole - tile) / max(1, count - 1)) for number in range(count)]
@@ -421,10 +374,9 @@ def starts(whole: int, tile: int) -> list[int]:
 def set_strengths(painter: Painter, metadata: ImageMetadata) -> None:
     """The chosen adapter at its strength, every other one switched off."""
     transformer, blocks = painter.pipe.transformer, metadata.blocks or lora.EVERYWHERE
-    chosen = next(
-        (info.key for info in painter.adapters.values() if info.name == metadata.provenance.adapter), ADAPTER_NAME
-    )
-    for key in {info.key for info in painter.adapters.values()} | {ADAPTER_NAME}:
+    keys = {info.name: info.key for info in painter.adapters.values()}
+    chosen = keys.get(str(metadata.provenance.adapter), ADAPTER_NAME)
+    for key in {ADAPTER_NAME, *keys.values()}:
         lora.set_strength(transformer, key, metadata.strength if key == chosen else 0.0, blocks)
     if painter.accelerator:
         strength = painter.accelerator.recommended_strength if metadata.fast else 0.0
@@ -443,7 +395,7 @@ def encode(painter: Painter, prompt: str) -> PromptEmbeds:
     if prompt not in known:
         with torch.no_grad(), freed_when_cancelled(pipe):
             embeds, pooled, _ = pipe.encode_prompt(
-                prompt, None, device=pipe._execution_device, max_sequence_length=most_tokens(painter)
+                prompt, None, device=pipe._execution_device, max_sequence_length=max_tokens(painter)
             )
         if len(known) == REMEMBERED:
             known.pop(next(iter(known)))
@@ -451,7 +403,7 @@ def encode(painter: Painter, prompt: str) -> PromptEmbeds:
     return known[prompt]
 
 
-def most_tokens(painter: Painter) -> int:
+def max_tokens(painter: Painter) -> int:
     """What T5 reads of a prompt."""
     return min(512, painter.pipe.tokenizer_2.model_max_length)
 
@@ -459,7 +411,7 @@ def most_tokens(painter: Painter) -> int:
 def cut_at(painter: Painter, prompt: str) -> str | None:
     """The end of a prompt that is too long for the text encoder, which it does not read; none where it reads all."""
     found = painter.pipe.tokenizer_2(prompt, return_offsets_mapping=True, add_special_tokens=False)
-    last = most_tokens(painter) - 1  # and the token that ends it
+    last = max_tokens(painter) - 1  # and the token that ends it
     return prompt[found["offset_mapping"][last][0] :].strip() if len(found["input_ids"]) > last else None
 
 
@@ -482,7 +434,7 @@ def freed_when_cancelled(pipe: FluxPipeline) -> Iterator[None]:
         raise
 
 
-def noise(pipe: FluxPipeline, params: GenerationParams) -> Any:
+def initial_latents(pipe: FluxPipeline, params: GenerationParams) -> Any:
     """(1, tokens, channels) in float32, whatever the painter's device and precision."""
     channels, scale = pipe.vae.config.latent_channels, pipe.vae_scale_factor
     height, width = params.height // scale, params.width // scale
@@ -492,7 +444,7 @@ def noise(pipe: FluxPipeline, params: GenerationParams) -> Any:
 
 
 @torch.no_grad()
-def latents_of(pipe: FluxPipeline, picture: Image.Image) -> Any:
+def encode_image(pipe: FluxPipeline, picture: Image.Image) -> Any:
     """(1, tokens, channels) in float32 on the CPU: what the picture is to the transformer."""
     vae: Any = pipe.vae
     pixels = pipe.image_processor.preprocess(picture).to(pipe._execution_device, vae.dtype)
@@ -500,7 +452,7 @@ def latents_of(pipe: FluxPipeline, picture: Image.Image) -> Any:
     return pipe._pack_latents(encoded.cpu().float(), *encoded.shape)
 
 
-def reporter(on_step: OnStep | None, done: int, steps: int) -> Callable | None:
+def step_callback(on_step: OnStep | None, done: int, steps: int) -> Callable | None:
     """on_step as diffusers wants its callback, counting on from what was done."""
     if on_step is None:
         return None
@@ -511,11 +463,6 @@ def reporter(on_step: OnStep | None, done: int, steps: int) -> Callable | None:
         return {}
 
     return report
-
-
-def fit(source: Image.Image, width: int, height: int) -> Image.Image:
-    """Upright, on white where it is transparent, cropped to the middle at this size."""
-    return cover(read_picture(source), width, height)
 
 
 # ---- The recipe that a picture carries

@@ -17,10 +17,10 @@ from diffusers import FluxPipeline
 from safetensors import SafetensorError
 
 from impressionism import lora, names
-from impressionism.errors import UserError
+from impressionism.errors import UserError, first_line
 from impressionism.hub import PIPELINE_FILES, check_name, commit_of, digest_of, folder_of, label, without_bars
 from impressionism.lora_file import USUAL_NAMES, AdapterInfo, find_adapter, parse_source, read_adapter, read_info
-from impressionism.quantize import MODES, load_transformer
+from impressionism.quantize import MODES, format_of, load_transformer
 from impressionism.records import Provenance
 
 ADAPTER_NAME, ACCELERATOR_NAME = "impressionism", "accelerator"  # of the updates in the transformer's layers
@@ -28,13 +28,11 @@ GIB = 2**30
 
 # Free memory that a precision needs, as a multiple of the pipeline's files in bfloat16, activations included.
 # FLUX.1-dev's are 31.4 GiB: 36 GiB in bfloat16, 24 in int8, 14 in NF4, T5 too; a CPU computes in float32.
-NEEDS = {
+MEMORY_FACTORS = {
     "cuda": {"none": 1.15, "int8": 0.77, "nf4": 0.45},
     "cpu": {"none": 2.3, "int8": 1.2, "nf4": 0.9},
 }
-
-
-SMALL = ("nf4", "int4", "int2")  # precisions of about four bits, with which T5 becomes as small
+FOUR_BITS = ("nf4", "int4", "int2")  # about four: with these T5 is quantized as well
 
 
 @dataclass(frozen=True)
@@ -105,19 +103,19 @@ def load_pipeline(
         else:
             pipe.to(device)
     except torch.OutOfMemoryError as error:
-        smaller = "" if quantize in SMALL else ", or say --quantize nf4"
+        smaller = "" if quantize in FOUR_BITS else ", or say --quantize nf4"
         raise UserError(f"{label(base)} does not fit into {device}'s free memory: free some{smaller}.") from error
 
     first = next(iter(adapters.values()), None)
     provenance = Provenance(
         base=label(base),
-        base_revision=commit_of(folder) or digest_of(*parts(folder)),
+        base_revision=commit_of(folder) or digest_of(*weight_files(folder)),
         adapter=first.name if first else None,
         adapter_revision=first.revision if first else None,
         quantize=quantize,
         dtype=str(dtype_for(device)).removeprefix("torch."),
         device=name_of(device),
-        versions=versions(quantize),
+        versions=versions(quantize, device),
     )
     return Painter(
         pipe, provenance, about(provenance, why, memory), adapters, accelerator and accelerator[1], sizes_of(folder)
@@ -196,14 +194,14 @@ def choose_adapters(
 
 
 def find_accelerator(base: str, fast: bool | None) -> tuple[Path, AdapterInfo] | None:
-    """The few-step adapter for the base: its own, or for FLUX.1-dev a public one that is fetched when asked for."""
+    """The few-step adapter for the base: its own, or a public one that is fetched when asked for."""
     own = Path(base) / "accelerator"
     if fast is not False and own.is_dir():
         file = find_adapter(str(own), None)
         return file, read_info(file, label(own), ACCELERATOR_NAME)
     if not fast:
         return None
-    if base != names.BASE:
+    if Path(base).exists():  # on the Hub, FLUX.1-dev and what was trained from it, such as FLUX.1-Krea-dev
         raise UserError(f"There is no accelerator for {label(base)}, so it cannot paint in fast mode.")
     file = find_adapter(names.ACCELERATOR, names.from_environment("accelerator_revision"))
     info = read_info(file, names.ACCELERATOR, ACCELERATOR_NAME)
@@ -233,11 +231,12 @@ def choose_quantization(quantize: str, folder: Path, device: str) -> tuple[str, 
     if names.on_zero_gpu() or device == "mps":
         return ("none" if quantize == "auto" else quantize), False, ""
     free = torch.cuda.mem_get_info(device)[0] if kind == "cuda" else psutil.virtual_memory().available
-    size = sum(file.stat().st_size for file in parts(folder))
-    fitting = [mode for mode, need in NEEDS[kind].items() if need * size <= free]
-    chosen = quantize if quantize != "auto" else next(iter(fitting), "nf4")
-    need = NEEDS[kind]["int8" if chosen == "fp8" else "nf4" if chosen in SMALL else chosen]
-    offload = kind == "cuda" and chosen != "int8" and need * size > free
+    size = sum(file.stat().st_size for file in weight_files(folder))
+    factors = MEMORY_FACTORS[kind]
+    fitting = (mode for mode, factor in factors.items() if factor * size <= free)
+    chosen = quantize if quantize != "auto" else next(fitting, "nf4")
+    factor = factors["int8" if chosen == "fp8" else "nf4" if chosen in FOUR_BITS else chosen]
+    offload = kind == "cuda" and chosen != "int8" and factor * size > free
     if offload:
         return chosen, True, f"{free / GIB:.0f} GiB free, so its parts take turns"
     return chosen, False, f"{free / GIB:.0f} GiB free" if quantize == "auto" and chosen != "none" else ""
@@ -257,9 +256,9 @@ def build(folder: Path, name: str, quantize: str, device: str, offload: bool = F
     check_kind(folder, name)
     dtype = dtype_for(device)
     staged = "cpu" if names.on_zero_gpu() else device  # a card that is only emulated cannot compute
-    transformer = load_transformer(folder, quantize=quantize, dtype=dtype, device=staged)
-    components: dict[str, Any] = {"transformer": transformer.to("cpu") if offload else transformer}  # type: ignore[arg-type]
-    if quantize in SMALL and staged.startswith("cuda"):
+    transformer: Any = load_transformer(folder, quantize=quantize, dtype=dtype, device=staged)
+    components: dict[str, Any] = {"transformer": transformer.to("cpu") if offload else transformer}
+    if quantize in FOUR_BITS and staged.startswith("cuda"):
         components["text_encoder_2"] = small_t5(folder, dtype, device)
     try:
         pipe = FluxPipeline.from_pretrained(
@@ -307,7 +306,7 @@ def load_adapter(pipe: FluxPipeline, file: Path, name: str = ADAPTER_NAME) -> No
 # ---- Saying what it is
 
 
-def parts(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The safetensors of the pipeline itself: not the adapter beside them, nor a single file in the root."""
     own = {"text_encoder", "text_encoder_2", "transformer", "vae"}
     return sorted(file for file in folder.glob("*/*.safetensors") if file.parent.name in own)
@@ -319,10 +318,10 @@ def name_of(device: str) -> str:
     return "cuda (ZeroGPU)" if device.startswith("cuda") else device
 
 
-def versions(quantize: str) -> dict[str, str]:
-    libraries = ["torch", "diffusers", "transformers", "peft"]
-    if quantize != "none":
-        libraries += ["bitsandbytes", "optimum-quanto"]
+def versions(quantize: str, device: str) -> dict[str, str]:
+    """Of the libraries that decide a pixel."""
+    quantizes = format_of(quantize, torch.device(device)).startswith("bitsandbytes")
+    libraries = ["torch", "diffusers", "transformers", *(["bitsandbytes"] if quantizes else [])]
     return {name: importlib.metadata.version(name) for name in libraries}
 
 
@@ -332,7 +331,3 @@ def about(provenance: Provenance, why: str, memory: str) -> str:
     adapter = f" with the adapter {provenance.adapter}" if provenance.adapter not in (None, "miniature") else ""
     details = "; ".join(part for part in (why, f"{precision} on {provenance.device}", memory) if part)
     return f"Running {base}{adapter} ({details})."
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip("'\"").splitlines()[0] if str(error) else type(error).__name__

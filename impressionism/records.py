@@ -39,7 +39,7 @@ NUMBERS: dict[str, Any] = {
 def limits(field: Any) -> tuple[int, int]:
     """(least, most) of such a type."""
     marks: Any = field.__metadata__
-    return next(m.ge for m in marks if isinstance(m, Ge)), next(m.le for m in marks if isinstance(m, Le))  # pyright: ignore[reportReturnType]
+    return next(m.ge for m in marks if hasattr(m, "ge")), next(m.le for m in marks if hasattr(m, "le"))
 
 
 LIMITS = {"prompt": (1, 2000)} | {name: limits(field) for name, field in NUMBERS.items()}
@@ -63,19 +63,20 @@ def outside(name: str, value: Any, said: str = "") -> list[str]:
 # ---- Records
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
     """A frozen record that is its own JSON; unknown keys are refused, so that a misspelt one cannot hide."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)  # type: ignore[call-overload] # its subclasses are dataclasses
+        return dataclasses.asdict(self)
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), ensure_ascii=False, sort_keys=True)
 
     def replace(self, **changes: Any) -> Self:
-        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+        return dataclasses.replace(self, **changes)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

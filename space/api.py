@@ -136,9 +136,7 @@ def request_for(studio: Studio, name: str, values: dict[str, Any], photograph: s
     if not paint.within(count, 1, paint.MOST_SEEDS, int):
         raise UserError(f"Count must be a whole number from 1 to {paint.MOST_SEEDS}, not {reprlib.repr(count)}.")
     params = sampling_of(*(values[field] for field in ("prompt", *COMMON)))
-    every = [params]
-    if count > 1 and isinstance(params.seed, int):
-        every = [params.replace(seed=params.seed + number) for number in range(count)]
+    every = paint.next_seeds(params, count)
     strengths = weakest_first(values["strengths"]) if name == "sweep" else [real(values["strength"])]
     if name == "compare":
         strengths = [0.0, *strengths]

@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 
 from impressionism import names
+from impressionism.errors import first_line
 from impressionism.paint import defaults, paint
-from impressionism.pipeline import Painter, first_line
+from impressionism.pipeline import Painter
 
 SECONDS = 300  # of a GPU, asked for once at the start: an H200 with 16 cores took 80, ZeroGPU is not measured
 

@@ -116,7 +116,7 @@ class Studio:
 
     def limits(self) -> dict[str, Any]:
         """The least and the most of everything, as paint.check has it."""
-        side = [paint.SMALLEST, paint.largest(self.painter)]
+        side = [paint.SMALLEST, paint.max_side(self.painter)]
         own = {"strengths": [1, MOST_STRENGTHS], "width": side, "height": side}
         return {name: list(limits) for name, limits in paint.LIMITS.items()} | own
 

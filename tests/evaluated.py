@@ -8,7 +8,7 @@ import yaml
 from PIL import Image
 
 from impressionism import names
-from impressionism.paint import recipe_of, save, sweep
+from impressionism.paint import request, save, sweep
 from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import (
     Arm,
@@ -69,7 +69,7 @@ def paint_gallery(folder: Path, painter: Painter) -> list[Exhibit]:
             sampling = GenerationParams(prompt=words, seed=seed, steps=STEPS, width=64, height=64)
             for strength, picture in sweep(painter, sampling, strengths):
                 arm: Arm = ("adapter" if strength else "base") + kind  # type: ignore[assignment]
-                recipe = recipe_of(painter, sampling, strength)
+                recipe = request(painter, sampling, strength).metadata
                 exhibits.append(Exhibit(file=f"{prompt}/{seed}-{arm}-{strength:g}.png", prompt=prompt, genre=genre,
                                         arm=arm, recipe=recipe))  # fmt: skip
                 save(picture, recipe, folder / exhibits[-1].file)

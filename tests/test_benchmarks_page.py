@@ -43,8 +43,8 @@ def test_a_claim_that_falls_short_is_called_so():
 def test_the_record_is_of_the_bundled_weights():
     from impressionism.hub import digest_of
     from impressionism.names import MINIATURE, MINIATURE_ADAPTER, WEIGHTS_FILE
-    from impressionism.pipeline import parts
+    from impressionism.pipeline import weight_files
 
     provenance = json.loads((miniature.HERE / "miniature.json").read_text())["provenance"]
-    assert provenance["base_revision"] == digest_of(*parts(MINIATURE))
+    assert provenance["base_revision"] == digest_of(*weight_files(MINIATURE))
     assert provenance["adapter_revision"] == digest_of(MINIATURE_ADAPTER / WEIGHTS_FILE)

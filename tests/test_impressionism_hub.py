@@ -17,7 +17,7 @@ from impressionism import __main__ as terminal
 from impressionism import names
 from impressionism.errors import UserError, readable_errors
 from impressionism.lora_file import find_adapter
-from impressionism.paint import common, encode, noise, paint
+from impressionism.paint import encode, initial_latents, paint, pipeline_kwargs
 from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import GenerationParams
 
@@ -52,7 +52,7 @@ def test_the_lines_of_a_model_card_paint_what_the_painter_paints(stocked: Hub, t
     pipe.load_lora_weights(ADAPTER)
     pipe.set_progress_bar_config(disable=True)
     words = encode(tiny_painter, BOAT.prompt)
-    picture = pipe(**common(pipe, BOAT, words), latents=noise(pipe, BOAT)).images[0]
+    picture = pipe(**pipeline_kwargs(pipe, BOAT, words), latents=initial_latents(pipe, BOAT)).images[0]
     assert picture.tobytes() == paint(tiny_painter, BOAT).tobytes()
 
 

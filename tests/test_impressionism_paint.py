@@ -14,6 +14,7 @@ from tiny import make_tiny_adapter
 
 from impressionism import __main__ as terminal
 from impressionism.errors import UserError
+from impressionism.files import cover
 from impressionism.names import WEIGHTS_FILE
 from impressionism.paint import (
     REMEMBERED,
@@ -23,18 +24,13 @@ from impressionism.paint import (
     cut_at,
     defaults,
     encode,
-    fit,
     paint,
     paint_all,
     read_recipe,
-    recipe_of,
-    repaint,
     request,
     save,
-    seeds,
     sweep,
     unknown_words,
-    upscale,
 )
 from impressionism.pipeline import Painter, load_adapter, load_pipeline
 from impressionism.records import BlockStrengths, GenerationParams, ImageMetadata
@@ -90,7 +86,7 @@ def test_no_call_leaves_a_trace_not_even_a_cancelled_one(tiny_painter: Painter, 
             paint(tiny_painter, BOAT, strength, on_step=cancel)
         assert same(paint(tiny_painter, BOAT, 0.3), expected)
     with pytest.raises(Cancelled):
-        repaint(tiny_painter, BOAT, 1.2, photograph, 1.0, on_step=cancel)
+        paint(tiny_painter, BOAT, 1.2, source=photograph, change=1.0, on_step=cancel)
     assert same(paint(tiny_painter, BOAT, 0.3), expected)
     tiny_painter.pipe._interrupt = True
     next(sweep(tiny_painter, dataclasses.replace(BOAT, prompt="a haystack", steps=9), [0.0, 1.2]))
@@ -145,35 +141,29 @@ def test_a_repaint_has_the_size_asked_for_and_changes_as_much_as_asked(
 ) -> None:
     wide = dataclasses.replace(BOAT, width=96, height=64, steps=8)
     seen = []
-    little = repaint(tiny_painter, wide, 1.0, photograph, 0.4, on_step=lambda *step: seen.append(step[:2]))
+    little = paint(tiny_painter, wide, 1.0, source=photograph, change=0.4, on_step=lambda *step: seen.append(step[:2]))
     assert tiny_painter.pipe.scheduler.sigmas[0] == pytest.approx(0.4)  # the share of noise at the start
-    much = repaint(tiny_painter, wide, 1.0, photograph, 1.0)
+    much = paint(tiny_painter, wide, 1.0, source=photograph, change=1.0)
     assert little.size == much.size == (96, 64) and not same(little, much)
     assert seen == [(1, 2), (2, 2)]
-    assert same(little, repaint(tiny_painter, wide, 1.0, photograph, 0.4))
-    assert not same(much, repaint(tiny_painter, wide, 0.0, photograph, 1.0))
-    unprompted = repaint(tiny_painter, wide.replace(prompt=""), 1.0, photograph)
+    assert same(little, paint(tiny_painter, wide, 1.0, source=photograph, change=0.4))
+    assert not same(much, paint(tiny_painter, wide, 0.0, source=photograph, change=1.0))
+    unprompted = paint(tiny_painter, wide.replace(prompt=""), 1.0, source=photograph)
     assert not same(unprompted, little)  # 0.3 where no other change is asked for
-    assert distance(unprompted, fit(photograph, 96, 64)) < distance(much, fit(photograph, 96, 64))
+    cropped = cover(photograph, 96, 64)
+    assert distance(unprompted, cropped) < distance(much, cropped)
 
 
-def test_a_source_is_upright_opaque_and_filled_whatever_its_kind() -> None:
-    turned = Image.new("RGB", (40, 20), "red")
+def test_a_source_is_read_as_every_picture_and_filled(tiny_painter: Painter) -> None:
+    turned = Image.new("RGBA", (40, 20), (255, 0, 0, 0))  # clear on its right, which the camera's turn makes the bottom
     turned.paste("blue", (0, 0, 20, 20))
     exif = turned.getexif()
-    exif[0x0112] = 6  # the camera was turned: its left is the picture's top
+    exif[0x0112] = 6
     file = io.BytesIO()
     turned.save(file, "PNG", exif=exif)
-    upright = fit(Image.open(file), 64, 128)
-    assert upright.getpixel((32, 8)) == (0, 0, 255) and upright.getpixel((32, 120)) == (255, 0, 0)
-
-    clear = fit(Image.new("RGBA", (10, 10), (255, 0, 0, 0)), 64, 64)
-    assert clear.getpixel((5, 5)) == (255, 255, 255)
-    deep = fit(Image.fromarray(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)), 64, 64)
-    assert deep.getpixel((0, 0)) == (0, 0, 0) and deep.getpixel((63, 63)) == (255, 255, 255)
-    for mode in ("1", "L", "LA", "P", "CMYK", "YCbCr", "HSV", "I", "F", "RGBa"):
-        assert fit(Image.new(mode, (33, 21)), 64, 80).size == (64, 80), mode
-        assert fit(Image.new(mode, (33, 21)), 64, 80).mode == "RGB", mode
+    source = request(tiny_painter, BOAT.replace(width=64, height=128), 1.0, source=Image.open(file)).source
+    assert source.mode == "RGB" and source.size == (64, 128)
+    assert source.getpixel((32, 8)) == (0, 0, 255) and source.getpixel((32, 120)) == (255, 255, 255)
 
 
 # ---- Several adapters, fast mode and block groups
@@ -205,7 +195,7 @@ def test_adapters_say_what_they_are_and_paint_each_as_alone(rich: Painter, tiny_
     assert request(rich, SQUARE, adapter="other").metadata.strength == 0.75
     alone = load_pipeline(Path(tiny_painter.pipe.name_or_path), rich_file(rich, "other"), device="cpu")
     assert same(paint(rich, SQUARE, 0.6, adapter="other"), paint(alone, SQUARE, 0.6))
-    assert recipe_of(rich, SQUARE, adapter="other").provenance.adapter_revision == other.revision
+    assert request(rich, SQUARE, adapter="other").metadata.provenance.adapter_revision == other.revision
     with pytest.raises(UserError, match="There is no adapter mine here; there is tiny"):
         paint(rich, SQUARE, adapter="mine")
 
@@ -217,9 +207,9 @@ def test_fast_mode_puts_the_accelerator_on_both_sides(rich: Painter, tiny_painte
     assert (defaults(rich, "a boat", fast=True).steps, defaults(rich, "a boat", fast=True).guidance) == (2, 1.5)
     alone = load_pipeline(Path(tiny_painter.pipe.name_or_path), rich_file(rich, "flux/accelerator"), device="cpu")
     assert same(base, paint(alone, SQUARE, 0.5))  # at style strength 0, the base with the accelerator, bit for bit
-    recipe = recipe_of(rich, SQUARE, fast=True)
+    recipe = request(rich, SQUARE, fast=True).metadata
     assert recipe.fast and recipe.provenance.accelerator_revision == rich.accelerator.revision
-    assert not recipe_of(rich, SQUARE).provenance.accelerator
+    assert not request(rich, SQUARE).metadata.provenance.accelerator
     assert ImageMetadata.from_json(recipe.to_json()) == recipe
     with pytest.raises(UserError, match="Fast mode needs an accelerator, and none is loaded here"):
         paint(tiny_painter, SQUARE, fast=True)
@@ -235,29 +225,23 @@ def test_block_strengths_multiply_and_are_recorded(rich: Painter) -> None:
     assert len({picture.tobytes() for picture in pictures}) == 4
     half = BlockStrengths(two_stream=0.5, early_single=0.5, late_single=0.5)
     assert same(paint(rich, SQUARE, 0.8, blocks=half), paint(rich, SQUARE, 0.4))
-    recipe = recipe_of(rich, SQUARE, blocks=half)
+    recipe = request(rich, SQUARE, blocks=half).metadata
     assert ImageMetadata.from_json(recipe.to_json()).blocks == half
-    assert recipe_of(rich, SQUARE, blocks=BlockStrengths()) == recipe_of(rich, SQUARE)
+    assert request(rich, SQUARE, blocks=BlockStrengths()).metadata == request(rich, SQUARE).metadata
     assert same(next(paint_all(rich, [again(rich, recipe)])), paint(rich, SQUARE, blocks=half))
     with pytest.raises(UserError, match=r"Blocks\.two_stream must be a number from 0 to 2, not 3"):
         paint(rich, SQUARE, blocks=BlockStrengths(two_stream=3))
 
 
-def test_seeds_are_counted_on_and_at_most_four(rich: Painter) -> None:
-    seen: list = []
-    pictures = dict(seeds(rich, SQUARE, 2, 0.8, on_step=lambda *step: seen.append(step[:2])))
-    assert list(pictures) == [7, 8] and seen == [(step, 4) for step in range(1, 5)]
-    assert same(pictures[8], paint(rich, SQUARE.replace(seed=8), 0.8))
-    with pytest.raises(UserError, match="from 1 to 4, not 5"):
-        seeds(rich, SQUARE, 5)
-
-
 def test_an_upscaled_picture_is_twice_as_large_painted_in_tiles_and_close_to_what_it_was(rich: Painter) -> None:
     picture, seen = paint(rich, SQUARE, 0.8), []
-    large = upscale(rich, SQUARE, picture, 0.8, 0.1, on_step=lambda *step: seen.append(step[:2]))
+    large = paint(
+        rich, SQUARE, 0.8, source=picture, change=0.1, upscale=True, on_step=lambda *step: seen.append(step[:2])
+    )
     assert large.size == (128, 128) and seen == [(step, 9) for step in range(1, 10)]  # 3 x 3 tiles, a step each
     enlarged = picture.resize((128, 128), Image.Resampling.LANCZOS)
-    assert 0 < distance(large, enlarged) < distance(upscale(rich, SQUARE, picture, 0.8, 1.0), enlarged)
+    anew = paint(rich, SQUARE, 0.8, source=picture, change=1.0, upscale=True)
+    assert 0 < distance(large, enlarged) < distance(anew, enlarged)
     wanted = request(rich, SQUARE, 0.8, source=picture, change=0.1, upscale=True)
     assert wanted.metadata.upscale and wanted.metadata.sampling.width == 128
     assert same(next(paint_all(rich, [again(rich, wanted.metadata, picture)])), large)
@@ -325,7 +309,7 @@ def test_strength_and_change_have_limits_and_the_miniature_a_smaller_side(
             check(BOAT, strength)
     for change in (0, -0.1, 1.1, float("nan"), True):
         with pytest.raises(UserError, match=r"[Cc]hange"):
-            repaint(tiny_painter, BOAT, 1.0, photograph, change)
+            paint(tiny_painter, BOAT, 1.0, source=photograph, change=change)
     check(dataclasses.replace(BOAT, width=2048))
     with pytest.raises(UserError, match="from 64 to 512"):
         paint(tiny_painter, dataclasses.replace(BOAT, width=2048))
@@ -340,7 +324,7 @@ def test_the_defaults_suit_the_model(tiny_painter: Painter) -> None:
 
 def test_a_png_carries_its_recipe(tiny_painter: Painter, tmp_path: Path) -> None:
     sampling = dataclasses.replace(BOAT, prompt="Mühle “am” Fluss 🌊\nat dusk")
-    recipe = recipe_of(tiny_painter, sampling, 0.8)
+    recipe = request(tiny_painter, sampling, 0.8).metadata
     picture = paint(tiny_painter, sampling, 0.8)
     file = save(picture, recipe, tmp_path / "new" / "boat.png")
     assert read_recipe(file) == read_recipe(Image.open(file)) == recipe
@@ -366,7 +350,7 @@ def test_a_picture_without_a_good_recipe_says_so(tmp_path: Path, tiny_painter: P
     with pytest.raises(UserError, match="cannot be read as a picture"):
         read_recipe(tmp_path / "text.png")
     with pytest.raises(UserError, match="cannot carry a recipe"):
-        save(plain, recipe_of(tiny_painter, BOAT, 1.0), tmp_path / "boat.jpg")
+        save(plain, request(tiny_painter, BOAT, 1.0).metadata, tmp_path / "boat.jpg")
 
 
 # ---- The terminal
@@ -388,7 +372,7 @@ def test_a_picture_is_painted_again_identically(run, tmp_path: Path, capsys: pyt
 
 
 def test_other_weights_and_versions_are_said(run, tiny_painter: Painter, capsys: pytest.CaptureFixture) -> None:
-    recipe = recipe_of(tiny_painter, BOAT, 1.0)
+    recipe = request(tiny_painter, BOAT, 1.0).metadata
     other = dataclasses.replace(recipe.provenance, adapter_revision="0" * 16, versions={"torch": "1.0"})
     save(paint(tiny_painter, BOAT), dataclasses.replace(recipe, provenance=other), Path("boat.png"))
     assert run("--from", "boat.png", "--out", "again.png") == 0
@@ -468,6 +452,6 @@ def test_a_recipe_from_an_unknown_folder_asks_where_it_is(
     tiny_painter: Painter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    save(Image.new("RGB", (64, 64)), recipe_of(tiny_painter, BOAT, 1.0), "boat.png")
+    save(Image.new("RGB", (64, 64)), request(tiny_painter, BOAT, 1.0).metadata, "boat.png")
     assert terminal.main(["--from", "boat.png"]) == 2
     assert "say where it is with --model" in capsys.readouterr().err

@@ -92,7 +92,7 @@ def test_provenance_names_the_weights_by_their_content(
     assert other.base == "twin" and other.base_revision == mine.base_revision
     assert other.adapter_revision != mine.adapter_revision
     assert (mine.quantize, mine.dtype, mine.device) == ("none", "float32", "cpu")
-    assert set(mine.versions) == {"torch", "diffusers", "transformers", "peft"}
+    assert set(mine.versions) == {"torch", "diffusers", "transformers"}
     assert "bitsandbytes" in other.versions
 
 

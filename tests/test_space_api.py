@@ -80,7 +80,7 @@ def test_generate_paints_what_the_painter_paints_bit_for_bit_and_carries_its_rec
     sampling = GenerationParams(prompt="a windmill", seed=3, guidance=3.0, **SMALL)
     assert Path(picture).suffix == ".png"
     assert np.array_equal(pixels(picture), pixels(paint.paint(tiny_painter, sampling, 0.7)))
-    assert paint.read_recipe(picture) == paint.recipe_of(tiny_painter, sampling, 0.7)
+    assert paint.read_recipe(picture) == paint.request(tiny_painter, sampling, 0.7).metadata
     assert ImageMetadata.from_dict(recipe) == paint.read_recipe(picture)
 
 
@@ -115,7 +115,7 @@ def test_repaint_paints_over_a_photograph(client: Client, tiny_painter: Painter,
         image=handle_file(photograph), prompt="a meadow", change=0.8, **SMALL, api_name="/repaint"
     )
     source = Image.open(photograph)
-    expected = paint.repaint(tiny_painter, GenerationParams(prompt="a meadow", **SMALL), 1.0, source, 0.8)
+    expected = paint.paint(tiny_painter, GenerationParams(prompt="a meadow", **SMALL), 1.0, source=source, change=0.8)
     assert np.array_equal(pixels(picture), pixels(expected))
     assert (recipe["change"], len(recipe["source"])) == (0.8, 64)
 
@@ -462,7 +462,7 @@ def test_a_picture_whose_file_is_gone_is_painted_again(tiny_painter: Painter):
 
 
 def test_whatever_decides_the_pixels_is_painted_anew(tiny_painter: Painter):
-    known = paint.recipe_of(tiny_painter, GenerationParams(prompt="a key", **SMALL), 1.0)
+    known = paint.request(tiny_painter, GenerationParams(prompt="a key", **SMALL), 1.0).metadata
     changed = {"prompt": "a lock", "seed": 1, "steps": 3, "guidance": 1.0, "width": 80, "height": 80}
     others = [replace(known, sampling=replace(known.sampling, **{name: value})) for name, value in changed.items()]
     others += [replace(known, strength=0.5), replace(known, source="x"), replace(known, change=0.5)]
@@ -474,7 +474,9 @@ def test_whatever_decides_the_pixels_is_painted_anew(tiny_painter: Painter):
 def test_only_the_last_pictures_are_remembered(tiny_painter: Painter):
     memory = studio.Memory(2)
     pictures = {seed: studio.Picture(__file__, {"seed": seed}) for seed in range(3)}
-    recipes = {s: paint.recipe_of(tiny_painter, GenerationParams(prompt="x", seed=s, **SMALL), 1.0) for s in pictures}
+    recipes = {
+        s: paint.request(tiny_painter, GenerationParams(prompt="x", seed=s, **SMALL), 1.0).metadata for s in pictures
+    }
     memory.put(recipes[0], pictures[0])
     memory.put(recipes[1], pictures[1])
     assert memory.get(recipes[0]) == pictures[0]
@@ -640,7 +642,7 @@ def test_a_turned_and_a_cmyk_photograph_are_painted_upright_and_in_their_colours
     sampling = GenerationParams(prompt="a train", **SMALL)
     for name, seen in (("turned.png", upright), ("press.tiff", upright.convert("CMYK").convert("RGB"))):
         picture, _ = client.predict(image=handle_file(tmp_path / name), prompt="a train", **SMALL, api_name="/repaint")
-        assert np.array_equal(pixels(picture), pixels(paint.repaint(tiny_painter, sampling, 1.0, seen, paint.CHANGE)))
+        assert np.array_equal(pixels(picture), pixels(paint.paint(tiny_painter, sampling, 1.0, source=seen)))
 
 
 def test_uploads_and_pictures_are_deleted_after_their_time(here: tuple, client: Client, photograph: str):

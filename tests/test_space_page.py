@@ -48,7 +48,7 @@ def showcase(tiny_painter: Painter, tmp_path_factory: pytest.TempPathFactory) ->
         files = {"base": f"{number}-base.webp", "adapted": f"{number}-adapted.webp"}
         for file, picture in zip(files.values(), paint.compare(tiny_painter, sampling, 0.8), strict=True):
             picture.save(folder / file)
-        recipe = paint.recipe_of(tiny_painter, sampling, 0.8)
+        recipe = paint.request(tiny_painter, sampling, 0.8).metadata
         pairs.append(Pair(**files, genre=genre, chosen="best", gain=0.3, recipe=recipe))
     (folder / "showcase.jsonl").write_text("\n".join(pair.to_json() for pair in pairs))
     return folder
@@ -629,7 +629,7 @@ def test_the_page_says_who_paints_and_what_it_knows(page: Page, tiny_painter: Pa
 
 def test_a_dropped_picture_appears_with_its_settings(page: Page, tiny_painter: Painter, tmp_path: Path):
     sampling = GenerationParams(prompt="lilies", seed=31, steps=5, guidance=2.5, width=80, height=112)
-    recipe = paint.recipe_of(tiny_painter, sampling, 0.65)
+    recipe = paint.request(tiny_painter, sampling, 0.65).metadata
     drop(page, paint.save(Image.new("RGB", (80, 112)), recipe, tmp_path / "lilies.png"))
     expect_settings(page, sampling, 0.65)
     expect(page.locator("#pair img.base")).to_have_attribute("alt", re.compile("lilies.*strength 0.65; seed 31"))

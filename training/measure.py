@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from impressionism.errors import UserError
-from impressionism.pipeline import first_line
+from impressionism.errors import UserError, first_line
 from training import cache, cards, fit, plan
 from training import recipe as recipes
 from training.base import TrainingContext, prepare, training_batches

@@ -212,10 +212,10 @@ def painter_at_hand(base: str, adapter: Path) -> "Painter | None":
     """A painter with the adapter, where the base is here and paints within seconds."""
     import torch
 
-    from impressionism.pipeline import load_pipeline, parts
+    from impressionism.pipeline import load_pipeline, weight_files
 
     folder = names.MINIATURE if base == "miniature" else Path(base)
-    small = sum(file.stat().st_size for file in parts(folder)) < 1e9
+    small = sum(file.stat().st_size for file in weight_files(folder)) < 1e9
     if not folder.is_dir() or not (small or torch.cuda.is_available()):
         return None
     return load_pipeline(folder, adapter)

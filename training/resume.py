@@ -10,7 +10,7 @@ from typing import Any
 import filelock
 import torch
 
-from impressionism.errors import UserError, explain_disk
+from impressionism.errors import UserError, explain_disk, first_line
 from impressionism.files import write_atomic
 from impressionism.hub import commit_of
 from impressionism.records import Run
@@ -129,7 +129,7 @@ def readable_failures(recipe: TrainingConfig) -> Iterator[None]:
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            sentence = f"Out of memory ({first_line(error)}). {less_memory(recipe)} "
+            sentence = f"Out of memory ({first_line(error)[:160]}). {less_memory(recipe)} "
             raise UserError(f"{sentence}{again[0].upper()}{again[1:]}.") from None
         if sentence := explain_disk(error):
             raise UserError(f"{sentence.removesuffix('.')}; {again}.") from None
@@ -138,10 +138,6 @@ def readable_failures(recipe: TrainingConfig) -> Iterator[None]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def less_memory(recipe: TrainingConfig) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from impressionism.errors import UserError
+from impressionism.paint import next_seeds
 from impressionism.records import ImageMetadata, Pair
 from space.errors import plain_words
 from space.gallery import on_easel
@@ -60,8 +61,7 @@ def add_paint(
         """A pair for each seed: the base model or another adapter, and the adapter."""
         params, (strength, count, against, *how) = sampling_of(*values[:6]), values[6:]
         how, strength = how_of(*how), real(strength)
-        seed = params.seed if isinstance(params.seed, int) else 0  # else the first request is refused
-        every = [params, *(params.replace(seed=(seed + number) % 2**31) for number in range(1, count))]
+        every = next_seeds(params, count)
         if not against:
             return Job(studio.request(every, [0.0, strength], **how), each=2)
         theirs = studio.request(every, [strength], **how | {"adapter": against}).items
