@@ -39,7 +39,7 @@ from tools.calibrate.negatives import NEGATIVES, from_lab, to_lab
 
 KINDS = ("paintings", "styles", "photographs")
 HELD_BACK = 1 / 5  # of each kind's pictures, at least
-WEIGHTS = {"paintings": 0.5, "styles": 0.3, "photographs": 0.2, "spoiled": 0.25}  # of a kind in the fit
+WEIGHTS = {"paintings": 0.5, "styles": 0.3, "photographs": 0.2, "spoiled": 0.5}  # of a kind in the fit
 RIDGE = 0.1  # penalty on half the squared weights, against the mean loss of a picture
 PENALTY = 4.0  # log odds lost for each unit of distance beyond the usual one
 DOSES = (0.0, 0.25, 0.5, 0.75, 1.0)
