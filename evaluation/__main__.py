@@ -42,7 +42,6 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {  # handed to the functi
             },
         ),
         ("--training", {"type": Path, "help": "the folder of training pictures, to look for copies of them"}),
-        ("--candidates", {"type": Path, "nargs": "*", "default": [], "metavar": "RUN", "help": "scored runs besides"}),
         ("--features", {"nargs": "*", "metavar": "NAME", "help": "of clip, dinov2 (default: all)"}),
         ("--judge", {"metavar": "URL", "help": "an OpenAI-compatible endpoint whose model sees pictures"}),
         ("--judge-model", {"metavar": "NAME", "help": "the model to ask there whether a picture shows its prompt"}),

@@ -4,7 +4,8 @@ python -m evaluation ab runs/NAME             the page; the study is fixed when 
 python -m evaluation ab runs/NAME --report    ab.json, from the votes so far
 
 The study (study.py) and the votes (votes.py) are in RUN/votes, with --repo in a private dataset on the Hub as well;
-the pictures stay where they are. Pages show pixels alone: re-encoded alike, inlined, so that no name can tell.
+the pictures stay where they are. The page gets pixels alone, re-encoded alike and inlined, so that no name or metadata
+tells which model painted.
 """
 
 import dataclasses
@@ -19,11 +20,11 @@ from typing import Any, get_args
 
 from PIL import Image
 
-from evaluation import tally, votes
+from evaluation import votes
 from evaluation.study import QUESTIONS, Side, Study, Trial, digest, plan, schedule
 from impressionism.errors import UserError, readable_errors
 from impressionism.files import data_url, read_picture, write_atomic
-from impressionism.records import Question
+from impressionism.records import Question, parsed
 
 PATTERNS = ["study.json", "*.jsonl"]  # what goes to the dataset
 LARGEST = 1024  # pixels a side
@@ -57,36 +58,25 @@ def ab(
         return
     if bool(paintings) != bool(photographs):
         raise UserError("A catch trial needs both folders: --paintings and --photographs.")
-    study = settled(run, folder, strength=strength, votes=planned, paintings=paintings, photographs=photographs)
-    room = VotingSession(run, folder, study, paintings, photographs, synthetic=synthetic)
-    print(announcement(study), flush=True)
+    study = settled(run, folder, strength=strength, planned=planned, paintings=paintings, photographs=photographs)
+    voting = VotingSession(run, folder, study, paintings, photographs, synthetic=synthetic)
+    counts = ", ".join(f"{count} {name}" for name, count in Counter(p.against or "catch" for p in study.pairs).items())
+    print(f"{study.planned} votes are planned. Pairs: {counts}.", flush=True)
+    if not study.has_catch_trials:
+        print("No catch trials: give --paintings and --photographs to a new study to have them.", flush=True)
     if repo:
-        room.lock = publish(repo, folder).lock  # nothing is committed while a vote is being written
-    launch(build(room), host, port)
+        voting.lock = publish(repo, folder).lock  # nothing is committed while a vote is being written
+    launch(build(voting), host, port)
 
 
 def write_report(run: Path, folder: Path) -> None:
     """ab.json, whole or not at all."""
-    study = Study.read(known(folder / "study.json"))
-    comparison = tally.tally(study, votes.read(folder, study))
-    write_atomic(run / "ab.json", comparison.to_json() + "\n")
-    print(tally.table(comparison))
-    print(run / "ab.json")
-
-
-def known(file: Path) -> Path:
-    if not file.exists():
+    if not (file := folder / "study.json").exists():
         raise UserError(f"There is no study {file}: open the page first, with the same RUN and --folder.")
-    return file
-
-
-def announcement(study: Study) -> str:
-    pairs = Counter(duel.against or "catch" for duel in study.duels)
-    without = (
-        "" if pairs["catch"] else "\nNo catch trials: give --paintings and --photographs to a new study to have them."
-    )
-    told = ", ".join(f"{count} {name}" for name, count in pairs.items())
-    return f"{study.planned} votes are planned. Pairs: {told}.{without}"
+    study = parsed(file, Study.from_json)
+    result = votes.tally(study, votes.read(folder, study))
+    write_atomic(run / "ab.json", result.to_json() + "\n")
+    print(f"{votes.table(result)}\n{run / 'ab.json'}")
 
 
 # ---- The study and its dataset
@@ -95,23 +85,24 @@ def announcement(study: Study) -> str:
 def settled(run: Path, folder: Path, **how: Any) -> Study:
     """The study as it was fixed, or a new one; what is asked for now must be what it was fixed with."""
     file = folder / "study.json"
-    if file.exists():
-        study = Study.read(file)
-        if changed := differences(study, **how):
-            raise UserError(f"{file} is fixed, with {changed}; leave this out, or give a new study its own --folder.")
-        return study
-    write_atomic(file, plan(run, **how).to_json())
-    return Study.read(file)
-
-
-def differences(
-    study: Study, *, strength: float | None, votes: int | None, paintings: Path | None, photographs: Path | None
-) -> str:
-    """What the study has otherwise, of what is given; the catch trials' pictures themselves Room.check compares."""
-    told = [f"strength {study.strength:g}"] if strength not in (None, study.strength) else []
-    told += [f"{study.planned} votes planned"] if votes not in (None, study.planned) else []
-    told += ["no catch trials"] if paintings and photographs and all(duel.against for duel in study.duels) else []
-    return ", ".join(told)
+    if not file.exists():
+        write_atomic(file, plan(run, **how).to_json())
+        return parsed(file, Study.from_json)
+    study = parsed(file, Study.from_json)
+    changed = [
+        sentence
+        for sentence, differs in (
+            (f"strength {study.strength:g}", how.get("strength") not in (None, study.strength)),
+            (f"{study.planned} votes planned", how.get("planned") not in (None, study.planned)),
+            ("no catch trials", how.get("paintings") and not study.has_catch_trials),
+        )
+        if differs
+    ]
+    if changed:
+        raise UserError(
+            f"{file} is fixed, with {', '.join(changed)}; leave this out, or give a new study its own --folder."
+        )
+    return study
 
 
 def fetch(repo: str, folder: Path) -> None:
@@ -198,7 +189,7 @@ class VotingSession:
         if any(vote.synthetic != self.synthetic for vote in self.votes):
             kind = "synthetic" if not self.synthetic else "real"
             raise UserError(f"{self.file.parent} has {kind} votes; give these a --folder of their own.")
-        for side in (side for duel in self.study.duels for side in duel.sides):
+        for side in (side for pair in self.study.pairs for side in pair.sides):
             if digest(self.picture(side)) != side.sha256:
                 raise UserError(f"{side.file} is not as it was; give a new study a --folder of its own.")
 
@@ -210,11 +201,12 @@ class VotingSession:
 
     def begin(self, visitor: str, seen: set[str]) -> Session | None:
         """A visitor's trials; none when the study has all the votes that were planned."""
-        if tally.towards_plan(self.study, self.votes) >= self.study.planned:
+        if votes.towards_plan(self.study, self.votes) >= self.study.planned:
             return None
         session = uuid.uuid4().hex
-        given = Counter(vote.duel for vote in self.votes)
-        return Session(session, visitor, schedule(self.study, session, seen=seen, votes=given))
+        return Session(
+            session, visitor, schedule(self.study, session, seen=seen, votes=Counter(v.pair for v in self.votes))
+        )
 
     def take(self, session: Session, answer: votes.Answer, milliseconds: int, width: int, density: float) -> None:
         """Writes the vote, then goes on."""
@@ -225,7 +217,7 @@ class VotingSession:
             study_sha256=self.study.sha256,
             rater=session.rater,
             session=session.id,
-            duel=trial.duel.id,
+            pair=trial.pair.id,
             kind=trial.kind,
             question=session.question,
             left=trial.left.arm,
@@ -266,15 +258,15 @@ browser remembers, so that no pair comes twice. No name and no address. Who pain
 
 
 def asking(session: Session) -> str:
-    described = f"“{html.escape(session.trial.duel.text)}”" if session.question == "description" else ""
+    described = f"“{html.escape(session.trial.pair.text)}”" if session.question == "description" else ""
     return f"""<div class="ballot asking" data-step="{session.step}" role="status">
 <p class="quiet">Pair {session.place + 1} of {len(session.trials)}</p>
 <div class="track"><span style="width: {session.place / len(session.trials):.0%}"></span></div>
 <h2>{QUESTIONS[session.question]}</h2><p class="described">{described}</p></div>"""
 
 
-def showing(room: VotingSession, trial: Trial) -> str:
-    left, right = (inline(room.picture(side)) for side in (trial.left, trial.right))
+def showing(voting: VotingSession, trial: Trial) -> str:
+    left, right = (inline(voting.picture(side)) for side in (trial.left, trial.right))
     return f"""<div class="ballot"><div class="pair">
 <button data-answer="left" aria-label="the first picture"><img src="{left}" alt=""><kbd>←</kbd></button>
 <button data-answer="right" aria-label="the second picture"><img src="{right}" alt=""><kbd>→</kbd></button></div>
@@ -296,7 +288,7 @@ def ending(session: Session | None) -> str:
     return f'<div class="ballot" data-step="end"><h1>Thank you</h1><p>{told}</p></div>'
 
 
-def build(room: VotingSession) -> Any:
+def build(voting: VotingSession) -> Any:
     """The page. Its two parts change apart, so that pictures are sent once for all questions about them."""
     import gradio as gr
 
@@ -304,22 +296,22 @@ def build(room: VotingSession) -> Any:
         given: dict[str, Any] = event._data
         if session is None and given.get("step") == "begin":
             memory = memory_of(memory)
-            session = room.begin(memory["visitor"], set(memory["seen"]))
+            session = voting.begin(memory["visitor"], set(memory["seen"]))
         elif session is None or session.done or given.get("step") != session.step or given.get("answer") not in ANSWERS:
             return (gr.skip(),) * 4  # a step that was taken already
         else:
             memory = memory_of(memory)
-            memory["seen"] = sorted({*memory["seen"], session.trial.duel.id})
-            room.take(session, given["answer"], *sizes(given))
+            memory["seen"] = sorted({*memory["seen"], session.trial.pair.id})
+            voting.take(session, given["answer"], *sizes(given))
         if session is None or session.done:
             return ending(session), "", session, memory
-        return asking(session), gr.skip() if session.asked else showing(room, session.trial), session, memory
+        return asking(session), gr.skip() if session.asked else showing(voting, session.trial), session, memory
 
     with gr.Blocks(title="Two pictures", analytics_enabled=False) as page:
         session = gr.State()
-        memory = gr.BrowserState(storage_key="impressionism-ab", secret=room.study.sha256[:16])  # readable to all
+        memory = gr.BrowserState(storage_key="impressionism-ab", secret=voting.study.sha256[:16])  # readable to all
         script = SCRIPT.read_text(encoding="utf-8")
-        question = gr.HTML(welcome(room.study), js_on_load=script, elem_id="question", apply_default_css=False)
+        question = gr.HTML(welcome(voting.study), js_on_load=script, elem_id="question", apply_default_css=False)
         pictures = gr.HTML("", js_on_load=None, elem_id="pictures", apply_default_css=False)
         question.submit(answer, [session, memory], [question, pictures, session, memory], **EVENTS)
     return page

@@ -10,10 +10,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas
 
+from evaluation import numbers
 from evaluation.exhibits import own_strength, read_gallery
 from evaluation.features import VERSIONS, in_parallel, layouts, look_at
-from evaluation.intervals import Real
-from evaluation.metrics import correlations, nearest, real_likeness
+from evaluation.numbers import Real
 from impressionism import files
 from impressionism.errors import UserError
 from impressionism.records import Exhibit
@@ -22,7 +22,6 @@ OUT_OF_STYLE = "out of style"
 """The genre of prompts that no Impressionist painted; their gap has no real paintings to close it to."""
 GENRES = {"cityscape": "urban", "genre scene": "portrait", "interior": "portrait"}
 """Names of genres in data sets of paintings, and the prompt sets' names for them."""
-
 KNOWN = 0.3
 """Mean index of real paintings from which on the index is the main measure: of Impressionists it is about 0.7, of other
 painters 0.26; drawn scenes, which stand for real paintings in the miniature's world, have less than 0.01."""
@@ -36,8 +35,6 @@ class Vectors(NamedTuple):
 
     pictures: np.ndarray
     real: np.ndarray
-    training: np.ndarray | None = None
-    """VERSIONS rows for each training picture."""
     texts: np.ndarray | None = None
     """Of the pictures' prompts, where the feature can read."""
 
@@ -47,16 +44,16 @@ class ScoreInputs:
     run: Path
     exhibits: list[Exhibit]
     pictures: Table
-    """A row for each exhibit, in their order: file, prompt, genre, arm, seed, strength, every statistic, `index`;
-    `content`, the correlation with the base model's composition; `gain`, the index less the base model's; and
-    `nearest` and `likeness` of the most similar training picture."""
+    """A row for each exhibit, in their order: file, prompt, genre, arm, seed, strength, text, every statistic, `index`;
+    `score`, the main measure; `content`, the correlation with the base model's composition; `gain`, the index less the
+    base model's; and, where training pictures were given, `nearest` and `likeness` of the most similar one."""
     real: Table
-    """A row for each real painting: file, painter, genre, every statistic, `index`."""
+    """A row for each real painting: file, painter, genre, every statistic, `index`, `score` and `likeness`."""
     training: list[Path]
     vectors: dict[str, Vectors]
     """By the feature's name."""
     measure: Literal["index", "probe"] = "index"
-    """What the column `score` of both tables holds: see records.Scores."""
+    """What `score` holds: see records.Scores."""
     strength: float | None = None
     """At which the adapter is compared; none: at the gallery's own."""
 
@@ -93,33 +90,36 @@ class ScoreInputs:
         """By prompt."""
         return dict(zip(self.pictures["prompt"], self.pictures["genre"], strict=True))
 
-    def real_of(self, values: Sequence[float] | np.ndarray) -> Real:
-        """Values of the real paintings, with their painters and genres."""
-        return Real(np.asarray(values, float), list(self.real["painter"]), list(self.real["genre"]))
+    def real_of(self, values: str | Sequence[float] | np.ndarray) -> Real:
+        """A column, or other values, of the real paintings, with their painters and genres."""
+        numbers_ = self.real[values] if isinstance(values, str) else values
+        return Real(np.asarray(numbers_, float), list(self.real["painter"]), list(self.real["genre"]))
+
+    def real_likeness(self, vectors: Vectors) -> tuple[np.ndarray, np.ndarray]:
+        """How real a classifier of real paintings against the base's pictures takes each picture to be."""
+        is_base = (self.pictures["arm"] == "base").to_numpy()
+        return numbers.real_likeness(vectors.pictures, self.pictures["prompt"].to_numpy(), is_base, vectors.real)
 
 
 def collect(run: Path, real: Path, training: Path | None) -> ScoreInputs:
-    """Everything that needs no weights."""
+    """Everything that needs no weights from the Hub."""
     exhibits = read_gallery(run)
     shown = [run / "gallery" / exhibit.file for exhibit in exhibits]
     real_files, training_files = real_pictures(real), files_of(training) if training else []
     statistics, vectors = look_at([*shown, *real_files])
-    of_training = np.concatenate(in_parallel(layouts, training_files)) if training_files else None
     count = len(shown)
     evidence = ScoreInputs(
         run=run,
         exhibits=exhibits,
         pictures=pandas.DataFrame([described(one) | seen for one, seen in zip(exhibits, statistics, strict=False)]),
         real=pandas.DataFrame(
-            [label | seen for label, seen in zip(labels_of(real_files), statistics[count:], strict=True)]
+            [{**of, **seen} for of, seen in zip(labels_of(real_files), statistics[count:], strict=True)]
         ),
         training=training_files,
-        vectors={
-            name: Vectors(found[:count], found[count:], of_training if name == "layout" else None)
-            for name, found in vectors.items()
-        },
+        vectors={name: Vectors(found[:count], found[count:]) for name, found in vectors.items()},
     )
     beside_the_base(evidence)
+    nearest_training(evidence)
     return evidence
 
 
@@ -133,10 +133,8 @@ def files_of(folder: Path) -> list[Path]:
     """The folder's pictures, in the order of their names."""
     found, left_out = files.pictures_in(folder) if folder.is_dir() else ([], {})
     if len(found) < 2:
-        line = files.left_out_line(left_out)
-        raise UserError(
-            f"{folder} is no folder with pictures in it; name one that has two at least.{f' {line}' if line else ''}"
-        )
+        why = f" {line}" if (line := files.left_out_line(left_out)) else ""
+        raise UserError(f"{folder} is no folder with pictures in it; name one that has two at least.{why}")
     return found
 
 
@@ -144,23 +142,19 @@ def labels_of(pictures: list[Path]) -> list[dict[str, str]]:
     """File, painter and genre of each; from a metadata.jsonl, metadata.csv or manifest.csv beside them. A painting with
     no known painter stands for itself."""
     known: dict[Path, dict[str, Any]] = {}
-    for folder in dict.fromkeys(picture.parent for picture in pictures):
-        for name in ("metadata.jsonl", "metadata.csv", "manifest.csv"):
-            if (folder / name).is_file():
-                text = files.read_text(folder / name)
-                try:
-                    rows = (
-                        [json.loads(line) for line in text.splitlines() if line.strip()]
-                        if name.endswith("jsonl")
-                        else list(csv.DictReader(text.splitlines()))
-                    )
-                except ValueError as error:
-                    raise UserError(f"{folder / name} cannot be read: {error}.") from error
-                known |= {folder / str(row.get("file_name") or row.get("file")): row for row in rows}
-                break
+    for folder in {picture.parent for picture in pictures}:
+        names = ("metadata.jsonl", "metadata.csv", "manifest.csv")
+        if table := next((folder / name for name in names if (folder / name).is_file()), None):
+            lines = files.read_text(table).splitlines()
+            try:
+                rows = [json.loads(line) for line in lines if line.strip()] if table.suffix == ".jsonl" else (
+                    list(csv.DictReader(lines)))  # fmt: skip
+            except ValueError as error:
+                raise UserError(f"{table} cannot be read: {error}.") from error
+            known |= {folder / str(row.get("file_name") or row.get("file")): row for row in rows}
     labels = [known.get(picture, {}) for picture in pictures]
     painters = [str(label.get("artist") or "") for label in labels]
-    several = len(set(filter(None, painters))) > 1
+    several = len({painter for painter in painters if painter}) > 1
     genres = [str(label.get("genre") or "").replace("_", " ").lower() for label in labels]
     return [
         {"file": picture.name, "painter": painter if several and painter else picture.name,
@@ -183,24 +177,26 @@ def described(exhibit: Exhibit) -> dict[str, str | int | float]:
 
 
 def beside_the_base(evidence: ScoreInputs) -> None:
-    """content and gain, against the base's picture of the same words and noise; and the nearest training picture."""
-    pictures = evidence.pictures
+    """Adds content and gain, against the base's picture of the same words and noise, and the main measure."""
+    pictures, real = evidence.pictures, evidence.real
     keys = list(zip(pictures["text"], pictures["seed"], strict=True))
     bases = {key: place for place, key in enumerate(keys) if pictures["strength"][place] == 0}
     base = np.array([bases[key] for key in keys])
     structure = evidence.vectors["structure"].pictures
-    pictures["content"] = correlations(structure, structure[base])
+    pictures["content"] = numbers.correlations(structure, structure[base])
     pictures["gain"] = pictures["index"].to_numpy() - pictures["index"].to_numpy()[base]
-    if evidence.real["index"].mean() >= KNOWN:
-        pictures["score"], evidence.real["score"] = pictures["index"], evidence.real["index"]
+    if real["index"].mean() >= KNOWN:
+        pictures["score"], real["score"] = pictures["index"], real["index"]
     else:
         evidence.measure = "probe"
-        network, is_base = evidence.vectors["network"], (pictures["arm"] == "base").to_numpy()
-        pictures["score"], evidence.real["score"] = real_likeness(
-            network.pictures, pictures["prompt"].to_numpy(), is_base, network.real
-        )
-    layout = evidence.vectors["layout"]
-    if layout.training is not None:
-        likest, likeness = nearest(layout.pictures, layout.training)
-        pictures["nearest"] = [evidence.training[place // VERSIONS].name for place in likest]
-        pictures["likeness"] = likeness
+        pictures["score"], real["score"] = evidence.real_likeness(evidence.vectors["network"])
+
+
+def nearest_training(evidence: ScoreInputs) -> None:
+    """Adds the most similar training picture, in whichever of its VERSIONS, and how similar it is."""
+    if evidence.training:
+        training = np.concatenate(in_parallel(layouts, evidence.training))
+        layout = evidence.vectors["layout"]
+        places, evidence.pictures["likeness"] = numbers.nearest(layout.pictures, training)
+        evidence.pictures["nearest"] = [evidence.training[place // VERSIONS].name for place in places]
+        evidence.real["likeness"] = numbers.nearest(layout.real, training)[1]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from impressionism.errors import UserError
-from impressionism.records import Exhibit, Record, parsed_lines
+from impressionism.records import Exhibit, Record, Scores, parsed, parsed_lines
 
 
 class Noise(NamedTuple):
@@ -32,6 +32,13 @@ def read_gallery(run: Path) -> list[Exhibit]:
     if not path.exists():
         raise UserError(f"{run} has no finished gallery: paint it with `python -m evaluation gallery {run}`.")
     return parsed_lines(path, Exhibit.from_json)
+
+
+def read_scores(run: Path) -> Scores:
+    file = run / "scores.json"
+    if not file.exists():
+        raise UserError(f"{run} has no scores: run `python -m evaluation score {run} --real FOLDER` first.")
+    return parsed(file, Scores.from_json)
 
 
 def own_strength(exhibits: list[Exhibit]) -> float:

@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 
 from evaluation.evidence import ScoreInputs
-from evaluation.rows import both, compared, not_computed
+from evaluation.rows import FACTS, compared, not_computed, sides_of
 from impressionism.errors import UserError
 from impressionism.files import data_url, thumbnail
 from impressionism.records import Metric
@@ -29,24 +29,21 @@ TIMEOUT = 120.0  # seconds for an answer
 def judge_rows(evidence: ScoreInputs, endpoint: str | None, model: str | None) -> list[Metric]:
     """The row of prompt fidelity, and the column `shown` of the plain pictures: 0 to 1."""
     if not endpoint or not model:
-        return not_computed("judge", "Not computed: no judge was named (--judge, --judge-model).", "")
+        return not_computed("judge", "Not computed: no judge was named (--judge, --judge-model).")
     pictures = evidence.pictures
-    rows = {arm: evidence.rows(arm) for arm in ("base", "adapter")}
-    texts = pictures["text"].to_numpy()
-    asked = np.concatenate(list(rows.values()))
-    headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get("OPENAI_API_KEY")) else {}
+    asked = np.concatenate([evidence.rows(arm) for arm in ("base", "adapter")])
     files = [evidence.run / "gallery" / pictures["file"][place] for place in asked]
+    headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get("OPENAI_API_KEY")) else {}
     address = endpoint.rstrip("/") + "/"
     with (
         httpx.Client(base_url=address, headers=headers, timeout=TIMEOUT) as client,
         ThreadPoolExecutor(AT_ONCE) as pool,
     ):
-        answers = list(pool.map(lambda file, text: ask(client, model, file, text), files, texts[asked]))
-    pictures["shown"] = np.nan
-    pictures.loc[asked, "shown"] = answers
-    shown = pictures["shown"].to_numpy()
-    row = Metric(name="judge-yes", question="content", weights=model, note="Probability of yes, as VQAScore.")
-    return [compared(evidence, row, *both(evidence, shown[rows["base"]], shown[rows["adapter"]]))]
+        answers = pool.map(lambda file, text: ask(client, model, file, text), files, pictures["text"][asked])
+        pictures["shown"] = np.nan
+        pictures.loc[asked, "shown"] = list(answers)
+    found = compared(*sides_of(evidence, pictures["shown"]))
+    return [Metric(name="judge-yes", weights=model, note="Probability of yes, as VQAScore.", **FACTS["yes"], **found)]
 
 
 def ask(client: httpx.Client, model: str, file: Any, text: str) -> float:

@@ -10,11 +10,10 @@ import jinja2
 import numpy as np
 import pandas
 
-from evaluation.candidates import read_scores
 from evaluation.evidence import Table
-from evaluation.exhibits import own_strength, pairs, read_gallery
+from evaluation.exhibits import own_strength, pairs, read_gallery, read_scores
 from evaluation.features import in_parallel
-from evaluation.metrics import SEEN
+from evaluation.rows import SEEN
 from impressionism import plots
 from impressionism.files import data_url, read_picture, write_atomic
 from impressionism.pictorial import STATISTICS

@@ -18,22 +18,26 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-from evaluation.candidates import choose, gather
 from evaluation.evidence import OUT_OF_STYLE, ScoreInputs, Table, collect, real_pictures
 from evaluation.exhibits import own_strength
-from evaluation.intervals import bootstrap
 from evaluation.judge import judge_rows
 from evaluation.learned import learned_rows
-from evaluation.metrics import CONTENT_KEPT, COPIED, DIVERSE, SEEN, nearest, recommended, useful
+from evaluation.numbers import bootstrap, holm
 from evaluation.prompt_set import PromptSet, digest
-from evaluation.rows import COPY, ROW, corrected, distinct, gap_of, weightless
-from impressionism.files import thumbnail
+from evaluation.rows import SEEN, copies_row, copy_limit, distinct, gap_of, kid_row, weightless
+from impressionism.files import thumbnail, write_atomic
 from impressionism.hub import digest_of, label
-from impressionism.records import FEATURES, FEW_PROMPTS, AtStrength, Estimate, Failure, GenreScores, Metric, Scores
+from impressionism.records import FEATURES, FEW_PROMPTS, AtStrength, Estimate, Failure, GenreScores, Scores
 
+CONTENT_KEPT = 0.8
+"""Correlation with the base model's composition from which on the content counts as kept."""
+DIVERSE = 0.8
+"""Distinct pictures of a prompt, relative to the base's, below which an adapter surely repeats itself."""
+COPIED = 0.02
+"""Share of pictures closer to a training picture than 99 % of real paintings, above which an adapter surely copies."""
+DISTANCES = ("pictorial", "network", "palette")  # features in which no adapter may surely move away
 SHOWN = 12  # of the best, of the worst, and of real paintings
 THUMBNAIL = 256  # pixels, of a picture that is not the gallery's
-DISTANCES = ("pictorial", "network", "palette")  # features in which no adapter may surely move away
 
 
 def score(
@@ -41,7 +45,6 @@ def score(
     *,
     real: Path,
     training: Path | None = None,
-    candidates: Sequence[Path] = (),
     features: Sequence[str] | None = None,
     device: str = "auto",
     judge: str | None = None,
@@ -50,16 +53,15 @@ def score(
     """Writes RUN/pictures.parquet, real.parquet, references/ and, last, scores.json."""
     began = time.perf_counter()
     evidence = collect(run, real, training)
-    rows = corrected(
-        weightless(evidence) + judge_rows(evidence, judge, judge_model) + learned_rows(evidence, real, features, device)
-    )
+    rows = weightless(evidence)
+    rows += judge_rows(evidence, judge, judge_model) + learned_rows(evidence, real, features, device)
+    corrected = holm([row.p for row in rows], [row.question for row in rows])
     curve = strength_curve(evidence)
-    target = float(evidence.real["score"].mean())
-    strength = recommended(curve, target)
-    at_recommended = cross_fitted(evidence, curve, target)
+    strength = recommended(curve, evidence.real["score"].mean())
+    at_recommended = cross_fitted(evidence, curve)
     low, high = useful(curve, strength)
     failed = reasons(evidence.at(strength), at_recommended)
-    best, worst = extremes(evidence)
+    adapted = evidence.pictures.loc[evidence.rows("adapter")].sort_values("gain")
     file = run / "gallery" / "prompts.yaml"
     prompts = PromptSet.read(file)
     scores = Scores(
@@ -70,7 +72,7 @@ def score(
         prompts=int(evidence.pictures["prompt"].nunique()),
         seeds=int(evidence.pictures["seed"].nunique()),
         real=f"{label(real)}, {len(evidence.real)} pictures, content {digest_of(*real_pictures(real))}",
-        metrics=rows,
+        metrics=[dataclasses.replace(row, p=p) for row, p in zip(rows, corrected, strict=True)],
         arms={arm: bootstrap(evidence.column("index", arm)) for arm in evidence.pictures["arm"].unique()},
         curve=curve,
         strength=strength,
@@ -82,24 +84,18 @@ def score(
         at_recommended=at_recommended,
         genres=by_genre(evidence),
         failures=failures(evidence),
-        best=best,
-        worst=worst,
+        best=ranked(adapted[::-1]),
+        worst=ranked(adapted),
         seconds=round(time.perf_counter() - began, 1),
         machine=f"{platform.system()}, {platform.machine()}, Python {platform.python_version()}",
         versions={name: metadata.version(name) for name in ("numpy", "scipy", "opencv-python-headless", "torch")},
     )
-    scores = dataclasses.replace(scores, verdict=in_words(scores, rival_gap(evidence)))
-    found = gather(run, scores, evidence.pictures, candidates)
-    scores = dataclasses.replace(scores, candidates=found, choice=choose(found))
+    scores = dataclasses.replace(scores, verdict=in_words(scores, words_gap(evidence)))
     write(evidence, real, scores)
     print(f"{scores.verdict}\n{run / 'scores.json'}")
 
 
 # ---- The verdict
-
-
-def row_of(scores: Scores, name: str) -> Metric:
-    return next(row for row in scores.metrics if row.name == name)
 
 
 def problems(evidence: ScoreInputs, content: Estimate, varied: Estimate | None) -> list[str]:
@@ -120,16 +116,14 @@ def problems(evidence: ScoreInputs, content: Estimate, varied: Estimate | None) 
     if varied and varied.high < DIVERSE:
         result.append(f"its pictures of one prompt repeat each other ({varied.value:.0%} of the base's variety)")
     for name in DISTANCES:
-        difference = ROW["kid"](evidence, evidence.vectors[name]).difference
-        sure = difference and difference.low > 0
-        if fewer and difference and difference.value > 0 and not sure:
-            at_own = ROW["kid"](whole, evidence.vectors[name]).difference
-            sure = at_own and at_own.low > 0
-        if sure:
+        growth = kid_row(evidence, evidence.vectors[name]).get("difference")
+        if fewer and growth and growth.value > 0 >= growth.low:
+            growth = kid_row(whole, evidence.vectors[name])["difference"]
+        if growth and growth.low > 0:
             result.append(f"it moves away from real paintings ({FEATURES[name]}: kernel distance surely grows)")
-    copies = ROW["copies"](evidence, evidence.vectors["layout"])
-    if copies.adapter and copies.difference and copies.difference.low > 0 and copies.adapter.low > COPIED:
-        result.append(f"it copies training pictures ({copies.adapter.value:.0%} of its pictures are close to one)")
+    copies = copies_row(evidence, evidence.vectors["layout"])
+    if "difference" in copies and copies["difference"].low > 0 and copies["adapter"].low > COPIED:
+        result.append(f"it copies training pictures ({copies['adapter'].value:.0%} of its pictures are close to one)")
     return result
 
 
@@ -142,55 +136,49 @@ def reasons(evidence: ScoreInputs, point: AtStrength) -> list[str]:
     elif closed.low <= SEEN:
         result.append(
             f"it does not surely close more than {SEEN:.0%} of the gap between the base and real paintings "
-            f"({share_of(closed)})"
+            f"({percent(closed)})"
         )
     elif closed.low > 1:
-        result.append(f"it is overdone ({share_of(closed)} of the gap)")
-    result += point.problems
-    worded, own = words_against(evidence)
-    if worded is not None and own is not None and worded.low > 0:
-        result.append(f"words alone come closer to real paintings (by {worded.value:.2f})")
-    return result
+        result.append(f"it is overdone ({percent(closed)} of the gap)")
+    worded = words_against(evidence)
+    beaten = [f"words alone come closer to real paintings (by {worded.value:.2f})"] if worded and worded.low > 0 else []
+    return result + point.problems + beaten
 
 
-def words_against(evidence: ScoreInputs) -> tuple[Estimate | None, Estimate | None]:
-    """How much nearer to real paintings the base comes by a prompt worded in the style than the adapter does without,
-    prompt by prompt in the main measure; and the same the other way round."""
-    styled = evidence.rows("base-styled")
-    if not len(styled):
-        return None, None
-    target = float(evidence.real["score"].mean())
+def words_against(evidence: ScoreInputs) -> Estimate | None:
+    """How much nearer to real paintings, in the main measure, the base comes by a prompt worded in the style than the
+    adapter does without; prompt by prompt."""
     words, adapter = (evidence.column("score", arm) for arm in ("base-styled", "adapter"))
     if len(words) < 2 or words.keys() != adapter.keys():
-        return None, None
-    nearer = {p: abs(np.mean(adapter[p]) - target) - abs(np.mean(words[p]) - target) for p in words}
-    return bootstrap(nearer), bootstrap({prompt: -value for prompt, value in nearer.items()})  # pyright: ignore[reportArgumentType]
-
-
-def rival_gap(evidence: ScoreInputs) -> Estimate | None:
-    """The gap that a prompt worded in the style closes without the adapter."""
-    if not len(evidence.rows("base-styled")):
         return None
-    real = evidence.real_of(evidence.real["score"])
-    return gap_of(evidence, evidence.column("score", "base"), evidence.column("score", "base-styled"), real)
+    target = evidence.real["score"].mean()
+    return bootstrap({p: abs(np.mean(adapter[p]) - target) - abs(np.mean(words[p]) - target) for p in words})
 
 
-def share_of(estimate: Estimate) -> str:
+def words_gap(evidence: ScoreInputs) -> Estimate | None:
+    """The gap that a prompt worded in the style closes without the adapter."""
+    base, styled = (evidence.column("score", arm) for arm in ("base", "base-styled"))
+    return gap_of(evidence, base, styled, evidence.real_of("score")) if styled else None
+
+
+def percent(estimate: Estimate) -> str:
     return f"{estimate.value:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
 
 
 def in_words(scores: Scores, words: Estimate | None) -> str:
     """The verdict in a sentence or two, the reasons first."""
     point = scores.recommended
-    told = f"Words alone close {share_of(words)}." if words else ""
+    rival = f"Words alone close {percent(words)}." if words else ""
     if scores.failed:
-        closed = f" It closes {share_of(point.gap_closed)} of the gap." if point.gap_closed else ""
-        return f"Not good at its best strength, {scores.strength:g}: {'; '.join(scores.failed)}.{closed} {told}".strip()
+        closed = f" It closes {percent(point.gap_closed)} of the gap." if point.gap_closed else ""
+        return (
+            f"Not good at its best strength, {scores.strength:g}: {'; '.join(scores.failed)}.{closed} {rival}".strip()
+        )
     assert point.gap_closed
     few = f" With fewer than {FEW_PROMPTS} prompts this is exploratory." if scores.prompts < FEW_PROMPTS else ""
     return (
-        f"Good at strength {scores.strength:g}: it closes {share_of(point.gap_closed)} of the gap between the base and "
-        f"real paintings and keeps the scene (correlation {point.content.value:.2f}). {told}{few}"
+        f"Good at strength {scores.strength:g}: it closes {percent(point.gap_closed)} of the gap between the base and "
+        f"real paintings and keeps the scene (correlation {point.content.value:.2f}). {rival}{few}"
     ).strip()
 
 
@@ -199,59 +187,81 @@ def in_words(scores: Scores, words: Estimate | None) -> str:
 
 def strength_curve(evidence: ScoreInputs) -> list[AtStrength]:
     """The plain prompt at every strength; only noises that are painted at all of them, so that points compare."""
-    return [at_strength(evidence, strength, table_at(evidence, strength)) for strength in strengths_of(evidence)]
+    return [at_strength(evidence, float(strength), table) for strength, table in shared(evidence).items()]
 
 
-def strengths_of(evidence: ScoreInputs) -> list[float]:
-    pictures = evidence.pictures[evidence.pictures["arm"].isin(["base", "adapter"])]
-    return sorted(float(strength) for strength in pictures["strength"].unique())
-
-
-def table_at(evidence: ScoreInputs, strength: float) -> Table:
-    """The plain pictures at a strength, of the noises that are painted at all strengths."""
-    pictures = evidence.pictures[evidence.pictures["arm"].isin(["base", "adapter"])]
-    counts = pictures.groupby(["prompt", "seed"])["strength"].transform("nunique")
-    shared = pictures[counts == len(strengths_of(evidence))]
-    return shared[shared["strength"] == strength]
+def shared(evidence: ScoreInputs) -> dict[float, Table]:
+    """The plain pictures at each strength, of the noises that are painted at all strengths."""
+    plain = evidence.pictures[evidence.pictures["arm"].isin(["base", "adapter"])]
+    counts = plain.groupby(["prompt", "seed"])["strength"].transform("nunique")
+    return dict(list(plain[counts == plain["strength"].nunique()].groupby("strength")))
 
 
 def at_strength(evidence: ScoreInputs, strength: float, pictures: Table) -> AtStrength:
-    index, own, content = (
-        pictures.groupby("prompt")[name].apply(list).to_dict() for name in ("index", "score", "content")
-    )
+    index, own, content = (lists(pictures, name) for name in ("index", "score", "content"))
     kept, varied = bootstrap(content), diversity(evidence, strength)
-    real = evidence.real_of(evidence.real["score"])
-    base = table_at(evidence, 0.0).groupby("prompt")["score"].apply(list).to_dict()
+    base = lists(shared(evidence)[0.0], "score")
     return AtStrength(
         strength=strength,
         index=bootstrap(index),
         content=kept,
         diversity=varied,
         score=bootstrap(own),
-        gap_closed=gap_of(evidence, base, own, real) if strength else None,
+        gap_closed=gap_of(evidence, base, own, evidence.real_of("score")) if strength else None,
         problems=problems(evidence.at(strength), kept, varied) if strength else [],
     )
 
 
-def cross_fitted(evidence: ScoreInputs, curve: list[AtStrength], real: float) -> AtStrength:
+def lists(pictures: Table, name: str) -> dict[str, list[float]]:
+    """A column by prompt."""
+    return pictures.groupby("prompt")[name].apply(list).to_dict()
+
+
+def main_measure(point: AtStrength) -> float:
+    return (point.score or point.index).value
+
+
+def recommended(curve: list[AtStrength], real: float) -> float:
+    """The strength whose pictures come nearest to real paintings in the main measure, among those without a problem;
+    where all have one, among all. curve: its first point is the base."""
+    points = [point for point in curve[1:] if not point.problems] or curve[1:]
+    return min(points, key=lambda point: abs(main_measure(point) - real)).strength
+
+
+def useful(curve: list[AtStrength], strength: float) -> tuple[float, float]:
+    """The least and the largest measured strength around the recommended one: between them no strength has a problem,
+    and each gains at least half of what the recommended one gains."""
+    points = curve[1:]
+    place = next(place for place, point in enumerate(points) if point.strength == strength)
+    wanted = (main_measure(points[place]) - main_measure(curve[0])) / 2
+
+    def fits(point: AtStrength) -> bool:
+        return not point.problems and main_measure(point) - main_measure(curve[0]) >= wanted
+
+    low = high = place
+    while low > 0 and fits(points[low - 1]):
+        low -= 1
+    while high + 1 < len(points) and fits(points[high + 1]):
+        high += 1
+    return points[low].strength, points[high].strength
+
+
+def cross_fitted(evidence: ScoreInputs, curve: list[AtStrength]) -> AtStrength:
     """The recommended strength, each half of the prompts measured at the strength that the other half chose."""
-    prompts = sorted(set(table_at(evidence, 0.0)["prompt"]))
-    halves, tables = [prompts[::2], prompts[1::2]], {s: table_at(evidence, s) for s in strengths_of(evidence)}
-    whole = recommended(curve, real)
-    if min(map(len, halves)) < 2:
-        return next(point for point in curve if point.strength == whole)
+    tables, real = shared(evidence), evidence.real["score"].mean()
+    prompts = sorted(set(tables[0.0]["prompt"]))
+    whole = next(point for point in curve if point.strength == recommended(curve, real))
+    if len(prompts) < 4:
+        return whole
     parts = []
-    for own, other in (halves, halves[::-1]):
-        points = []
-        for point in curve:
-            table = tables[point.strength]
-            values = table[table["prompt"].isin(other)].groupby("prompt")["score"].apply(list).to_dict()
-            points.append(dataclasses.replace(point, score=bootstrap(values, draws=100)))
+    for own, other in ((prompts[::2], prompts[1::2]), (prompts[1::2], prompts[::2])):
+        points = [
+            dataclasses.replace(point, score=bootstrap(lists(table[table["prompt"].isin(other)], "score"), draws=100))
+            for point, table in zip(curve, tables.values(), strict=True)
+        ]
         chosen = tables[recommended(points, real)]
         parts.append(chosen[chosen["prompt"].isin(own)])
-    measured = at_strength(evidence, whole, pandas.concat(parts))
-    known = next(point for point in curve if point.strength == whole)
-    return dataclasses.replace(measured, problems=known.problems)
+    return dataclasses.replace(at_strength(evidence, whole.strength, pandas.concat(parts)), problems=whole.problems)
 
 
 def diversity(evidence: ScoreInputs, strength: float) -> Estimate | None:
@@ -268,54 +278,40 @@ def diversity(evidence: ScoreInputs, strength: float) -> Estimate | None:
 
 def by_genre(evidence: ScoreInputs) -> dict[str, GenreScores]:
     """Of each genre with two prompts or more."""
-    real = evidence.real_of(evidence.real["score"])
     sides = (("index", "base"), ("index", "adapter"), ("content", "adapter"), ("score", "base"), ("score", "adapter"))
     columns = [evidence.column(name, arm) for name, arm in sides]
     result = {}
     for genre in dict.fromkeys(evidence.genres.values()):
-        names = [prompt for prompt, of in evidence.genres.items() if of == genre and prompt in columns[0]]
-        if len(names) > 1:
-            parts = [{name: column[name] for name in names} for column in columns]
-            result[genre] = GenreScores(
-                base=bootstrap(parts[0]),
-                adapter=bootstrap(parts[1]),
-                content=bootstrap(parts[2]),
-                gap_closed=None if genre == OUT_OF_STYLE else gap_of(evidence, parts[3], parts[4], real),
-            )
+        prompts = [prompt for prompt, of in evidence.genres.items() if of == genre and prompt in columns[0]]
+        if len(prompts) > 1:
+            parts = [{prompt: column[prompt] for prompt in prompts} for column in columns]
+            closed = None if genre == OUT_OF_STYLE else gap_of(evidence, parts[3], parts[4], evidence.real_of("score"))
+            base, adapter, content = map(bootstrap, parts[:3])
+            result[genre] = GenreScores(base=base, adapter=adapter, content=content, gap_closed=closed)
     return result
 
 
 def failures(evidence: ScoreInputs, count: int = SHOWN) -> list[Failure]:
     """The worst pictures for each thing that failed, at most so many in all; none where nothing failed."""
     adapted = evidence.pictures.loc[evidence.rows("adapter")]
-    limit = None
-    if "likeness" in adapted:
-        layout = evidence.vectors["layout"]
-        limit = float(np.percentile(nearest(layout.real, layout.training)[1], COPY))  # pyright: ignore[reportArgumentType]
-    kinds = {
-        "scene lost": (adapted["content"], CONTENT_KEPT, -1),
-        "less Impressionist": (adapted["gain"], 0.0, -1),
-        "like a training picture": (adapted["likeness"], limit, 1) if limit is not None else None,
-        "not what the prompt says": (adapted["shown"], 0.5, -1) if "shown" in adapted else None,
+    kinds: dict[str, tuple[str, float, int]] = {
+        "scene lost": ("content", CONTENT_KEPT, -1),
+        "less Impressionist": ("gain", 0.0, -1),
+        "not what the prompt says": ("shown", 0.5, -1),
     }
+    if evidence.training:
+        kinds["like a training picture"] = ("likeness", copy_limit(evidence), 1)
     groups = []
-    for what, kind in kinds.items():
-        if kind is not None:
-            values, level, way = kind
-            failed = values[way * values > way * level].sort_values(ascending=way < 0)
-            groups.append([Failure(file=adapted["file"][i], what=what, value=float(v)) for i, v in failed.items()])
+    for what, (column, level, way) in kinds.items():
+        if column in adapted:
+            values = adapted[column][way * adapted[column] > way * level].sort_values(ascending=way < 0)
+            groups.append([Failure(file=adapted["file"][i], what=what, value=float(v)) for i, v in values.items()])
     each = max(1, count // max(1, sum(bool(group) for group in groups)))
     return [failure for group in groups for failure in group[:each]]
 
 
-def extremes(evidence: ScoreInputs, count: int = SHOWN) -> tuple[list[str], list[str]]:
-    """Files of the pairs that gained most and least: of each genre the first, then by rank over all. The showcase
-    has a best, a worst and a middle of each genre by the same gain (showcase.choose)."""
-    adapted = evidence.pictures.loc[evidence.rows("adapter")].sort_values("gain")
-    return ranked(adapted[::-1], count), ranked(adapted, count)
-
-
-def ranked(pictures: Table, count: int) -> list[str]:
+def ranked(pictures: Table, count: int = SHOWN) -> list[str]:
+    """Files of the first pictures of a ranking, with the first of each genre among them."""
     leaders = pictures.drop_duplicates("genre")
     others = pictures.drop(leaders.index).head(max(0, count - len(leaders)))
     chosen = {*leaders["file"], *others["file"]}
@@ -332,10 +328,9 @@ def write(evidence: ScoreInputs, real: Path, scores: Scores) -> None:
     evidence.real.to_parquet(run / "real.parquet", index=False)
     some = real_pictures(real)
     thumbnails(some[:: max(1, len(some) // SHOWN)][:SHOWN], run / "references" / "real")
-    if "nearest" in evidence.pictures:
-        wanted = set(evidence.pictures["nearest"])
-        thumbnails((file for file in evidence.training if file.name in wanted), run / "references" / "training")
-    (run / "scores.json").write_text(scores.to_json() + "\n", encoding="utf-8")
+    wanted = set(evidence.pictures.get("nearest", ()))
+    thumbnails((file for file in evidence.training if file.name in wanted), run / "references" / "training")
+    write_atomic(run / "scores.json", scores.to_json() + "\n")
 
 
 def thumbnails(files: Iterable[Path], folder: Path) -> None:

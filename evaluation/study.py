@@ -7,14 +7,14 @@ import dataclasses
 import functools
 import hashlib
 import random
-import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from evaluation.exhibits import Noise, noise_of, own_strength, read_gallery
+from evaluation.exhibits import noise_of, own_strength, read_gallery
 from impressionism.errors import UserError
+from impressionism.files import pictures_in
 from impressionism.records import FEW_PROMPTS, Arm, Exhibit, Question, Record, Scores, parsed
 
 Kind = Literal["main", "catch", "repeat"]
@@ -56,12 +56,12 @@ class Comparison(Record):
     """Two pictures of the same prompt and noise; in a catch trial, of nothing in common."""
 
     id: str
-    against: Arm | None
+    against: Arm | None = None
     """The adapter's opponent; none: a catch trial."""
-    prompt: str
+    prompt: str = ""
     """The prompt's id."""
-    genre: str
-    text: str
+    genre: str = ""
+    text: str = ""
     """The prompt without words of style, to judge the pictures by."""
     sides: list[Side]
     """What should win first: the adapter, or the painting."""
@@ -75,7 +75,7 @@ class Study(Record):
     run: str
     strength: float
     questions: dict[Question, str]
-    duels: list[Comparison]
+    pairs: list[Comparison]
     planned: int
     """Votes that count on the style question against the styled base; with them the page closes."""
     primary: int = 16
@@ -100,91 +100,72 @@ class Study(Record):
         return [(PRIMARY, self.primary), ("base", self.secondary), (None, self.catch)]
 
     @property
+    def has_catch_trials(self) -> bool:
+        return any(pair.against is None for pair in self.pairs)
+
+    @property
     def length(self) -> int:
         """Trials of a first session."""
-        there = Counter(duel.against for duel in self.duels)
+        there = Counter(pair.against for pair in self.pairs)
         return self.repeats + sum(min(count, there[against]) for against, count in self.parts)
 
     @functools.cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
-    @classmethod
-    def read(cls, file: Path) -> Self:
-        try:
-            return cls.from_json(file.read_text(encoding="utf-8"))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{file} is damaged ({error}); votes without their study say nothing.") from error
-
 
 # ---- What is compared
 
 
 def plan(
-    run: Path, *, strength: float | None, votes: int | None, paintings: Path | None, photographs: Path | None
+    run: Path,
+    *,
+    strength: float | None = None,
+    planned: int | None = None,
+    paintings: Path | None = None,
+    photographs: Path | None = None,
 ) -> Study:
-    """The study of a run's gallery; catch trials where both folders are given."""
+    """The study of a run's gallery, at the strength that scores.json recommends where nothing else is said; with catch
+    trials where both folders are given."""
     exhibits = read_gallery(run)
-    strength = recommended(run, exhibits) if strength is None else strength
-    pairs = duels(run / "gallery", exhibits, strength)
-    if not any(duel.against == PRIMARY for duel in pairs):
+    painted = {one.recipe.strength for one in exhibits if one.arm == "adapter"}
+    if strength is None:
+        scores = run / "scores.json"
+        advised = parsed(scores, Scores.from_json).strength if scores.exists() else None
+        strength = advised if advised in painted else own_strength(exhibits)
+    if strength not in painted:
         raise UserError(f"{run}'s gallery has no adapter at strength {strength:g}; paint it, or set --strength.")
-    pairs += catches(paintings, photographs) if paintings and photographs else []
+    pairs = [pair for against in (PRIMARY, "base") for pair in pairs_against(run, exhibits, strength, against)]
+    if paintings and photographs:
+        beside = zip(sides_of("painting", paintings), sides_of("photograph", photographs), strict=False)
+        pairs += [Comparison(id=f"catch-{place}", sides=list(sides)) for place, sides in enumerate(beside)]
     return Study(
-        run=run.resolve().name, strength=strength, questions=dict(QUESTIONS), duels=pairs, planned=votes or VOTES
+        run=run.resolve().name, strength=strength, questions=dict(QUESTIONS), pairs=pairs, planned=planned or VOTES
     )
 
 
-def recommended(run: Path, exhibits: list[Exhibit]) -> float:
-    """The strength that scores.json recommends, if the gallery has it; else the gallery's own."""
-    file = run / "scores.json"
-    if file.exists():
-        advised = parsed(file, Scores.from_json).strength
-        if any(one.arm == "adapter" and one.recipe.strength == advised for one in exhibits):
-            return advised
-    return own_strength(exhibits)
-
-
-def duels(gallery: Path, exhibits: list[Exhibit], strength: float) -> list[Comparison]:
-    """The adapter, with the plain prompt, beside both arms of the base."""
-    by_arm: dict[str, dict[Noise, Exhibit]] = {}
-    for exhibit in exhibits:
-        if exhibit.arm != "adapter" or exhibit.recipe.strength == strength:
-            by_arm.setdefault(exhibit.arm, {})[noise_of(exhibit)] = exhibit
+def pairs_against(run: Path, exhibits: list[Exhibit], strength: float, against: Arm) -> list[Comparison]:
+    """The adapter, with the plain prompt, beside an arm of the base from the same noise."""
+    gallery = run / "gallery"
+    bases = {noise_of(one): one for one in exhibits if one.arm == against}
     return [
-        duel(gallery, adapted, by_arm[against][noise])
-        for against in (PRIMARY, "base")
-        for noise, adapted in by_arm.get("adapter", {}).items()
-        if noise in by_arm.get(against, {})
-    ]
+        Comparison(
+            id=f"{one.prompt}-{one.recipe.sampling.seed}-{against}", against=against, prompt=one.prompt,
+            genre=one.genre, text=one.recipe.sampling.prompt,
+            sides=[Side(arm=each.arm, file=each.file, sha256=digest(gallery / each.file))
+                   for each in (one, bases[noise_of(one)])],
+        )
+        for one in exhibits
+        if one.arm == "adapter" and one.recipe.strength == strength and noise_of(one) in bases
+    ]  # fmt: skip
 
 
-def duel(gallery: Path, adapted: Exhibit, base: Exhibit) -> Comparison:
-    sides = [Side(arm=one.arm, file=one.file, sha256=digest(gallery / one.file)) for one in (adapted, base)]
-    sampling = adapted.recipe.sampling
-    name = f"{adapted.prompt}-{sampling.seed}-{base.arm}"
-    return Comparison(
-        id=name, against=base.arm, prompt=adapted.prompt, genre=adapted.genre, text=sampling.prompt, sides=sides
-    )
-
-
-def catches(paintings: Path, photographs: Path) -> list[Comparison]:
-    """Real paintings beside photographs, as many as the smaller folder has."""
-    chosen = zip(pictures(paintings), pictures(photographs), strict=False)
-    result = []
-    for place, (painting, photograph) in enumerate(chosen):
-        sides = [Side(arm="painting", file=painting.name, sha256=digest(painting)),
-                 Side(arm="photograph", file=photograph.name, sha256=digest(photograph))]  # fmt: skip
-        result.append(Comparison(id=f"catch-{place}", against=None, prompt="", genre="", text="", sides=sides))
-    return result
-
-
-def pictures(folder: Path) -> list[Path]:
-    files = folder.iterdir() if folder.is_dir() else []
-    found = sorted(file for file in files if re.fullmatch(r"\.(png|jpe?g|webp)", file.suffix.lower()))
+def sides_of(arm: str, folder: Path) -> list[Side]:
+    """Every picture of a folder, for catch trials."""
+    found = pictures_in(folder)[0] if folder.is_dir() else []
     if not found:
-        raise UserError(f"{folder} has no pictures (.png, .jpg, .webp) for catch trials.")
-    return found
+        raise UserError(f"{folder} has no pictures for catch trials.")
+    return [Side(arm=arm, file=file.relative_to(folder).as_posix(), sha256=digest(file)) for file in found]
 
 
 def digest(file: Path) -> str:
@@ -201,18 +182,18 @@ def digest(file: Path) -> str:
 class Trial:
     """One pair as a visitor sees it."""
 
-    duel: Comparison
+    pair: Comparison
     kind: Kind
     swapped: bool
     """Whether the adapter, or the painting, is on the right."""
 
     @property
     def left(self) -> Side:
-        return self.duel.sides[self.swapped]
+        return self.pair.sides[self.swapped]
 
     @property
     def right(self) -> Side:
-        return self.duel.sides[not self.swapped]
+        return self.pair.sides[not self.swapped]
 
     @property
     def questions(self) -> list[Question]:
@@ -221,13 +202,19 @@ class Trial:
 
 
 def schedule(study: Study, session: str, *, seen: set[str], votes: Mapping[str, int]) -> list[Trial]:
-    """A visitor's session: pairs with the fewest votes first, one of a prompt as far as there are others."""
+    """A visitor's session, drawn from its name: pairs with the fewest votes first, one of a prompt as far as there are
+    others. `seen`: ids of the pairs that the visitor has seen; `votes`: how many each pair has."""
     drawn, shown = random.Random(f"{study.sha256} {session}"), Counter[str]()
-    *pairs, catches = [
-        sided(choose(unseen(study, against, seen), count, shown, votes, drawn), "main" if against else "catch", drawn)
-        for against, count in study.parts
-    ]
-    main = [trial for part in pairs for trial in part]
+    main: list[Trial] = []
+    catches: list[Trial] = []
+    for against, count in study.parts:
+        unseen = [pair for pair in study.pairs if pair.against == against and (not against or pair.id not in seen)]
+        chosen = choose(unseen, count, shown, votes, drawn)
+        blocks = -(-len(chosen) // BLOCK)
+        sides = [swapped for _ in range(blocks) for swapped in drawn.sample([False, True] * (BLOCK // 2), BLOCK)]
+        trials = [Trial(pair=pair, kind="main" if against else "catch", swapped=swapped)
+                  for pair, swapped in zip(chosen, sides, strict=False)]  # fmt: skip
+        (main if against else catches).extend(trials)
     if not main:
         return []
     drawn.shuffle(main)
@@ -237,27 +224,15 @@ def schedule(study: Study, session: str, *, seen: set[str], votes: Mapping[str, 
     return main + again
 
 
-def unseen(study: Study, against: Arm | None, seen: set[str]) -> list[Comparison]:
-    return [duel for duel in study.duels if duel.against == against and (duel.id not in seen or not against)]
-
-
 def choose(
-    duels: list[Comparison], count: int, shown: Counter[str], votes: Mapping[str, int], drawn: random.Random
+    pairs: list[Comparison], count: int, shown: Counter[str], votes: Mapping[str, int], drawn: random.Random
 ) -> list[Comparison]:
     """So many of them, of the prompts that were shown least, and then of the pairs that have the fewest votes."""
     result: list[Comparison] = []
-    left = drawn.sample(duels, len(duels))
+    left = drawn.sample(pairs, len(pairs))
     while left and len(result) < count:
-        duel = min(left, key=lambda duel: (shown[duel.prompt], votes.get(duel.id, 0)))
-        left.remove(duel)
-        shown[duel.prompt] += 1
-        result.append(duel)
+        pair = min(left, key=lambda pair: (shown[pair.prompt], votes.get(pair.id, 0)))
+        left.remove(pair)
+        shown[pair.prompt] += 1
+        result.append(pair)
     return result
-
-
-def sided(duels: list[Comparison], kind: Kind, drawn: random.Random) -> list[Trial]:
-    """Sides from permuted blocks, so that each comes up as often as the other."""
-    swapped: list[bool] = []
-    while len(swapped) < len(duels):
-        swapped += drawn.sample([False, True] * (BLOCK // 2), BLOCK)
-    return [Trial(duel=duel, kind=kind, swapped=side) for duel, side in zip(duels, swapped, strict=False)]

@@ -366,26 +366,6 @@ class AtStrength(Record):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Candidate(Record):
-    """One adapter among several: a checkpoint, a rank, a quantization of the base."""
-
-    name: str
-    """Its path within the run, or the run's name."""
-    provenance: Provenance
-    index: Estimate
-    content: Estimate
-    gap_closed: Estimate | None = None
-    strength: float
-    """The strength at which it was measured: its recommended one."""
-    good: bool = False
-    """Scores.good of its run."""
-    cost: Estimate | None = None
-    """Of a quantization: its index less that of the same adapter on the unquantized base, from the same noise."""
-    likeness: Estimate | None = None
-    """Of a quantization: correlation of its pictures' composition with that of the unquantized base's."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class GenreScores(Record):
     """One genre of the prompt set, at the strength of the gallery."""
 
@@ -452,9 +432,6 @@ class Scores(Record):
     best: list[str]
     """Files of the gallery with the largest gain, one a genre at least."""
     worst: list[str]
-    candidates: list[Candidate] = dataclasses.field(default_factory=list)
-    choice: str | None = None
-    """The candidate to publish."""
     seconds: float
     machine: str
     versions: dict[str, str] = dataclasses.field(default_factory=dict)

@@ -16,7 +16,7 @@ SEEDS = (1, 2)
 GENRES = ("landscape", "urban")
 STRENGTHS = (0.5, 1.0)
 
-LoraLinear = Callable[[np.ndarray, float, int, int], np.ndarray]
+Painting = Callable[[np.ndarray, float, int, int], np.ndarray]
 """The base's picture, strength, prompt and seed to the adapter's picture."""
 
 
@@ -46,7 +46,7 @@ def strokes(picture: np.ndarray, strength: float, prompt: int, seed: int) -> np.
     return result
 
 
-def make_gallery(run: Path, adapted: LoraLinear = strokes, *, prompts: int = 8, base: LoraLinear | None = None,
+def make_gallery(run: Path, adapted: Painting = strokes, *, prompts: int = 8, base: Painting | None = None,
                  adapter: str = "a", quantize: str = "none") -> Path:  # fmt: skip
     """RUN/gallery as `evaluation gallery` leaves it; `base` paints over the base's pictures too."""
     folder, exhibits = run / "gallery", []

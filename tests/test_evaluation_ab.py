@@ -17,7 +17,7 @@ from evaluation.exhibits import write_lines
 from evaluation.study import PRIMARY, Study
 from impressionism import paint
 from impressionism.errors import UserError
-from impressionism.records import Arm, Exhibit, GenerationParams, ImageMetadata, Provenance, StudyResult
+from impressionism.records import Arm, Exhibit, GenerationParams, ImageMetadata, Provenance, StudyResult, parsed
 
 WAIT = 30_000  # milliseconds; one core may be busy
 ARMS: tuple[tuple[Arm, float], ...] = (
@@ -66,7 +66,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     """The page's address, and its run."""
     run = make_run(tmp_path_factory.mktemp("served") / "run")
     folders = {name: run.parent / name for name in ("paintings", "photographs")}
-    study = ab.settled(run, run / "votes", strength=None, votes=200, **folders)
+    study = ab.settled(run, run / "votes", strength=None, planned=200, **folders)
     page = ab.build(ab.VotingSession(run, run / "votes", study, **folders, synthetic=True))
     yield ab.launch(page, prevent_thread_lock=True, quiet=True), run
     page.close(verbose=False)
@@ -111,7 +111,7 @@ def test_a_whole_session_by_the_keyboard_alone_becomes_votes_and_a_report(chromi
     expect(page.get_by_text("Thank you")).to_be_visible()
     expect(page.get_by_text("an Impressionist adapter")).to_be_visible()
 
-    study = Study.read(run / "votes" / "study.json")
+    study = parsed(run / "votes" / "study.json", Study.from_json)
     written = votes.read(run / "votes", study)
     names = dict(zip(keys, ("left", "right", "tie", "neither"), strict=True))
     assert [vote.answer for vote in written] == [names[key] for key in pressed]
@@ -222,24 +222,24 @@ def contrast(one: str, other: str) -> float:
 
 
 def fixed(run: Path, **changed) -> Study:
-    how = {"strength": None, "votes": None, "paintings": None, "photographs": None}
+    how = {"strength": None, "planned": None, "paintings": None, "photographs": None}
     return ab.settled(run, run / "votes", **{**how, **changed})
 
 
 def test_the_study_is_fixed_by_the_first_opening(run: Path):
-    study = fixed(run, votes=50)
-    assert fixed(run, votes=None) == fixed(run, strength=1.0) == study
+    study = fixed(run, planned=50)
+    assert fixed(run, planned=None) == fixed(run, strength=1.0) == study
     assert study.strength == 1  # the gallery's own, as nothing is recommended
-    assert [duel.against for duel in study.duels] == [PRIMARY] * 3 + ["base"] * 3
-    for duel in study.duels:
-        assert [side.arm for side in duel.sides] == ["adapter", duel.against]
-        assert duel.sides[0].file.endswith("adapter-1.png")
-        assert "Impressionist" not in duel.text
+    assert [pair.against for pair in study.pairs] == [PRIMARY] * 3 + ["base"] * 3
+    for pair in study.pairs:
+        assert [side.arm for side in pair.sides] == ["adapter", pair.against]
+        assert pair.sides[0].file.endswith("adapter-1.png")
+        assert "Impressionist" not in pair.text
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
-    [({"strength": 0.5}, "with strength 1;"), ({"votes": 999}, "with 200 votes planned;"),
+    [({"strength": 0.5}, "with strength 1;"), ({"planned": 999}, "with 200 votes planned;"),
      ({"paintings": Path("a"), "photographs": Path("b")}, "with no catch trials;")],
 )  # fmt: skip
 def test_what_a_fixed_study_has_otherwise_is_refused(run: Path, changed: dict, said: str):
@@ -255,7 +255,7 @@ def test_a_strength_that_the_gallery_lacks_is_refused(run: Path):
 
 def test_a_picture_that_changed_after_the_study_was_fixed_is_refused(run: Path):
     study = fixed(run)
-    canvas(999).save(run / "gallery" / study.duels[0].sides[0].file)
+    canvas(999).save(run / "gallery" / study.pairs[0].sides[0].file)
     with pytest.raises(UserError, match="not as it was"):
         ab.VotingSession(run, run / "votes", study, None, None, synthetic=True)
 
@@ -271,7 +271,7 @@ def test_a_rehearsal_and_real_votes_are_kept_apart_from_the_start(run: Path):
 
 
 def test_the_study_closes_with_the_votes_that_were_planned(run: Path):
-    study = fixed(run, votes=3)
+    study = fixed(run, planned=3)
     room = ab.VotingSession(run, run / "votes", study, None, None, synthetic=True)
     session = room.begin("visitor", set())
     assert session
@@ -311,7 +311,7 @@ def test_votes_go_to_a_private_dataset_and_come_back_after_a_restart(run: Path, 
 
     elsewhere = tmp_path / "restarted"
     ab.fetch("monet/votes", elsewhere)
-    assert Study.read(elsewhere / "study.json") == study
+    assert parsed(elsewhere / "study.json", Study.from_json) == study
     assert votes.read(elsewhere, study) == room.votes
     ab.fetch("monet/nothing-yet", tmp_path / "first")  # a dataset that is still to be made
     assert not (tmp_path / "first").exists()

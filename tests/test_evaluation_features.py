@@ -15,7 +15,7 @@ from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 from evaluation import features, learned
 from evaluation.evidence import ScoreInputs, collect
 from evaluation.learned import EXTRACTORS, learned_rows
-from evaluation.metrics import correlations
+from evaluation.numbers import correlations
 from impressionism.errors import UserError
 from impressionism.pictorial import to_lab
 from impressionism.records import Metric

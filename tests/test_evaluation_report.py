@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page
 
 from evaluation import report
 from evaluation.__main__ import main
-from evaluation.candidates import read_scores
+from evaluation.exhibits import read_scores
 from impressionism.errors import UserError
 from impressionism.records import Estimate, Metric
 

@@ -17,13 +17,12 @@ from galleries import make_gallery, make_paintings, scene, strokes
 from PIL import Image
 
 from evaluation.__main__ import main
-from evaluation.candidates import read_scores
 from evaluation.evidence import collect, labels_of, real_pictures
+from evaluation.exhibits import read_scores
 from evaluation.judge import judge_rows
-from evaluation.score import row_of
 from impressionism.errors import UserError
 from impressionism.pictorial import STATISTICS
-from impressionism.records import Estimate, Scores
+from impressionism.records import Estimate, Metric, Scores
 from tools.calibrate.negatives import blotches, noise, shuffle, turn_hues
 
 
@@ -40,6 +39,10 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scored(run: Path, paintings: Path, *options: str) -> Scores:
     assert main(["score", str(run), "--real", str(paintings), *options, "--features"]) == 0
     return read_scores(run)
+
+
+def row_of(scores: Scores, name: str) -> Metric:
+    return next(row for row in scores.metrics if row.name == name)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +145,7 @@ def test_an_adapter_that_does_nothing_is_not_good(tmp_path: Path, paintings: Pat
     idle = scored(make_gallery(tmp_path / "idle", lambda p, *_: p, prompts=4), paintings)
     assert row_of(idle, "index").p == 1
     assert row_of(idle, "index").difference == Estimate(value=0, low=0, high=0, n=4)
-    assert not idle.good and idle.choice is None
+    assert not idle.good
     assert idle.verdict.startswith("Not good at its best strength")
     assert idle.failures == []
 
@@ -217,7 +220,7 @@ def test_a_bad_adapter_is_not_called_good_and_the_verdict_says_why(adapter, reas
         for file in painted.iterdir():
             Image.fromarray(warm(np.asarray(Image.open(file)))).save(paintings / file.name)
     found = scored(make_gallery(tmp_path / adapter.__name__, adapter, prompts=5, base=base), paintings)
-    assert not found.good and found.choice is None
+    assert not found.good
     assert found.failed and found.failed[0] in found.verdict
     assert found.verdict.startswith("Not good")
     assert re.search(reason, found.verdict)
@@ -309,33 +312,6 @@ def test_a_judge_is_asked_whether_each_picture_shows_its_prompt(bare: Path, pain
         judge_rows(evidence, judge, "seer")
     with pytest.raises(UserError, match="does not answer"):
         judge_rows(evidence, "http://127.0.0.1:9/v1", "seer")
-
-
-def test_of_several_candidates_the_nearest_to_real_paintings_is_chosen_and_a_quantizations_cost_is_told(
-    tmp_path: Path, paintings: Path
-):
-    def faint(picture: np.ndarray, strength: float, prompt: int, seed: int) -> np.ndarray:
-        return strokes(picture, 0.25 * strength, prompt, seed)
-
-    main_run = make_gallery(tmp_path / "main", prompts=4)
-    early = make_gallery(main_run / "candidates" / "early", faint, prompts=4, adapter="e")
-    coarse = make_gallery(tmp_path / "coarse", faint, prompts=4, quantize="nf4")
-    for other in (early, coarse):
-        scored(other, paintings)
-    found = scored(main_run, paintings, "--candidates", str(early), str(coarse))
-    assert [one.name for one in found.candidates] == ["main", "candidates/early", "coarse"]
-    assert found.choice == "main"
-    whole, _, quantized = found.candidates
-    assert whole.cost is None
-    assert quantized.cost and quantized.cost.high < 0
-    assert quantized.likeness and quantized.likeness.value > 0.9
-
-
-def test_candidates_that_were_asked_something_else_are_refused(
-    paintings: Path, run: Path, bare: Path, capsys: pytest.CaptureFixture
-):
-    assert main(["score", str(bare), "--real", str(paintings), "--candidates", str(run), "--features"]) == 2
-    assert "was scored on other prompts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("missing", ["gallery", "real"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from evaluation import tally, votes
+from evaluation import votes
 from evaluation.study import PRIMARY, QUESTIONS, Comparison, Rules, Side, Study, schedule
 from evaluation.votes import Vote
 from impressionism.errors import UserError
@@ -31,13 +31,13 @@ def study_of(prompts: int = 24, planned: int = 10, catch: int = 10) -> Study:
              sides=[side("painting"), side("photograph")])
         for place in range(catch)
     ]  # fmt: skip
-    return Study(run="test", strength=1.0, questions=dict(QUESTIONS), duels=pairs, planned=planned)
+    return Study(run="test", strength=1.0, questions=dict(QUESTIONS), pairs=pairs, planned=planned)
 
 
 def vote_of(study: Study, **changed: Any) -> Vote:
     usual: dict[str, Any] = {
         "id": "1", "time": votes.now(), "study_sha256": study.sha256, "rater": "monet", "session": "morning",
-        "duel": f"0-1-{PRIMARY}", "kind": "main", "question": "style", "left": "adapter", "right": PRIMARY,
+        "pair": f"0-1-{PRIMARY}", "kind": "main", "question": "style", "left": "adapter", "right": PRIMARY,
         "answer": "left", "milliseconds": 2000, "width": 1280, "density": 1.0, "synthetic": True,
     }  # fmt: skip
     return Vote(**{**usual, **changed})
@@ -56,7 +56,7 @@ def visit(study: Study, rater: int, choose: Choice, milliseconds: int = 2000) ->
             chosen = choose(trial, question)
             answer = {trial.left.arm: "left", trial.right.arm: "right"}.get(chosen, chosen)
             result.append(
-                vote_of(study, rater=str(rater), session=session, duel=trial.duel.id, kind=trial.kind,
+                vote_of(study, rater=str(rater), session=session, pair=trial.pair.id, kind=trial.kind,
                         question=question, left=trial.left.arm, right=trial.right.arm, answer=answer,
                         milliseconds=milliseconds)
             )  # fmt: skip
@@ -64,7 +64,7 @@ def visit(study: Study, rater: int, choose: Choice, milliseconds: int = 2000) ->
 
 
 def always_right(trial: Any, question: str) -> str:
-    return trial.duel.sides[0].arm
+    return trial.pair.sides[0].arm
 
 
 # ---- The file
@@ -83,7 +83,7 @@ def test_a_vote_is_read_as_it_was_written_and_names_nobody(tmp_path: Path):
 @pytest.mark.parametrize(
     ("forged", "said"),
     [
-        ({"duel": "the-moon"}, "a pair that the study does not have: the-moon"),
+        ({"pair": "the-moon"}, "a pair that the study does not have: the-moon"),
         ({"left": "adapter", "right": "painting"}, "names sides or a kind"),
         ({"kind": "catch"}, "names sides or a kind"),
         ({"left": "adapter", "right": "adapter"}, "names sides or a kind"),
@@ -137,14 +137,14 @@ def test_a_session_has_its_parts_and_sides_come_up_equally_often():
     trials = schedule(study, "morning", seen=set(), votes={})
     main = [trial for trial in trials if trial.kind == "main"]
     assert len(main) == study.primary + study.secondary
-    assert len({trial.duel.prompt for trial in main}) == len(main)
+    assert len({trial.pair.prompt for trial in main}) == len(main)
     for against, count in ((PRIMARY, study.primary), ("base", study.secondary)):
-        swapped = [trial.swapped for trial in main if trial.duel.against == against]
+        swapped = [trial.swapped for trial in main if trial.pair.against == against]
         assert len(swapped) == count
         assert sum(swapped) == count / 2
     assert sum(trial.kind == "catch" for trial in trials) == study.catch
     [repeat] = [trial for trial in trials if trial.kind == "repeat"]
-    [first] = [trial for trial in main if trial.duel == repeat.duel]
+    [first] = [trial for trial in main if trial.pair == repeat.pair]
     assert repeat.left == first.right
     assert trials.index(repeat) - trials.index(first) > 10
 
@@ -153,22 +153,22 @@ def test_a_session_is_drawn_anew_and_can_be_drawn_again():
     study = study_of()
 
     def sides(session: str) -> list[tuple[str, bool]]:
-        return [(trial.duel.id, trial.swapped) for trial in schedule(study, session, seen=set(), votes={})]
+        return [(trial.pair.id, trial.swapped) for trial in schedule(study, session, seen=set(), votes={})]
 
     assert sides("morning") == sides("morning") != sides("evening")
 
 
 def test_pairs_with_few_votes_come_first_and_seen_ones_never_again():
     study = study_of(prompts=2)
-    ids = [duel.id for duel in study.duels if duel.against]
+    ids = [pair.id for pair in study.pairs if pair.against]
     trials = schedule(study, "morning", seen=set(ids[:3]), votes={})
-    assert {trial.duel.id for trial in trials if trial.kind == "main"} == set(ids[3:])
+    assert {trial.pair.id for trial in trials if trial.kind == "main"} == set(ids[3:])
     assert schedule(study, "morning", seen=set(ids), votes={}) == []
 
     study = study_of(prompts=30)
-    busy = {duel.id: 5 for duel in study.duels if duel.id.endswith(f"-1-{PRIMARY}")}
+    busy = {pair.id: 5 for pair in study.pairs if pair.id.endswith(f"-1-{PRIMARY}")}
     trials = schedule(study, "morning", seen=set(), votes=busy)
-    assert not {trial.duel.id for trial in trials} & set(busy)
+    assert not {trial.pair.id for trial in trials} & set(busy)
 
 
 # ---- What counts, and what comes out
@@ -176,7 +176,7 @@ def test_pairs_with_few_votes_come_first_and_seen_ones_never_again():
 
 def test_win_rates_are_what_was_voted():
     study = study_of()
-    comparison = tally.tally(study, [vote for rater in range(3) for vote in visit(study, rater, always_right)])
+    comparison = votes.tally(study, [vote for rater in range(3) for vote in visit(study, rater, always_right)])
     rows = [row for row in comparison.preferences if row.genre is None]
     assert [(row.against, row.question) for row in rows] == [
         (against, question) for against in (PRIMARY, "base") for question in QUESTIONS
@@ -202,19 +202,19 @@ def test_ties_are_halves_and_swapping_adapter_and_base_mirrors_the_rate():
     def opinion(trial: Any, question: str) -> str:
         if trial.kind == "catch":
             return "painting"
-        asked = (trial.duel.id, question)
+        asked = (trial.pair.id, question)
         return opinions.setdefault(asked, dice.choice(["adapter", "adapter", "other", "tie", "neither"]))
 
     def loyal(trial: Any, question: str) -> str:
         said = opinion(trial, question)
-        return trial.duel.sides[1].arm if said == "other" else said
+        return trial.pair.sides[1].arm if said == "other" else said
 
     def mirrored(trial: Any, question: str) -> str:
         said = loyal(trial, question)
-        arms = [side.arm for side in trial.duel.sides]
+        arms = [side.arm for side in trial.pair.sides]
         return arms[1 - arms.index(said)] if said in arms and trial.kind != "catch" else said
 
-    one, other = (tally.tally(study, visit(study, 1, choose)).preferences[0] for choose in (loyal, mirrored))
+    one, other = (votes.tally(study, visit(study, 1, choose)).preferences[0] for choose in (loyal, mirrored))
     assert one.adapter + one.base + one.tie + one.neither == study.primary
     assert (one.adapter, one.base, one.tie) == (other.base, other.adapter, other.tie)
     assert one.win_rate and other.win_rate
@@ -227,7 +227,7 @@ def test_ties_are_halves_and_swapping_adapter_and_base_mirrors_the_rate():
 
 def test_a_visitor_who_always_presses_left_shows_as_bias_and_says_nothing():
     study = study_of(catch=0)
-    comparison = tally.tally(study, [vote for rater in range(4) for vote in visit(study, rater, lambda *_: "left")])
+    comparison = votes.tally(study, [vote for rater in range(4) for vote in visit(study, rater, lambda *_: "left")])
     assert comparison.left
     assert comparison.left.value == 1
     assert comparison.left_p < 1e-9
@@ -242,32 +242,32 @@ def test_sessions_that_break_a_rule_are_left_out_and_counted():
     study = study_of()
     good = visit(study, 1, always_right)
     hasty = visit(study, 2, always_right, milliseconds=300)
-    blind = visit(study, 3, lambda trial, _: trial.duel.sides[1].arm)  # takes photographs for paintings
-    comparison = tally.tally(study, good + hasty + blind)
+    blind = visit(study, 3, lambda trial, _: trial.pair.sides[1].arm)  # takes photographs for paintings
+    comparison = votes.tally(study, good + hasty + blind)
     assert comparison.excluded == {"median answer under 700 ms": 1, "under 75% of catch trials right": 1}
     assert (comparison.sessions, comparison.votes) == (1, study.primary)
-    assert comparison.preferences[0].win_rate == tally.tally(study, good).preferences[0].win_rate
+    assert comparison.preferences[0].win_rate == votes.tally(study, good).preferences[0].win_rate
 
     silent = [vote for vote in visit(study, 4, always_right) if vote.kind != "catch"]
-    assert tally.tally(study, good + silent).excluded == {"no catch trial answered": 1}
+    assert votes.tally(study, good + silent).excluded == {"no catch trial answered": 1}
 
     lenient = dataclasses.replace(study, rules=Rules(median_milliseconds=0, catch_accuracy=0))
     everyone = [dataclasses.replace(vote, study_sha256=lenient.sha256) for vote in good + hasty + blind]
-    assert tally.tally(lenient, everyone).sessions == 3
+    assert votes.tally(lenient, everyone).sessions == 3
 
 
 def test_a_raters_first_answer_counts_once():
     study = study_of()
     again = [vote_of(study, session=session, answer=answer) for session, answer in (("1", "left"), ("2", "right"))]
-    assert tally.first_answers(again) == again[:1]
+    assert votes.first_answers(again) == again[:1]
 
 
 def test_there_is_no_p_before_the_plan_is_met():
     votes_ = visit(study_of(planned=16), 1, always_right)
-    assert all(row.p is not None for row in tally.tally(study_of(planned=16), votes_).preferences)
-    early = tally.tally(study_of(planned=17), visit(study_of(planned=17), 1, always_right))
+    assert all(row.p is not None for row in votes.tally(study_of(planned=16), votes_).preferences)
+    early = votes.tally(study_of(planned=17), visit(study_of(planned=17), 1, always_right))
     assert all(row.p is None for row in early.preferences)
-    assert "no p before the plan is met" in tally.table(early)
+    assert "no p before the plan is met" in votes.table(early)
 
 
 def test_synthetic_votes_never_mix_with_real_ones():
@@ -275,11 +275,11 @@ def test_synthetic_votes_never_mix_with_real_ones():
     made_up = visit(study, 1, always_right)
     real = [dataclasses.replace(vote, synthetic=False) for vote in visit(study, 2, always_right)]
     with pytest.raises(UserError, match="67 synthetic votes lie among 67 real ones"):
-        tally.tally(study, made_up + real)
-    assert not tally.tally(study, real).synthetic
-    assert "SYNTHETIC" in tally.table(tally.tally(study, made_up))
+        votes.tally(study, made_up + real)
+    assert not votes.tally(study, real).synthetic
+    assert "SYNTHETIC" in votes.table(votes.tally(study, made_up))
 
 
 def test_the_report_without_votes_says_how_to_get_them():
     with pytest.raises(UserError, match="no votes yet"):
-        tally.tally(study_of(), [])
+        votes.tally(study_of(), [])

@@ -22,7 +22,7 @@ from tiny import make_tiny_adapter
 from impressionism.errors import UserError
 from impressionism.hub import digest_of
 from impressionism.names import WEIGHTS_FILE
-from impressionism.records import Candidate, Estimate, Provenance, Run, Scores
+from impressionism.records import Provenance, Run, Scores
 from training import __main__ as training
 from training import examples, parcel, recipe
 from training.recipe import Data
@@ -165,44 +165,34 @@ def test_a_dry_run_tells_files_sizes_and_visibility_and_asks_nobody(hub: Hub, re
     assert hub.calls == []
 
 
-def evaluated(folder: Path, name: str, weights: Path, choice: str | None) -> None:
-    """The run's scores as evaluation leaves them, with one candidate."""
-    half = Estimate(value=0.5, low=0.4, high=0.6, n=8)
+def evaluated(folder: Path, weights: Path, *, good: bool) -> None:
+    """The run's scores as evaluation leaves them."""
     provenance = Provenance(base="flux", adapter="haystacks", adapter_revision=digest_of(weights))
-    candidate = Candidate(name=name, provenance=provenance, index=half, content=half, strength=0.8)
     scores = Scores(
         run="haystacks", provenance=provenance, prompt_set="miniature, version 1", prompt_set_sha256="0", prompts=8,
         seeds=1, real="scenes", metrics=[], curve=[], strength=0.8, strength_low=0.6, strength_high=1.0, best=[],
-        worst=[], candidates=[candidate], choice=choice, seconds=1.0, machine="here",
+        worst=[], good=good, seconds=1.0, machine="here",
     )  # fmt: skip
     (folder / "scores.json").write_text(scores.to_json())
 
 
 def test_the_strength_that_evaluation_recommends_is_told(hub: Hub, recipe_file: Path, tiny_flux: Path, capsys) -> None:
     adapter = adapter_of(recipe_file)
-    evaluated(adapter.parent, "haystacks", adapter / WEIGHTS_FILE, "haystacks")
+    evaluated(adapter.parent, adapter / WEIGHTS_FILE, good=True)
     assert send(recipe_file, f"model.base={tiny_flux}") == 0
     said = capsys.readouterr().err
     assert "paints the same picture" in said and f"--adapter-revision {TAG} --strength 0.8" in said
 
 
-def test_the_checkpoint_that_evaluation_chose_goes_up_in_the_last_ones_place(hub: Hub, recipe_file: Path) -> None:
-    folder = adapter_of(recipe_file).parent
-    better = make_tiny_adapter(folder / "early" / "adapter", seed=5) / WEIGHTS_FILE
-    evaluated(folder, "early", better, "early")
-    assert send(recipe_file) == 0
-    assert hub.files("monet/haystacks")[WEIGHTS_FILE] == better.read_bytes()
-
-
-def test_what_evaluation_did_not_choose_is_sent_with_a_word(hub: Hub, recipe_file: Path, capsys) -> None:
+def test_what_evaluation_did_not_find_good_is_sent_with_a_word(hub: Hub, recipe_file: Path, capsys) -> None:
     adapter = adapter_of(recipe_file)
-    evaluated(adapter.parent, "haystacks", adapter / WEIGHTS_FILE, None)
+    evaluated(adapter.parent, adapter / WEIGHTS_FILE, good=False)
     assert send(recipe_file, "--dry-run") == 0
-    assert "The evaluation found none that it would publish" in capsys.readouterr().err
+    assert "The evaluation does not call this adapter good" in capsys.readouterr().err
     other = make_tiny_adapter(recipe_file.parent / "lilies", seed=5) / WEIGHTS_FILE
-    evaluated(adapter.parent, "lilies", other, "lilies")
+    evaluated(adapter.parent, other, good=True)
     assert send(recipe_file, "--dry-run") == 0
-    assert "The evaluation chose lilies (scores.json), and another is uploaded" in capsys.readouterr().err
+    assert "made with other weights" in capsys.readouterr().err
     (adapter.parent / "scores.json").write_text("{")
     assert send(recipe_file, "--dry-run") == 2
 

@@ -74,7 +74,7 @@ def gather(folder: Path) -> UploadBundle:
         raise UserError(
             f"{folder} holds no finished run (no run.json): run `python -m training fit` with the same recipe first."
         )
-    adapter, strength = chosen_adapter(folder)
+    adapter, strength = folder / "adapter", recommended_strength(folder)
     files = {file.relative_to(adapter).as_posix(): file for pattern in FILES for file in sorted(adapter.glob(pattern))}
     problems = [] if names.WEIGHTS_FILE in files else [f"adapter/{names.WEIGHTS_FILE} is missing; run fit again"]
     try:
@@ -99,26 +99,22 @@ def gather(folder: Path) -> UploadBundle:
     )
 
 
-def chosen_adapter(folder: Path) -> tuple[Path, float | None]:
-    """The adapter that evaluation chose to publish, and at which strength; the run's own where it was not evaluated."""
-    adapter, file = folder / "adapter", folder / "scores.json"
+def recommended_strength(folder: Path) -> float | None:
+    """The strength that evaluation recommends for the run's adapter; none where it did not find that adapter good."""
+    file, weights = folder / "scores.json", folder / "adapter" / names.WEIGHTS_FILE
     if not file.exists():
-        return adapter, None
+        return None
     try:
         scores = Scores.from_json(file.read_text(encoding="utf-8"))
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{file} cannot be read ({one_line(error)}): evaluate the run again.") from None
-    choice = next((one for one in scores.candidates if one.name == scores.choice), None)
-    if choice is None:
-        say("The evaluation found none that it would publish (scores.json): look at the pictures first.")
-        return adapter, None
-    if (folder / choice.name / "adapter").is_dir():  # of a checkpoint, say, that was evaluated as a candidate
-        adapter = folder / choice.name / "adapter"
-    weights = adapter / names.WEIGHTS_FILE
-    if weights.exists() and digest_of(weights) != choice.provenance.adapter_revision:
-        say(f"The evaluation chose {choice.name} (scores.json), and another is uploaded: push that, or score anew.")
-        return adapter, None
-    return adapter, choice.strength
+    if weights.exists() and digest_of(weights) != scores.provenance.adapter_revision:
+        say("The evaluation (scores.json) was made with other weights than those that are uploaded: score them anew.")
+        return None
+    if not scores.good:
+        say("The evaluation does not call this adapter good (scores.json): look at the pictures first.")
+        return None
+    return scores.strength
 
 
 def portable(value: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Intervals and tests, as pure statistics; prompts are the unit that is drawn.
+"""From vectors and values to numbers, pure: intervals, tests, distances between sets, diversity, copies.
 
-Pictures and votes of one prompt are alike, so they are averaged before anything is drawn: an interval that took
-them for independent would be too narrow (Miller, arXiv 2411.00640).
+Prompts are the unit that is drawn. Pictures and votes of one prompt are alike, so they are averaged before anything is
+drawn: an interval that took them for independent would be too narrow (Miller, arXiv 2411.00640).
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
+from scipy.spatial.distance import cdist, pdist
 
 from impressionism.errors import UserError
 from impressionism.records import Estimate
@@ -62,7 +63,7 @@ def share(values: Values) -> Estimate:
     drawing again from nothing but zeros gives nothing but zeros."""
     numbers = by_prompt(values)
     if len(numbers) > 1 and numbers.min() == numbers.max() and numbers[0] in (0, 1):
-        return proportion(int(numbers.sum()), len(numbers), method="exact")
+        return proportion([value == 1 for value in numbers], method="exact")  # type: ignore[return-value]
     return bootstrap(values)
 
 
@@ -152,12 +153,13 @@ def gap_closed(
     return Estimate(value=float((adapter - base).mean() / whole), low=float(low), high=float(high), n=len(base))
 
 
-def proportion(successes: int, trials: int, method: str = "wilson") -> Estimate:
-    """Wilson's interval, or Clopper and Pearson's ("exact"), for independent trials; `n` counts them."""
-    if not trials:
-        raise UserError("A share of nothing has no interval.")
-    found = stats.binomtest(successes, trials).proportion_ci(LEVEL, method=method)
-    return Estimate(value=successes / trials, low=float(found.low), high=float(found.high), n=trials)
+def proportion(outcomes: Sequence[bool], method: str = "wilson") -> Estimate | None:
+    """Share of independent trials that succeeded, with Wilson's interval, or Clopper and Pearson's ("exact"); None
+    where there was no trial."""
+    if not outcomes:
+        return None
+    found = stats.binomtest(sum(outcomes), len(outcomes)).proportion_ci(LEVEL, method=method)
+    return Estimate(value=sum(outcomes) / len(outcomes), low=float(found.low), high=float(found.high), n=len(outcomes))
 
 
 # ---- Tests
@@ -182,18 +184,22 @@ def paired_p(adapter: Values, base: Values | None = None, *, draws: int = 10_000
     return float(test.pvalue)
 
 
-def binomial_p(successes: int, trials: int, rate: float = 0.5) -> float:
-    """Exact two-sided p that independent trials succeed at this rate."""
-    return float(stats.binomtest(successes, trials, rate).pvalue) if trials else 1.0
+def binomial_p(outcomes: Sequence[bool]) -> float:
+    """Exact two-sided p that independent trials succeed half of the time."""
+    return float(stats.binomtest(sum(outcomes), len(outcomes)).pvalue) if outcomes else 1.0
 
 
-def holm(ps: Sequence[float]) -> list[float]:
-    """The p values of one family, corrected for their number (Holm 1979), in the order given."""
-    order = np.argsort(ps, kind="stable")
-    factors = np.arange(len(ps), 0, -1)
-    corrected = np.empty(len(ps))
-    corrected[order] = np.minimum(np.maximum.accumulate(np.asarray(ps, dtype=float)[order] * factors), 1)
-    return corrected.tolist()
+def holm(ps: Sequence[float | None], families: Sequence[object] | None = None) -> list[float | None]:
+    """The p values, each family's corrected for their number (Holm 1979), in the order given; None stays None."""
+    result = list(ps)
+    families = families or [""] * len(ps)
+    for family in set(families):
+        places = [place for place, p in enumerate(ps) if p is not None and families[place] == family]
+        least = 0.0
+        for rank, place in enumerate(sorted(places, key=lambda place: ps[place] or 0.0)):
+            least = max(least, min(1.0, (ps[place] or 0.0) * (len(places) - rank)))
+            result[place] = least
+    return result
 
 
 # ---- What goes in
@@ -219,3 +225,137 @@ def aligned(one: Values, other: Values) -> tuple[np.ndarray, np.ndarray]:
     if len(first) != len(second):
         raise UserError(f"{len(first)} prompts cannot be paired with {len(second)}.")
     return first, second
+
+
+# ---- Distances between sets
+
+
+def kid(pictures: np.ndarray, prompts: np.ndarray, real: np.ndarray) -> Estimate:
+    """Kernel distance to the real paintings: 0 where nothing tells the two sets apart (Bińkowski et al. 2018).
+
+    pictures (n, d), prompts (n,) their prompts, real (m, d), all `standard`. It is unbiased, and may fall below 0: a
+    picture is compared with those of other prompts only, as those of one prompt are alike.
+    """
+    return jackknife(*_kernels(pictures, prompts, real))
+
+
+def kid_difference(adapted: np.ndarray, base: np.ndarray, prompts: np.ndarray, real: np.ndarray) -> Estimate:
+    """kid(adapted) less kid(base), prompt by prompt: below 0 where the adapter comes closer."""
+    after, count = _kernels(adapted, prompts, real)
+    before, _ = _kernels(base, prompts, real)
+    return jackknife(lambda prompts, real: after(prompts, real) - before(prompts, real), count)
+
+
+def _kernels(pictures: np.ndarray, prompts: np.ndarray, real: np.ndarray) -> tuple[Callable, tuple[int, int]]:
+    """The distance as a function of weights of prompts and of real paintings, and how many there are of each."""
+    names, which = np.unique(prompts, return_inverse=True)
+    member = np.eye(len(names))[which]  # (pictures, prompts)
+    within = member.T @ polynomial(pictures, pictures) @ member / np.outer(member.sum(0), member.sum(0))
+    across = member.T @ polynomial(pictures, real) / member.sum(0)[:, None]
+    among = polynomial(real, real)
+    np.fill_diagonal(within, 0)
+    np.fill_diagonal(among, 0)
+
+    def distance(p: np.ndarray, r: np.ndarray) -> float:
+        return _apart(p, within) + _apart(r, among) - 2 * float(p @ across @ r) / (p.sum() * r.sum())
+
+    return distance, (len(names), len(real))
+
+
+def _apart(weights: np.ndarray, kernel: np.ndarray) -> float:
+    """The mean kernel of two different ones."""
+    return float(weights @ kernel @ weights) / (weights.sum() ** 2 - (weights**2).sum())
+
+
+def polynomial(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def standard(base: np.ndarray, adapted: np.ndarray, real: np.ndarray) -> list[np.ndarray]:
+    """All three in units of the spread of base and real paintings together, 3 of them at most; unscaled embeddings
+    leave the kernel all but linear, and blind to a set that has collapsed."""
+    centre = (base.mean(0) + real.mean(0)) / 2
+    spread = np.sqrt((((base - centre) ** 2).mean(0) + ((real - centre) ** 2).mean(0)) / 2)
+    spread = np.where(spread > 1e-6, spread, 1)  # what never varies tells nothing
+    return [np.clip((vectors - centre) / spread, -3, 3) for vectors in (base, adapted, real)]
+
+
+def jackknife(statistic: Callable[..., float], sizes: Sequence[int]) -> Estimate:
+    """A U-statistic with its interval, each sample's members left out in turn; drawing them with replacement would
+    pair a member with itself."""
+    whole = [np.ones(size) for size in sizes]
+    variance = 0.0
+    for place, size in enumerate(sizes):
+        without = [statistic(*whole[:place], 1 - np.eye(size)[left], *whole[place + 1 :]) for left in range(size)]
+        variance += (size - 1) * float(np.var(without))
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, min(sizes) - 1)) * math.sqrt(variance)
+    value = statistic(*whole)
+    return Estimate(value=value, low=value - reach, high=value + reach, n=sizes[0])
+
+
+# ---- Of each picture
+
+PENALTY = 10.0  # of the classifier; its vectors have unit variance, so that one value suits all features
+
+
+def real_likeness(
+    pictures: np.ndarray, prompts: np.ndarray, is_base: np.ndarray, real: np.ndarray, folds: int = 5
+) -> tuple[np.ndarray, np.ndarray]:
+    """How real a ridge classifier of real paintings (1) against the base's pictures (0) takes each picture and each
+    painting to be: (pictures,) and (real,). None is judged by a classifier that saw its prompt, or the painting."""
+    names, which = np.unique(prompts, return_inverse=True)
+    folds = min(folds, len(names), len(real))
+    of_real = np.arange(len(real)) % folds
+    values, real_values = np.empty(len(pictures)), np.empty(len(real))
+    for fold in range(folds):
+        out, real_out = which % folds == fold, of_real == fold
+        judge = classifier(pictures[is_base & ~out], real[~real_out])
+        values[out], real_values[real_out] = judge(pictures[out]), judge(real[real_out])
+    return values, real_values
+
+
+def classifier(no: np.ndarray, yes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Regularised least squares on 0 and 1, both sets weighing the same."""
+    both = np.vstack([no, yes])
+    centre = (no.mean(0) + yes.mean(0)) / 2
+    scale = both.std(0) + 1e-9
+    x = (both - centre) / scale
+    y = np.r_[-np.ones(len(no)), np.ones(len(yes))] / 2
+    weight = np.r_[np.full(len(no), 0.5 / len(no)), np.full(len(yes), 0.5 / len(yes))] * len(both)
+    gram = (x * weight[:, None]).T @ x + PENALTY * np.eye(x.shape[1])
+    slope = np.linalg.solve(gram, (x * weight[:, None]).T @ y)
+    return lambda vectors: 0.5 + (vectors - centre) / scale @ slope
+
+
+def correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Of each row with its counterpart."""
+    return (unit(one) * unit(other)).sum(1)
+
+
+def nearest(pictures: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each picture the likest of the others, and their correlation."""
+    alike = unit(pictures) @ unit(others).T
+    return alike.argmax(1), alike.max(1)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows without their mean and of length 1."""
+    centred = vectors.astype(np.float64) - vectors.mean(1, keepdims=True)
+    return centred / (np.linalg.norm(centred, axis=1, keepdims=True) + 1e-12)
+
+
+# ---- Diversity
+
+
+def vendi(vectors: np.ndarray, scale: float) -> float:
+    """The effective number of distinct pictures, 1 to n (Friedman and Dieng, arXiv 2210.02410); those further apart
+    than `scale` are distinct."""
+    alike = np.exp(-cdist(vectors, vectors, "sqeuclidean") / (2 * scale**2))
+    shares = np.linalg.eigvalsh(alike / len(vectors))
+    shares = shares[shares > 1e-12]
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def spread(vectors: np.ndarray) -> float:
+    """The usual distance between two of a set."""
+    return float(np.median(pdist(vectors))) or 1.0
