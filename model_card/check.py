@@ -11,7 +11,7 @@ import ast
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,44 +144,28 @@ def as_list(value: Any) -> list[Any]:
 # ---- The front matter
 
 
-def kinds(card: ModelCard) -> list[str]:
+def keys(card: ModelCard) -> list[str]:
     """Keys that decide how the Hub shows and loads it."""
     head, tags = card.head, card.tags
+    base, listed = head.get("base_model"), head.get("datasets")
+    linked = set(re.findall(r"huggingface\.co/datasets/([\w.-]+/[\w.-]+)", card.text))
     return when(
         (head.get("pipeline_tag") != "text-to-image", "pipeline_tag should be text-to-image, or nobody will find it."),
         (head.get("library_name") != "diffusers", "library_name should be diffusers."),
         ("lora" not in tags, "tags should include lora: otherwise the Hub's snippet does not load it as an adapter."),
         (not all(isinstance(tag, str) for tag in tags), "tags should be words."),
         (len({str(tag) for tag in tags}) < len(tags), "A tag is listed twice."),
-    )
-
-
-def bases(card: ModelCard) -> list[str]:
-    head = card.head
-    if card.is_miniature:
-        return []
-    return when(
+        ("datasets" in head and not isinstance(listed, list), "datasets should be a list of Hub ids."),
+        ([entry for entry in as_list(listed) if not isinstance(entry, str)],
+         "datasets should hold Hub ids and nothing empty."),
+        (linked and not as_list(listed),
+         f"The text links the dataset {min(linked, default='')}, but datasets does not list it."),
+    ) + ([] if card.is_miniature else when(
         ("base_model" not in head, "base_model is missing: the Hub cannot say what the adapter belongs to."),
-        (
-            "base_model" in head and not (isinstance(head["base_model"], str) and HUB_ID.fullmatch(head["base_model"])),
-            f"base_model should be one Hub id, not {head.get('base_model')!r:.80}: the Hub's snippet uses it as it is.",
-        ),
+        ("base_model" in head and not (isinstance(base, str) and HUB_ID.fullmatch(base)),
+         f"base_model should be one Hub id, not {base!r:.80}: the Hub's snippet uses it as it is."),
         (head.get("base_model_relation") != "adapter", "base_model_relation should be adapter."),
-    )
-
-
-def datasets(card: ModelCard) -> list[str]:
-    listed = card.head.get("datasets")
-    wrong = [entry for entry in as_list(listed) if not isinstance(entry, str)]
-    linked = set(re.findall(r"huggingface\.co/datasets/([\w.-]+/[\w.-]+)", card.text))
-    return when(
-        ("datasets" in card.head and not isinstance(listed, list), "datasets should be a list of Hub ids."),
-        (wrong, "datasets should hold Hub ids and nothing empty."),
-        (
-            linked and not as_list(listed),
-            f"The text links the dataset {min(linked, default='')}, but datasets does not list it.",
-        ),
-    )
+    ))  # fmt: skip
 
 
 def widgets(card: ModelCard) -> list[str]:
@@ -207,7 +191,7 @@ def url_of(entry: dict[str, Any]) -> str:
     return str(output.get("url", "")) if isinstance(output, dict) else ""
 
 
-def index_of_results(card: ModelCard) -> list[str]:
+def results(card: ModelCard) -> list[str]:
     """model-index: the Hub's rules, and the same values as the records beside the folder."""
     from huggingface_hub.repocard_data import model_index_to_eval_results
 
@@ -215,32 +199,25 @@ def index_of_results(card: ModelCard) -> list[str]:
         silent = not re.search(r"not measured|not evaluated", card.text, re.IGNORECASE)
         return when((silent, "There are no results: fill model-index, or say in the text that nothing was measured."))
     try:
-        _, results = model_index_to_eval_results(card.head["model-index"])
+        _, found = model_index_to_eval_results(card.head["model-index"])
     except (KeyError, TypeError, AttributeError) as error:
         return [f"model-index cannot be read: it lacks {error}."]
-    odd = [one.metric_name or one.metric_type for one in results if not isinstance(one.metric_value, int | float)]
-    bad_config = [one for one in results if not isinstance(one.dataset_config, str | None)]
-    return [
-        *when((odd, f"model-index: {odd[0] if odd else ''} has no number."),
-              (bad_config, "model-index: dataset.config must be a string.")),
-        *stale(card, results),
-    ]  # fmt: skip
-
-
-def stale(card: ModelCard, results: Iterable[Any]) -> list[str]:
-    """Results that the records do not have, or have otherwise."""
-    record = card.folder.parent / "scores.json"
-    if not record.exists():
-        return []
-    known = {row.name: row.adapter.value for row in parsed(record, Scores.from_json).metrics if row.adapter}
-    told = [
-        f"model-index says {one.metric_type} is {one.metric_value}, and scores.json "
-        f"{known.get(one.metric_type, 'nothing')}: render the card again."
-        for one in results
-        if not one.metric_type.startswith("human-")
-        and abs(known.get(one.metric_type, float("inf")) - one.metric_value) > 1e-3
-    ]
-    return told[:1]
+    odd = [one.metric_name or one.metric_type for one in found if not isinstance(one.metric_value, int | float)]
+    record, stale = card.folder.parent / "scores.json", []
+    if record.exists() and not odd:
+        known = {row.name: row.adapter.value for row in parsed(record, Scores.from_json).metrics if row.adapter}
+        stale = [
+            f"model-index says {one.metric_type} is {one.metric_value}, and scores.json "
+            f"{known.get(one.metric_type, 'nothing')}: render the card again."
+            for one in found
+            if not one.metric_type.startswith("human-")
+            and abs(known.get(one.metric_type, float("inf")) - one.metric_value) > 1e-3
+        ]
+    return stale[:1] + when(
+        (odd, f"model-index: {odd[0] if odd else ''} has no number."),
+        ([one for one in found if not isinstance(one.dataset_config, str | None)],
+         "model-index: dataset.config must be a string."),
+    )  # fmt: skip
 
 
 def carbon(card: ModelCard) -> list[str]:
@@ -259,45 +236,36 @@ def carbon(card: ModelCard) -> list[str]:
 
 
 def licence(card: ModelCard) -> list[str]:
-    """The trio where the Hub does not know the licence, and what FLUX.1 [dev]'s asks of whoever hands it on."""
-    head, files = card.head, {file.name for file in card.folder.iterdir()}
-    told, link = head.get("license"), str(head.get("license_link", ""))
-    named = bool(head.get("license_name"))
-    is_file = not link.startswith(("http://", "https://"))
-    return [
-        *when(
-            (not told, "license is missing: without one nobody may use the adapter."),
-            (told == "other" and not named, "license: other needs license_name."),
-            (told == "other" and not link, "license: other needs license_link, a file here or an address."),
-            (told == "other" and link and is_file and not (card.folder / link).is_file(),
-             f"license_link names {link}, which is not here."),
-        ),
-        *(flux_licence(card) if card.is_flux_dev else []),
-        *when((not card.is_flux_dev and told and not files & {"LICENSE", "LICENSE.md", "LICENSE.txt"},
-               "There is no LICENSE.md with the licence's text.")),
-    ]  # fmt: skip
+    """The trio where the Hub does not know the licence; and sections 3a to 3c of the FLUX.1 [dev] Non-Commercial
+    License, which ask something of whoever hands the adapter on."""
 
+    def text_of(*names_: str) -> str:
+        found = next((card.folder / name for name in names_ if (card.folder / name).is_file()), None)
+        return found.read_text(encoding="utf-8", errors="replace") if found else ""
 
-def flux_licence(card: ModelCard) -> list[str]:
-    """Sections 3a to 3c of the FLUX.1 [dev] Non-Commercial License."""
-    head = card.head
-    text = read_any(card.folder, "LICENSE.md", "LICENSE")
-    notice = read_any(card.folder, "NOTICE", "NOTICE.md", "NOTICE.txt")
-    quoted = " ".join(FLUX.attribution.split())
-    wrong = f"{head.get('license')} / {head.get('license_name')}"
-    right = head.get("license") == "other" and head.get("license_name") == FLUX.license["license_name"]
+    head, told = card.head, card.head.get("license")
+    name, link = head.get("license_name"), str(head.get("license_link", ""))
+    is_file = link and not link.startswith(("http://", "https://"))
+    notice, quoted = text_of("NOTICE", "NOTICE.md", "NOTICE.txt"), " ".join(FLUX.attribution.split())
+    here = {file.name for file in card.folder.iterdir()}
     return when(
-        (not right, f"An adapter of FLUX.1 [dev] is under its licence, not {wrong}: license other, license_name "
-                    f"{FLUX.license['license_name']}."),
-        ("Non-Commercial License" not in text, "LICENSE.md should hold the FLUX.1 [dev] licence (section 3a)."),
+        (not told, "license is missing: without one nobody may use the adapter."),
+        (told == "other" and not name, "license: other needs license_name."),
+        (told == "other" and not link, "license: other needs license_link, a file here or an address."),
+        (told == "other" and is_file and not (card.folder / link).is_file(),
+         f"license_link names {link}, which is not here."),
+    ) + (when(
+        ((told, name) != ("other", FLUX.license["license_name"]),
+         f"An adapter of FLUX.1 [dev] is under its licence, not {told} / {name}: license other, license_name "
+         f"{FLUX.license['license_name']}."),
+        ("Non-Commercial License" not in text_of("LICENSE.md", "LICENSE"),
+         "LICENSE.md should hold the FLUX.1 [dev] licence (section 3a)."),
         (quoted not in " ".join(notice.split()), "NOTICE should hold the Attribution Notice verbatim (section 3b)."),
         (not re.search(r"\bmodified\b", notice), "NOTICE should say that the model was modified (section 3c)."),
-    )  # fmt: skip
-
-
-def read_any(folder: Path, *files: str) -> str:
-    found = next((folder / name for name in files if (folder / name).is_file()), None)
-    return found.read_text(encoding="utf-8", errors="replace") if found else ""
+    ) if card.is_flux_dev else when(
+        (told and not here & {"LICENSE", "LICENSE.md", "LICENSE.txt"},
+         "There is no LICENSE.md with the licence's text."),
+    ))  # fmt: skip
 
 
 # ---- The pictures
@@ -334,12 +302,12 @@ def text(card: ModelCard) -> list[str]:
     headings = " ".join(re.findall(r"^#+ (.+)$", card.text, re.MULTILINE)).lower()
     trigger = card.head.get("instance_prompt")
     left = PLACEHOLDER.search(card.text)
-    return when(
+    promised = sorted(set(re.findall(r"`([\w.-]+\.safetensors)`", card.text)))
+    return [
+        f"The text names {name}, which is not here." for name in promised if not (card.folder / name).exists()
+    ] + when(
         (left, f"A placeholder was left: {left[0] if left else ''}."),
-        (
-            galleries != 1,
-            f"<Gallery /> should appear once, not {galleries} times: it shows the widget.",
-        ),
+        (galleries != 1, f"<Gallery /> should appear once, not {galleries} times: it shows the widget."),
         (trigger and str(trigger) not in card.text, f"The text does not mention the trigger, {trigger!r}."),
         (not re.search(r"\bseeds?\b", card.text), "No seed is given: nobody can paint the pictures again."),
         (not re.search(r"\bstrength\b|\bscale\b|\bweight of\b", card.text), "No strength is recommended."),
@@ -359,13 +327,6 @@ def steps(card: ModelCard) -> list[str]:
         (len(told) > 1, f"It gives several numbers of training steps ({listed}): which is right?"),
         (len(told) == 1 and real and real not in told, f"It says {listed} training steps; run.json says {real}."),
     )
-
-
-def weight_files(card: ModelCard) -> list[str]:
-    """Files that the text names."""
-    promised = set(re.findall(r"`([\w.-]+\.safetensors)`", card.text))
-    return [f"The text names {name}, which is not here." for name in sorted(promised)
-            if not (card.folder / name).exists()]  # fmt: skip
 
 
 # ---- Its Python blocks
@@ -403,5 +364,5 @@ def snippets(card: ModelCard) -> list[str]:
 
 
 RULES: tuple[Callable[[ModelCard], list[str]], ...] = (
-    kinds, bases, datasets, widgets, index_of_results, carbon, licence, pictures, text, steps, weight_files, snippets,
+    keys, widgets, results, carbon, licence, pictures, text, steps, snippets
 )  # fmt: skip
