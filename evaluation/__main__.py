@@ -33,16 +33,9 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {  # handed to the functi
     ],
     "score": [
         RUN,
-        (
-            "--real",
-            {
-                "type": Path,
-                "required": True,
-                "help": "paintings that no training saw, or a curated data set",
-            },
-        ),
+        ("--real", {"type": Path, "required": True, "help": "paintings that no training saw, or a curated data set"}),
         ("--training", {"type": Path, "help": "the folder of training pictures, to look for copies of them"}),
-        ("--features", {"nargs": "*", "metavar": "NAME", "help": "of clip, dinov2 (default: all)"}),
+        ("--features", {"nargs": "*", "metavar": "NAME", "help": "of clip, dinov2, pickscore (default: all)"}),
         ("--judge", {"metavar": "URL", "help": "an OpenAI-compatible endpoint whose model sees pictures"}),
         ("--judge-model", {"metavar": "NAME", "help": "the model to ask there whether a picture shows its prompt"}),
         ("--device", {"default": "auto", "help": "of the learned features: auto, cuda, mps or cpu (default auto)"}),
@@ -60,9 +53,7 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {  # handed to the functi
         ("--host", {"help": "127.0.0.1 by default; 0.0.0.0 opens the page to the network"}),
         ("--port", {"type": int, "help": "the first free one from 7860 by default"}),
     ],
-    "dashboard": [
-        RUN,
-    ],
+    "dashboard": [RUN],
     "statistics": [
         ("pictures", {"type": Path, "nargs": "+", "metavar": "PICTURE-OR-FOLDER", "help": "what to measure"}),
         ("--out", {"type": Path, "required": True, "metavar": "TABLE.csv", "help": "the table to write"}),

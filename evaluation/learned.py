@@ -1,4 +1,4 @@
-"""What pictures look like to CLIP and DINOv2, from the Hub at a pinned commit.
+"""What pictures look like to CLIP, DINOv2 and PickScore, from the Hub; a row names the commit.
 
 Where the weights cannot be had, their rows say so; nothing is left out in silence, and nothing counts as zero.
 """
@@ -101,6 +101,13 @@ EXTRACTORS = {
         "Apache-2.0",
         ("config.json", "model.safetensors"),
         dinov2,
+    ),
+    "pickscore": Extractor(
+        "yuvalkirstain/PickScore_v1",
+        "main",
+        "MIT, by its code; the weights declare none",
+        ("*.json", "merges.txt", "model.safetensors"),
+        clip,
     ),
 }
 

@@ -20,6 +20,7 @@ ASKED = {  # feature → what is computed from it; the learned ones are in evalu
     "judge": ("yes",),
     "clip": ("score", "kid", "probe"),
     "dinov2": ("kid", "probe", "vendi"),
+    "pickscore": ("preferred",),
 }
 FACTS: dict[str, dict[str, Any]] = {  # of a row, whatever the feature
     "kid": {"question": "style", "better": "lower"},
@@ -27,6 +28,7 @@ FACTS: dict[str, dict[str, Any]] = {  # of a row, whatever the feature
     "kept": {"question": "content"},
     "score": {"question": "content"},
     "yes": {"question": "content"},
+    "preferred": {"question": "preference"},
     "vendi": {"question": "diversity", "unit": "pictures"},
     "nearest": {"question": "memorisation", "better": "lower"},
     "copies": {"question": "memorisation", "better": "lower"},
@@ -146,7 +148,8 @@ def kept_row(evidence: ScoreInputs, vectors: Vectors) -> Found:
 
 def score_row(evidence: ScoreInputs, vectors: Vectors) -> Found:
     """100 x the cosine of picture and plain prompt, 0 at least: CLIPScore (Hessel et al. 2021) with another CLIP and
-    without its factor of 2.5 and its prefix, so that its values are not comparable with theirs."""
+    without its factor of 2.5 and its prefix, so that its values are not comparable with theirs. Of PickScore's weights it
+    is PickScore (Kirstain et al. 2023) without the constant factor of its softmax."""
     assert vectors.texts is not None
     units = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (vectors.pictures, vectors.texts))
     return compared(*sides_of(evidence, 100 * np.maximum(np.multiply(*units).sum(1), 0)))
@@ -200,6 +203,7 @@ ROW: dict[str, Callable[[ScoreInputs, Vectors], Found]] = {
     "probe": probe_row,
     "kept": kept_row,
     "score": score_row,
+    "preferred": score_row,
     "vendi": vendi_row,
     "nearest": nearest_row,
     "copies": copies_row,

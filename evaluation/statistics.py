@@ -8,7 +8,6 @@ docs/method.md explains the columns.
 import csv
 import os
 import sys
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,21 +32,24 @@ def statistics(pictures: list[Path], out: Path) -> int:
     rows = {file: row for file, row in (read(out) | read(partial)).items() if file in wanted}
     missing = [file for file in wanted if file not in rows]
     print(f"{len(wanted)} picture{'s' * (len(wanted) > 1)}, {len(wanted) - len(missing)} of them measured before.")
-    write(partial, rows.items())
+    write(partial, rows)
     unreadable: list[UserError] = []
-    with partial.open("a", newline="", encoding="utf-8") as stream:
-        for file, row in zip(missing, measured(missing), strict=True):
+    # OpenCV and PyTorch let other threads run
+    with partial.open("a", newline="", encoding="utf-8") as stream, ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = tqdm(pool.map(measure_file, missing), total=len(missing), disable=not missing)
+        for file, row in zip(missing, found, strict=True):
             if isinstance(row, UserError):
                 unreadable.append(row)
             else:
-                append(stream, file, row)
+                csv.writer(stream).writerow([file, *row.values()])
+                stream.flush()
                 rows[file] = row
     for error in unreadable:
         print(error, file=sys.stderr)
     if not rows:
         partial.unlink()
         raise UserError("None of the pictures can be read, so there is no table.")
-    files.write_atomic(out, lambda path: write(path, ((file, rows[file]) for file in wanted if file in rows)))
+    files.write_atomic(out, lambda path: write(path, {file: rows[file] for file in wanted if file in rows}))
     partial.unlink()
     low, middle, high = np.quantile([row["index"] for row in rows.values()], (0, 0.5, 1))
     print(f"{out}: {len(rows)} rows; docs/method.md says what each column is.")
@@ -70,44 +72,31 @@ def pictures_of(places: list[Path]) -> list[Path]:
     return list(dict.fromkeys(result))
 
 
-def measured(pictures: list[Path]) -> Iterator[Row | UserError]:
-    """Each picture's row, or why it has none, in order, on all cores."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV and PyTorch let other threads run
-        yield from tqdm(pool.map(measure_file, pictures), total=len(pictures), disable=not pictures)
-
-
 def measure_file(file: Path) -> Row | UserError:
+    """The picture's row, in the order of COLUMNS, or why it has none."""
     try:
         found = assess(files.read_picture(file))
     except UserError as error:
         return error
     values = {**found.statistics, "index": found.index}
-    return {name: float(f"{value:.7g}") for name, value in values.items()}  # as the table has it
+    return {name: float(f"{values[name]:.7g}") for name in COLUMNS}  # as the table has it
 
 
 # ---- The table
 
 
-def write(table: Path, rows: Iterable[tuple[Path, Row]]) -> None:
+def write(table: Path, rows: dict[Path, Row]) -> None:
     table.parent.mkdir(parents=True, exist_ok=True)
     with table.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerow(["file", *COLUMNS])
-        for file, row in rows:
-            append(stream, file, row)
-
-
-def append(stream, file: Path, row: Row) -> None:
-    csv.writer(stream).writerow([file, *(row[name] for name in COLUMNS)])
-    stream.flush()
+        csv.writer(stream).writerows([["file", *COLUMNS], *([file, *row.values()] for file, row in rows.items())])
 
 
 def read(table: Path) -> dict[Path, Row]:
-    """The rows of a table by file, without those whose picture has changed since."""
+    """The whole rows of a table by file, without those whose picture has changed since."""
     if not table.exists():
         return {}
     with table.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    whole = [row for row in rows if all(row.get(name) for name in ("file", *COLUMNS))]
-    kept = {Path(row["file"]): {name: float(row[name]) for name in COLUMNS} for row in whole}
-    written = table.stat().st_mtime
-    return {file: row for file, row in kept.items() if file.exists() and file.stat().st_mtime < written}
+        rows = [row for row in csv.DictReader(stream) if all(row.get(name) for name in ("file", *COLUMNS))]
+    kept = {Path(row["file"]): {name: float(row[name]) for name in COLUMNS} for row in rows}
+    return {file: row for file, row in kept.items()
+            if file.exists() and file.stat().st_mtime < table.stat().st_mtime}  # fmt: skip

@@ -298,7 +298,7 @@ class Metric(Record):
 
     name: str
     """Of a statistic, as in impressionism.pictorial, or of a learned measure, for example clip-score."""
-    question: Literal["style", "content", "diversity", "memorisation"]
+    question: Literal["style", "content", "preference", "diversity", "memorisation"]
     unit: str = ""
     better: Literal["higher", "lower", "closer"] = "higher"
     """Which way is good: up, down, or towards the real paintings."""
@@ -321,6 +321,7 @@ class Metric(Record):
 QUESTIONS = {
     "style": "Is it more Impressionist?",
     "content": "Is the scene kept?",
+    "preference": "Would people prefer it?",
     "diversity": "Do its pictures differ?",
     "memorisation": "Does it copy?",
 }
@@ -331,6 +332,7 @@ FEATURES = {  # a measure's name is FEATURE-KIND: what it looks with
     "layout": "colours at 16 × 16",
     "clip": "CLIP",
     "dinov2": "DINOv2",
+    "pickscore": "PickScore",
     "network": "a small ImageNet network",
     "judge": "a vision-language model",
 }
@@ -340,6 +342,7 @@ KINDS = {  # and what it measures
     "kept": "Composition kept",
     "score": "Likeness to the prompt (100 × cosine)",
     "yes": "Shows what the prompt says",
+    "preferred": "People's preference, as a model of it predicts (100 × cosine with the prompt)",
     "vendi": "Distinct pictures for a prompt (Vendi)",
     "nearest": "Likeness to the nearest training picture, mirrored and cropped ones included",
     "copies": "Share liker to a training picture than 99 % of held-out pictures",

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pandas
 import pytest
-from galleries import make_gallery, make_paintings, scene, strokes
+from galleries import looked_at_once, make_gallery, make_paintings, scene, strokes  # noqa: F401
 from PIL import Image
 
 from evaluation.__main__ import main
@@ -97,8 +97,8 @@ def test_every_number_has_an_interval_and_a_count(scores: Scores):
 
 
 def test_what_could_not_be_computed_says_why(scores: Scores, bare: Path):
-    rows = [row for row in scores.metrics if row.name.split("-")[0] in ("clip", "dinov2")]
-    assert len(rows) == 6
+    rows = [row for row in scores.metrics if row.name.split("-")[0] in ("clip", "dinov2", "pickscore")]
+    assert len(rows) == 7
     assert all(row.note == "Not computed: not asked for (--features)." and not row.adapter for row in rows)
     assert row_of(scores, "dinov2-kid").weights == "facebook/dinov2-base@f9e44c814b77, Apache-2.0"
     assert "--judge" in row_of(scores, "judge-yes").note

@@ -3,8 +3,6 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,13 +53,13 @@ def test_help_names_the_page_that_explains_every_column(capsys):
         assert f"| `{name}` | {statistic.label} | {statistic.unit or '–'} |" in page
 
 
-def test_a_row_for_each_picture_and_the_index_is_that_of_the_painter(tmp_path):
+def test_a_row_for_each_picture_and_the_index_is_that_of_the_painter(tmp_path, capsys):
     pictures = scenes(3, 1)
     folder = save(tmp_path / "pictures", pictures, ["", "", ""])
     single = tmp_path / "one.jpg"
     Image.fromarray(pictures[0]).save(single)
-    command = [sys.executable, "-m", "evaluation", "statistics", folder, single, single, "--out", tmp_path / "t.csv"]
-    said = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert main(["statistics", str(folder), str(single), str(single), "--out", str(tmp_path / "t.csv")]) == 0
+    said = capsys.readouterr().out
     assert "4 pictures, 0 of them measured before" in said
     table = rows(tmp_path / "t.csv")
     least, *_, most = sorted(float(row["index"]) for row in table)
@@ -137,18 +135,19 @@ def test_painters_are_held_back_whole_in_all_kinds_and_a_fifth_of_each_at_least(
 
 
 def test_calibration_tells_painted_from_drawn_and_writes_a_model_that_the_index_reads(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(calibration, "DOSED", 2)
-    drawn = scenes(28, 5)
-    painted = [haeberli(np.asarray(Image.fromarray(one).resize((224, 224))), 1.0) for one in drawn[:14]]
+    monkeypatch.setattr(calibration, "DOSED", 1)
+    monkeypatch.setattr(calibration, "DRAWS", 50)
+    drawn = scenes(16, 5)
+    painted = [haeberli(np.asarray(Image.fromarray(one).resize((224, 224))), 1.0) for one in drawn[:8]]
     folders = {}
-    for kind, pictures in {"paintings": painted, "styles": drawn[14:21], "photographs": drawn[21:]}.items():
+    for kind, pictures in {"paintings": painted, "styles": drawn[8:12], "photographs": drawn[12:]}.items():
         folders[kind] = save(tmp_path / kind, pictures, [f"{kind} {i // 2}" for i in range(len(pictures))])
     calibration.calibrate(folders, tmp_path / "out", workers=1, kept=tmp_path / "features.npz")
     found = json.loads((tmp_path / "out" / "calibration.json").read_text())
     assert found["index"]["auc"] > 0.9 and found["index"]["auc_styles"] > 0.9
     assert found["index"]["auc_interval"][0] <= found["index"]["auc"]
     assert set(found["index"]["spoiled"]) == set(calibration.TRIED)
-    assert found["pictures"] == {"paintings": 14, "styles": 7, "photographs": 7}
+    assert found["pictures"] == {"paintings": 8, "styles": 4, "photographs": 4}
     model, own = load_file(tmp_path / "out" / "index.safetensors"), load_file(MODEL)
     assert {name: part.shape for name, part in model.items()} == {name: part.shape for name, part in own.items()}
 

