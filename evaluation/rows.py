@@ -148,8 +148,8 @@ def kept_row(evidence: ScoreInputs, vectors: Vectors) -> Found:
 
 def score_row(evidence: ScoreInputs, vectors: Vectors) -> Found:
     """100 x the cosine of picture and plain prompt, 0 at least: CLIPScore (Hessel et al. 2021) with another CLIP and
-    without its factor of 2.5 and its prefix, so that its values are not comparable with theirs. Of PickScore's weights it
-    is PickScore (Kirstain et al. 2023) without the constant factor of its softmax."""
+    without its factor of 2.5 and its prefix, so that its values are not comparable with theirs. With
+    PickScore's weights it is PickScore (Kirstain et al. 2023)."""
     assert vectors.texts is not None
     units = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (vectors.pictures, vectors.texts))
     return compared(*sides_of(evidence, 100 * np.maximum(np.multiply(*units).sum(1), 0)))
