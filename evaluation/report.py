@@ -42,7 +42,7 @@ def dashboard(run: Path) -> None:
         scores=scores,
         own_strength=own_strength(exhibits),
         exploratory=scores.prompts < FEW_PROMPTS,
-        costs=costs(scores),
+        point=scores.recommended,
         images=encoded(files),
         real=[data_url(file.read_bytes(), "webp") for file in references["real"]],
         training={file.stem: data_url(file.read_bytes(), "webp") for file in references["training"]},
@@ -68,18 +68,6 @@ def dashboard(run: Path) -> None:
 
 
 # ---- What the numbers say
-
-
-def costs(scores: Scores) -> list[tuple[str, Estimate | None, str]]:
-    """What the adapter costs at the recommended strength: label, number, what it means."""
-    point = scores.recommended
-    copies = next((row for row in scores.metrics if row.name == "layout-copies"), None)
-    return [
-        ("Scene kept", point.content, "correlation with the base model's composition; 1 is the same"),
-        ("Variety", point.diversity, "distinct pictures of a prompt, relative to the base model's"),
-        ("Copies", copies.adapter if copies else None,
-         "share of pictures closer to a training picture than 99 % of held-out paintings"),
-    ]  # fmt: skip
 
 
 def name_of(row: Metric) -> tuple[str, str]:

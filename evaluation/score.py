@@ -82,6 +82,7 @@ def score(
         good=not failed,
         failed=failed,
         at_recommended=at_recommended,
+        words=words_gap(evidence),
         genres=by_genre(evidence),
         failures=failures(evidence),
         best=ranked(adapted[::-1]),
@@ -90,7 +91,7 @@ def score(
         machine=f"{platform.system()}, {platform.machine()}, Python {platform.python_version()}",
         versions={name: metadata.version(name) for name in ("numpy", "scipy", "opencv-python-headless", "torch")},
     )
-    scores = dataclasses.replace(scores, verdict=in_words(scores, words_gap(evidence)))
+    scores = dataclasses.replace(scores, verdict=in_words(scores))
     write(evidence, real, scores)
     print(f"{scores.verdict}\n{run / 'scores.json'}")
 
@@ -165,10 +166,10 @@ def percent(estimate: Estimate) -> str:
     return f"{estimate.value:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
 
 
-def in_words(scores: Scores, words: Estimate | None) -> str:
+def in_words(scores: Scores) -> str:
     """The verdict in a sentence or two, the reasons first."""
     point = scores.recommended
-    rival = f"Words alone close {percent(words)}." if words else ""
+    rival = f"Words alone close {percent(scores.words)}." if scores.words else ""
     if scores.failed:
         closed = f" It closes {percent(point.gap_closed)} of the gap." if point.gap_closed else ""
         return (
@@ -208,6 +209,7 @@ def at_strength(evidence: ScoreInputs, strength: float, pictures: Table) -> AtSt
         diversity=varied,
         score=bootstrap(own),
         gap_closed=gap_of(evidence, base, own, evidence.real_of("score")) if strength else None,
+        copies=copies_row(evidence.at(strength), evidence.vectors["layout"]).get("adapter") if strength else None,
         problems=problems(evidence.at(strength), kept, varied) if strength else [],
     )
 

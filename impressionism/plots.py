@@ -33,14 +33,18 @@ def png(figure: Any, *, legend: bool = True) -> bytes:
 
 
 def strength_curve(scores: Scores) -> bytes:
-    """Impressionist index, kept composition and diversity against the strength, with 95 % intervals."""
+    """Gap closed, kept composition and variety against the strength, with 95 % intervals; the index where the scores
+    have no gap."""
     figure, axes = canvas()
     curve = sorted(scores.curve, key=lambda point: point.strength)
     axes.axvspan(scores.strength_low, scores.strength_high, color=BLUE, alpha=0.08, label="useful range")
     axes.axvline(scores.strength, color=BLUE, linewidth=1, linestyle=":", label="recommended")
-    _band(axes, curve, [point.index for point in curve], BLUE, "Impressionist index")
+    if any(point.gap_closed for point in curve):
+        _band(axes, curve, [point.gap_closed for point in curve], BLUE, "gap closed (1: real paintings)")
+    else:
+        _band(axes, curve, [point.index for point in curve], BLUE, "Impressionist index")
     _band(axes, curve, [point.content for point in curve], ORANGE, "composition kept")
-    _band(axes, curve, [point.diversity for point in curve], GREEN, "diversity")
+    _band(axes, curve, [point.diversity for point in curve], GREEN, "variety")
     axes.set(xlabel="strength", ylim=(0, None), xlim=(curve[0].strength, curve[-1].strength))
     return png(figure)
 

@@ -364,6 +364,8 @@ class AtStrength(Record):
     """The main measure (Scores.measure); none in old files: the index."""
     gap_closed: Estimate | None = None
     """Of the main measure: (this - base) / (real - base)."""
+    copies: Estimate | None = None
+    """Share of pictures closer to a training picture than 99 % of held-out paintings; none: no training pictures."""
     problems: list[str] = dataclasses.field(default_factory=list)
     """What speaks against this strength: the scene lost, a distance to real paintings that grew, copies …"""
 
@@ -429,6 +431,8 @@ class Scores(Record):
     at_recommended: AtStrength | None = None
     """The recommended strength, each prompt measured at the strength that the other prompts chose: choosing the best of
     several strengths on the prompts that judge it would flatter it."""
+    words: Estimate | None = None
+    """The gap that the base model closes without the adapter, by a prompt that asks for the style in words."""
     genres: dict[str, GenreScores] = dataclasses.field(default_factory=dict)
     failures: list[Failure] = dataclasses.field(default_factory=list)
     """The worst pictures for each thing that can fail."""

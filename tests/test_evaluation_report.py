@@ -50,7 +50,7 @@ def test_the_first_screen_answers_whether_at_which_strength_at_what_cost_and_aga
     answers = page.locator(".answers")
     box = answers.bounding_box()
     assert box and box["y"] + box["height"] < 900
-    for words in ("Recommended strength", "Gap closed", "Scene kept", "Variety", "Copies", "Words or adapter?"):
+    for words in ("Recommended strength", "Gap closed", "Scene kept", "Variety", "Copies", "By words alone"):
         assert words in answers.inner_text()
 
 
