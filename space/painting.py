@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -29,6 +28,7 @@ COPY = f"""async () => {{
   return "Copy link";
 }}"""
 COPIED = "() => new Promise((done) => setTimeout(() => done('Copy link'), 2000))"
+OVER = "() => ({over: true})"  # the board stays at what is finished; late news of this painting is dropped
 SAVE = f"""() => {{
   const recipe = {SHOWN}?.recipe;
   if (!recipe) return;
@@ -53,22 +53,21 @@ class Job(NamedTuple):
     """What distinguishes a picture from the others."""
 
 
-@dataclass(frozen=True)
-class TabWidgets:
-    """The parts of a tab that painting moves."""
+class Start(NamedTuple):
+    """The buttons of a tab."""
 
-    start: gr.Button
+    paint: gr.Button
     cancel: gr.Button
     price: gr.Markdown
-    board: gr.HTML
 
 
-def add_start(tab: str, label: str) -> tuple[gr.Button, gr.Button, gr.Markdown]:
-    """The button that paints, the one that cancels, of which one is seen at a time, and what the click will cost."""
-    with gr.Column(elem_classes=[*only(tab), "act"], min_width=100):
-        start = gr.Button(label, variant="primary", elem_classes="start", elem_id=f"start-{tab}")
-        cancel = gr.Button("Cancel", visible=False, elem_classes="start")
-        return start, cancel, gr.Markdown(elem_classes="price")
+def add_start(tab: str, label: str) -> Start:
+    """The button that paints, the one that cancels, and what the click will cost. The tab's board shows one of the two
+    buttons at a time: Gradio can lose a change of `visible` when news from the server come close together."""
+    with gr.Column(elem_id=f"act-{tab}", elem_classes=[*only(tab), "act"], min_width=100):
+        paint = gr.Button(label, variant="primary", elem_classes="start", elem_id=f"start-{tab}")
+        cancel = gr.Button("Cancel", elem_classes="start cancel")
+        return Start(paint, cancel, gr.Markdown(elem_classes="price"))
 
 
 def add_take(*beside: Component) -> None:
@@ -95,20 +94,18 @@ def price(studio: Studio, ask: Callable[[], Job]) -> str:
 
 def on_click(
     studio: Studio,
-    tab: TabWidgets,
+    start: Start,
+    board: gr.HTML,
     inputs: Sequence[Component],
     job_of: Callable[..., Job],
     finished: Mapping[Any, Callable[[list[Picture]], Any]] = MappingProxyType({}),
     priced: Callable[..., Job] | None = None,
     js: str | None = None,
 ) -> None:
-    """Paints job_of(inputs) when `start` is clicked. finished: what is made of all pictures, and of none before that.
-    priced: the job as far as its price needs it. js: makes the inputs, in the browser.
+    """Paints job_of(inputs) on the board when `start` is clicked. finished: what is made of all pictures, and of none
+    before that. priced: the job as far as its price needs it. js: makes the inputs, in the browser.
 
     One event from the click to the last picture: it waits in our own line (jobs.py), not in Gradio's."""
-    ticket = gr.State("")  # the painting that the board shows
-    working = {tab.start: gr.update(visible=False), tab.cancel: gr.update(visible=True)}
-    resting = {tab.start: gr.update(visible=True), tab.cancel: gr.update(visible=False)}
 
     def made_of(pictures: list[Picture]) -> dict[Any, Any]:
         with plain_words():
@@ -118,16 +115,16 @@ def on_click(
         with plain_words():
             job = await in_thread(job_of, *values)
         if pictures := studio.remembered(job.request):
-            yield {tab.board: shown(job, pictures)} | await in_thread(made_of, pictures)
+            yield {board: shown(job, pictures)} | await in_thread(made_of, pictures)
             return
         items = [item.metadata for item in job.request.items]
         mine, pictures, step = secrets.token_hex(8), [], None
         base = {"job": mine, "size": size_of(items[0])}
-        yield {ticket: mine, tab.board: base | {"words": "Waiting for the painter"}, **working}
+        yield {board: base | {"words": "Waiting for the painter"}}
         async with aclosing(studio.jobs.run(job.request, visitor_here())) as events:
             async for event in events:
                 if isinstance(event, Waiting):
-                    yield {tab.board: base | {"words": f"Waiting for the painter: {event.before} before yours"}}
+                    yield {board: base | {"words": f"Waiting for the painter: {event.before} before yours"}}
                     continue
                 if isinstance(event, Step):
                     step = event
@@ -136,23 +133,19 @@ def on_click(
                     step = None if step is None or len(pictures) == len(items) else step._replace(preview=None)
                 now = progress(step, job.caption(items[step.picture - 1])) if step else {}
                 view = shown(job, pictures) | now | base
-                yield {tab.board: view} | (made_of([]) if pictures == [event] else {})  # the first  # pyright: ignore[reportReturnType]
+                yield {board: view} | (made_of([]) if pictures == [event] else {})  # the first  # pyright: ignore[reportReturnType]
         # with the pictures: a busy browser sees only the last of several news that come close together
-        yield {**(await in_thread(made_of, pictures)), tab.board: shown(job, pictures) | over(mine), **resting}
+        yield {**(await in_thread(made_of, pictures)), board: shown(job, pictures) | {"over": mine}}
 
-    def end(mine: str) -> dict[Component, Any]:
-        return {tab.board: over(mine), **resting}
-
-    buttons = [tab.start, tab.cancel]
-    painting = tab.start.click(
-        work, list(inputs), [tab.board, *finished, *buttons, ticket],
+    painting = start.paint.click(
+        work, list(inputs), [board, *finished],
         concurrency_limit=None, show_progress="hidden", api_visibility="private", js=js,
     )  # fmt: skip
-    painting.failure(end, ticket, [tab.board, *buttons], **LIGHT)
-    tab.cancel.click(end, ticket, [tab.board, *buttons], cancels=painting, **LIGHT)
+    painting.failure(None, None, board, js=OVER)
+    start.cancel.click(None, None, board, js=OVER, cancels=painting)
     if names.on_zero_gpu():
         ask = priced or job_of
-        gr.on(None, lambda *values: price(studio, lambda: ask(*values)), list(inputs), tab.price, js=js, **LIGHT)
+        gr.on(None, lambda *values: price(studio, lambda: ask(*values)), list(inputs), start.price, js=js, **LIGHT)
 
 
 def shown(job: Job, pictures: list[Picture]) -> View:
@@ -164,8 +157,3 @@ def shown(job: Job, pictures: list[Picture]) -> View:
         for start in range(0, len(pictures), job.each)
     ]
     return (views[-1] if views else {}) | {"finished": [] if job.before else views[: len(pictures) // job.each]}
-
-
-def over(job: str) -> View:
-    """The board stays at what is finished; late news of this job is dropped."""
-    return {"over": job}

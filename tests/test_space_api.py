@@ -35,7 +35,7 @@ from impressionism import paint
 from impressionism.errors import UserError
 from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import GenerationParams, ImageMetadata
-from space import api, gate, jobs, preview, studio
+from space import api, app, gate, jobs, preview, studio
 from space.guard import Guard
 from space.jobs import Step
 from space.recipes import key_of
@@ -489,10 +489,10 @@ def test_the_previews_approach_the_picture(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(preview, "PAUSE", 0)
     monkeypatch.setattr(jobs, "PAUSE", 0)
     studio = Studio(load_pipeline("miniature", device="cpu"))
-    params = GenerationParams(prompt="a haystack at sunset", steps=6, width=128, height=192)
+    params = GenerationParams(prompt="a haystack at sunset", steps=6, width=144, height=192)
     *steps, picture = events_of(studio, studio.request(params, [1.0]))
     assert steps[0].preview is None
-    assert all(step.preview.size == (171, 256) for step in steps[1:])
+    assert all(step.preview.size == (192, 256) for step in steps[1:])
 
     def seen(image: Image.Image) -> np.ndarray:
         return np.asarray(image.resize((16, 24), Image.Resampling.BOX), float).ravel()
@@ -788,3 +788,11 @@ def wait_for(condition: Any, seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.02)
+
+
+def test_of_old_visitors_nothing_is_kept(tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(app, "SESSIONS", 2)
+    with served(Studio(tiny_painter)) as (address, page):
+        for _ in range(4):
+            visitor(address).predict(api_name="/status")
+        assert len(page.state_holder.session_data) <= 2

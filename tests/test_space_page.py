@@ -1,7 +1,6 @@
 """The page in a real browser: Debian's chromium, driven by playwright."""
 
 import dataclasses
-import itertools
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -27,14 +26,9 @@ from space.preview import Previews
 from space.recipes import recipes_in
 from space.texts import MINIATURE
 
-pytestmark = pytest.mark.xfail(
-    strict=False,
-    reason="These were rewritten with the page and have not been seen to pass together on a quiet machine yet.",
-)
-
-WAIT = 90_000  # milliseconds; the machine may be busy
+WAIT = 60_000  # milliseconds; the machine may be busy
 TABS = ("Paint", "Repaint", "Grid", "Gallery", "About")
-LONG = {"steps": 100, "width": 512, "height": 512}
+LONG = {"steps": 100, "width": 64, "height": 64}  # with `slowly`, 20 seconds
 SHOWN = GenerationParams(prompt="poplars by a river", seed=3, steps=2, width=64, height=96)  # the showcase's first pair
 HOSTILE = """<img src=x onerror="window.hacked=1">${window.hacked=2}{{7*7}}`${window.hacked=3}`"""
 
@@ -95,8 +89,8 @@ def page(shared_page: Page) -> Page:
 
 @pytest.fixture
 def slowly(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Each step of a painting takes so many seconds, at least long enough for a browser to look at it."""
-    look, seconds = Previews.look, getattr(request, "param", 0.05)
+    """Each step of a painting takes so many seconds, long enough for a browser to look at it, and no computing."""
+    look, seconds = Previews.look, getattr(request, "param", 0.2)
     monkeypatch.setattr(Previews, "look", lambda self, latents: time.sleep(seconds) or look(self, latents))
 
 
@@ -222,6 +216,7 @@ def test_moving_only_the_strength_keeps_the_base_models_picture(page: Page):
     assert sources(page)[1] != adapted
 
 
+@pytest.mark.usefixtures("slowly")
 def test_a_repeat_is_shown_while_the_painter_is_busy_with_somebody_else(page: Page, address: str, tmp_path: Path):
     set_up(page, "a cottage", seed=13)
     compare(page, seed=13)
@@ -242,7 +237,7 @@ def test_a_repeat_is_shown_while_the_painter_is_busy_with_somebody_else(page: Pa
 
 @pytest.mark.usefixtures("slowly")
 def test_steps_and_a_preview_are_shown_and_cancel_ends_it_within_moments(page: Page):
-    set_up(page, "a train", seed=14, steps=100, side=512)
+    set_up(page, "a train", seed=14, steps=100)
     page.get_by_role("button", name="Compare").click()
     expect(page.locator("#pair img.base[src^='data:']")).to_have_attribute(
         "src", re.compile("^data:image"), timeout=WAIT
@@ -263,7 +258,7 @@ def test_steps_and_a_preview_are_shown_and_cancel_ends_it_within_moments(page: P
 @pytest.mark.parametrize("leave", [Page.close, Page.reload])
 def test_a_visitor_who_leaves_lets_the_painter_go(browser: BrowserContext, address: str, leave: Callable[[Page], Any]):
     page = visit(browser, address)
-    set_up(page, "a departure", seed=(seed := 34 + (leave is Page.close)), steps=100, side=512)
+    set_up(page, "a departure", seed=(seed := 34 + (leave is Page.close)), steps=100)
     page.get_by_role("button", name="Compare").click()
     expect(page.locator("#pair img.base[src^='data:']")).to_have_attribute(
         "src", re.compile("^data:image"), timeout=WAIT
@@ -300,11 +295,12 @@ def test_enter_paints(page: Page):
     assert page.get_by_label("Prompt").input_value() == "a mill\n"
 
 
+@pytest.mark.usefixtures("slowly")
 def test_what_is_cancelled_at_once_leaves_the_pair_that_hung_there(page: Page):
     set_up(page, "a mill", seed=17)
     compare(page, seed=17)
     pair, status = sources(page), page.locator("#pair [role=status]")
-    set_up(page, "a mill", seed=20, steps=100, side=512)
+    set_up(page, "a mill", seed=20, steps=100)
     page.get_by_role("button", name="Compare").click()
     expect(status).to_have_text(re.compile("picture 1 of 2"), timeout=WAIT)
     page.get_by_role("button", name="Cancel").click()
@@ -332,7 +328,7 @@ def test_that_the_settings_are_not_those_of_the_pair_is_said_until_it_is_painted
 
 
 @pytest.mark.usefixtures("slowly")
-@pytest.mark.parametrize("slowly", [2.0], indirect=True)  # two steps a picture, which a busy browser has to see
+@pytest.mark.parametrize("slowly", [0.5], indirect=True)
 @pytest.mark.parametrize(("width", "height", "view"), [(1280, 900, "Side by side"), (390, 844, "Slider")])
 def test_the_first_screen_holds_prompt_button_and_the_whole_labelled_pair_and_nothing_jumps(
     browser: BrowserContext, address: str, width: int, height: int, view: str
@@ -342,14 +338,17 @@ def test_the_first_screen_holds_prompt_button_and_the_whole_labelled_pair_and_no
     labels = page.locator("#pair .label")
     expect(labels).to_have_text(["Base model", "Impressionist, strength 0.8"], timeout=WAIT)
     parts = [page.get_by_label("Prompt"), page.get_by_role("button", name="Compare"), *labels.all()]
-    for part in [*parts, *page.locator("#pair img").all()]:
+    for part in [*parts, *page.locator("#pair .side").all()]:
         expect(part).to_be_in_viewport(ratio=1)
     box = page.locator("#pair img.base, #pair .base img").bounding_box()
     assert box
     assert box["height"] <= 0.6 * height
     assert box["width"] <= 2.5 * 128
+    unfold(page)
+    page.get_by_label("number input for Steps").fill("10")  # a preview comes with the second step, and must be seen
+    page.get_by_label("number input for Steps").blur()
+    page.evaluate("scrollTo(0, 0)")
     before = [part.bounding_box() for part in [*parts[:2], page.locator("#pair figcaption")]]
-    page.get_by_label("Seed", exact=True).fill("23")
     page.get_by_role("button", name="Compare").click()
     expect(page.locator("#pair progress")).to_be_in_viewport(timeout=WAIT)
     expect(page.locator("#pair img[src^='data:image']")).to_be_visible(timeout=WAIT)
@@ -405,7 +404,7 @@ def test_the_difference_is_black_where_the_pictures_agree(page: Page, tmp_path: 
         )
         page.wait_for_function("[...document.querySelectorAll('#pair img')].every((img) => img.complete)")
         page.evaluate("Promise.all([...document.querySelectorAll('#pair img')].map((img) => img.decode()))")
-        page.locator("#pair .canvas").screenshot(path=tmp_path / "difference.png")
+        page.locator("#pair .side.adapted").screenshot(path=tmp_path / "difference.png")
         return int(np.asarray(Image.open(tmp_path / "difference.png").convert("RGB"))[8:-8, 8:-8].max())
 
     set_up(page, "a lighthouse", seed=17)
@@ -439,23 +438,6 @@ def test_an_example_fills_the_fields(page: Page):
     expect(page.get_by_label("Seed", exact=True)).to_have_value(str(seed))
     unfold(page)
     expect(page.get_by_label("Height")).to_have_value(str(MINIATURE.sizes[shape][1]))
-
-
-def test_what_zerogpu_will_reserve_is_said_before_the_click(
-    browser: BrowserContext, tiny_painter: Painter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    server = app.build(tiny_painter, tmp_path)
-    page = visit(browser, app.launch(server, prevent_thread_lock=True, quiet=True))
-    said = page.locator(".block.price").locator("visible=true")
-    expect(said).to_have_text(re.compile(r"Reserves \d+ s of your ZeroGPU quota"), timeout=WAIT)
-    few = said.inner_text()
-    unfold(page)
-    page.get_by_label("number input for Steps").fill("100")
-    page.get_by_label("number input for Steps").blur()
-    expect(said).not_to_have_text(few, timeout=WAIT)
-    page.close()
-    server.close(verbose=False)
 
 
 def test_words_that_the_model_does_not_know_are_named_and_a_chip_helps(page: Page):
@@ -520,13 +502,14 @@ def test_a_sweep_shows_each_strength_a_contact_sheet_and_the_statistics(page: Pa
     )
 
 
+@pytest.mark.usefixtures("slowly")
 def test_a_sheet_and_its_statistics_are_always_those_of_the_wall(page: Page):
     set_up(page, "poppies", seed=22)
     sweep(page, seed=22)
     status, sheet = page.locator("#grid-wall [role=status]"), page.locator("#sheet")
     expect(sheet).to_be_visible()
     for seed, reached, kept in ((24, 1, 22), (25, 2, 25)):  # cancelled before the first picture, and after it
-        set_up_all(page, "poppies", seed=seed, steps=100, side=512)
+        set_up_all(page, "poppies", seed=seed, steps=20, side=64)
         page.get_by_role("button", name="Paint them all").click()
         expect(status).to_have_text(re.compile(f"picture {reached} of 4"), timeout=WAIT)
         page.get_by_role("button", name="Cancel").click()
@@ -580,31 +563,29 @@ def test_a_pair_of_the_gallery_comes_to_the_easel_with_its_settings(page: Page):
     expect(page.locator("#strength input[type=number]")).to_have_value("0.8")
 
 
-def test_every_genre_is_seen_on_a_phone_and_a_pair_that_other_weights_painted_says_so(
-    browser: BrowserContext, tiny_painter: Painter
+def test_on_zerogpu_a_click_has_its_price_and_every_genre_of_the_showcase_is_seen_on_a_phone(
+    browser: BrowserContext, tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch
 ):
-    """With the committed showcase, which the miniature painted."""
+    """With the committed showcase, which another base model painted."""
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     blocks = app.build(tiny_painter)
     page = visit(browser, app.launch(blocks, prevent_thread_lock=True, quiet=True), width=360)
+    said = page.locator(".block.price").locator("visible=true")
+    expect(said).to_have_text(re.compile(r"Reserves \d+ s of your ZeroGPU quota"), timeout=WAIT)
+    few = said.inner_text()
+    unfold(page)
+    page.get_by_label("number input for Steps").fill("100")
+    page.get_by_label("number input for Steps").blur()
+    expect(said).not_to_have_text(few, timeout=WAIT)
     open_tab(page, "Gallery")
     genres = by_genre(pairs_in(SHOWCASE))
     for genre in genres:
         open_tab(page, genre.capitalize())
     assert len(genres) == 5
     page.locator(".pairs:visible button.pictures").first.click()
-    expect(page.get_by_text("painted by another base model than the one on this page")).to_be_visible(timeout=WAIT)
+    expect(page.get_by_text("Another base model painted this picture")).to_be_visible(timeout=WAIT)
     expect(page.get_by_role("tab", name="Paint", exact=True)).to_have_attribute("aria-selected", "true")
     page.close()
-    blocks.close(verbose=False)
-
-
-def test_of_old_visitors_nothing_is_kept(tiny_painter: Painter, showcase: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(app, "SESSIONS", 2)
-    blocks = app.build(tiny_painter, showcase)
-    address = app.launch(blocks, prevent_thread_lock=True, quiet=True)
-    for _ in range(5):
-        visitor(address).predict(api_name="/status")
-    assert len(blocks.state_holder.session_data) <= 2
     blocks.close(verbose=False)
 
 
@@ -616,7 +597,7 @@ def test_the_page_says_who_paints_and_what_it_knows(page: Page, tiny_painter: Pa
         tiny_painter.about,
         "a bowl of fruit",
         "under heavy clouds",
-        "AI model",
+        "generated by AI",
         "licence",
         "filter",
         revision,
@@ -710,7 +691,7 @@ def test_no_tab_has_a_serious_axe_violation_or_hangs_over_the_edge(page: Page):
     compare(page, seed=41)
     sweep(page, seed=41)
     wrong = []
-    for width, theme in itertools.product((360, 1280), ("light", "dark")):
+    for width, theme in ((360, "light"), (1280, "dark")):
         page.set_viewport_size({"width": width, "height": 900})
         page.emulate_media(color_scheme=theme)
         for tab in TABS:

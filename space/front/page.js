@@ -6,7 +6,7 @@
   document.addEventListener("drop", (event) => {
     if (!dropped(event)) return;
     event.preventDefault();
-    const input = document.querySelector("#load input[type=file], #load + input[type=file]");
+    const input = document.querySelector("input[type=file]:has(+ #load)");
     input.files = event.dataTransfer.files;
     input.dispatchEvent(new Event("change", { bubbles: true }));
   });
@@ -30,12 +30,4 @@
   };
   document.addEventListener("keydown", again, true);
   document.addEventListener("click", again, true);
-
-  // Compare and Cancel take each other's place; the focus of a keyboard goes along.
-  let row = null;
-  document.addEventListener("focusin", ({ target }) => { row = target.matches(".start") ? target.closest(".act") : null; });
-  document.addEventListener("pointerdown", ({ target }) => { if (!target.closest(".start")) row = null; });
-  new MutationObserver(() => {
-    if (row && document.activeElement === document.body) row.querySelector(".start")?.focus({ preventScroll: true });
-  }).observe(document.body, { childList: true, subtree: true });
 }

@@ -10,7 +10,7 @@ function put(name, item, preview) {
   img.alt = image?.alt ?? (preview ? ROUGH : "");
   if (source && img.getAttribute("src") !== source) img.src = source;
   side.querySelector(".label").textContent = item?.caption ?? "";
-  a.hidden = !item;
+  a.style.visibility = item ? "" : "hidden"; // it keeps its place, so that nothing moves
   if (item) Object.assign(a, { textContent: item.caption, href: source, download: nameOf(image) });
 }
 

@@ -16,7 +16,7 @@ from impressionism.errors import UserError
 from impressionism.pictorial import STATISTICS, Assessment, assess
 from impressionism.records import BlockStrengths, ImageMetadata
 from space.contact import save_sheet
-from space.painting import Job, TabWidgets, add_take, on_click
+from space.painting import Job, Start, add_take, on_click
 from space.pictures import caption_among, front
 from space.recipes import BLOCKS
 from space.settings import LIGHT, Settings, how_of
@@ -34,12 +34,12 @@ TYPED = ("Seed", "Prompt", "Steps")  # rows whose values a visitor writes
 MOST_ROWS = 7
 
 
-def add_grid(studio: Studio, settings: Settings, widgets: Any) -> None:
+def add_grid(studio: Studio, settings: Settings, start: Start) -> None:
     kinds = [kind for kind in ROWS if kind != "Adapter" or len(studio.painter.adapters) > 1]
     with gr.Row():
         kind = gr.Dropdown(kinds, value=kinds[0], label="A row for each", elem_id="rows", min_width=140)
         values = gr.Textbox(label="Values, one a line", visible=False, lines=2, max_lines=4, elem_id="row-values")
-    board = front("wall", elem_id="grid-wall")
+    board = front("wall", tab="grid", elem_id="grid-wall")
     sheet = gr.DownloadButton(
         "Contact sheet", visible=False, size="sm", min_width=120, scale=0, elem_id="sheet", render=False
     )
@@ -63,7 +63,8 @@ def add_grid(studio: Studio, settings: Settings, widgets: Any) -> None:
     kind.input(lambda kind: gr.update(visible=kind in TYPED), kind, values, **LIGHT)
     on_click(
         studio,
-        TabWidgets(*widgets, board),  # pyright: ignore[reportCallIssue]
+        start,
+        board,
         [*settings.sampling, settings.strengths, kind, values, *settings.how],
         job_of,
         finished={

@@ -10,7 +10,7 @@ from impressionism.paint import next_seeds
 from impressionism.records import ImageMetadata, Pair
 from space.errors import plain_words
 from space.gallery import on_easel
-from space.painting import Job, TabWidgets, add_take, on_click
+from space.painting import Job, Start, add_take, on_click
 from space.pictures import front, hang
 from space.recipes import settings_in
 from space.settings import AT_ONCE, LIGHT, Settings, how_of, request_for, restored
@@ -33,7 +33,7 @@ STALE = """(prompt, seed, steps, guidance, width, height, strength, fast) => {
 def add_paint(
     studio: Studio,
     settings: Settings,
-    widgets: Any,
+    start: Start,
     stale: gr.Markdown,
     showcase: Path,
     first: Pair | None,
@@ -42,7 +42,7 @@ def add_paint(
     """The board of the pair; first stands on it until something is painted."""
     inputs = [*settings.sampling, settings.strength, settings.count, settings.against, *settings.how]
     shown = on_easel(showcase, first) | {"first": True} if first else None
-    board = front("pair", shown, size=size, strip="pairs", elem_id="pair")
+    board = front("pair", shown, size=size, strip="pairs", tab="paint", elem_id="pair")
     upscale = gr.Button("Upscale × 2", size="sm", min_width=110, scale=0, elem_id="upscale", render=False)
     upscale_price = gr.Markdown(elem_classes="price", render=False)
     add_take(upscale, upscale_price)
@@ -80,8 +80,8 @@ def add_paint(
         request = studio.request(was.sampling, [was.strength], photograph=pictures[-1].path, upscale=True, **how)
         return Job(request, each=1, before=[hang(pictures[-1].path, was)], caption=lambda _: "Twice as large")
 
-    on_click(studio, TabWidgets(*widgets, board), inputs, job_of)  # pyright: ignore[reportCallIssue]
-    on_click(studio, TabWidgets(upscale, widgets[1], upscale_price, board), [board], upscaled, js=SHOWN_LINK)
+    on_click(studio, start, board, inputs, job_of)
+    on_click(studio, Start(upscale, start.cancel, upscale_price), board, [board], upscaled, js=SHOWN_LINK)
     return board
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from impressionism import paint
 from impressionism.errors import UserError
 from impressionism.files import picture_size
-from space.painting import Job, TabWidgets, add_take, on_click
+from space.painting import Job, Start, add_take, on_click
 from space.pictures import Item, front, item
 from space.settings import LIGHT, Settings, how_of, nearest_size, only
 from space.studio import Studio, real, sampling_of
@@ -33,8 +33,8 @@ def add_photograph() -> gr.Image:
     return photograph
 
 
-def add_repaint(studio: Studio, texts: PageTexts, settings: Settings, widgets: Any, photograph: gr.Image) -> None:
-    board = front("pair", size=texts.sizes["Square"], elem_id="repainted")
+def add_repaint(studio: Studio, texts: PageTexts, settings: Settings, start: Start, photograph: gr.Image) -> None:
+    board = front("pair", size=texts.sizes["Square"], tab="repaint", elem_id="repainted")
     add_take()
     photograph.change(
         lambda path: shape_of_photograph(texts, path), photograph, [settings.width, settings.height], **LIGHT
@@ -51,7 +51,7 @@ def add_repaint(studio: Studio, texts: PageTexts, settings: Settings, widgets: A
         return Job(request, each=1, before=[before(source)] if source and photographed else [])
 
     inputs = [*settings.sampling, settings.strength, photograph, settings.change, *settings.how]
-    on_click(studio, TabWidgets(*widgets, board), inputs, job_of, priced=partial(job_of, photographed=False))  # pyright: ignore[reportCallIssue]
+    on_click(studio, start, board, inputs, job_of, priced=partial(job_of, photographed=False))
 
 
 def shape_of_photograph(texts: PageTexts, path: str | None) -> tuple[Any, Any]:
