@@ -28,10 +28,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Memory, lines_of, markdown, marked, processor, progress, surroundings
+from benchmarks.measure import Memory, lines_of, markdown, marked, parser, processor, progress, surroundings
+from benchmarks.measure import write as write_record
 
-HERE = Path(__file__).parent
-RESULT = HERE / "full_size.json"
 SHARD = 4 * 10**9  # bytes
 FLUX = {
     "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 128, "num_attention_heads": 24,
@@ -356,16 +355,14 @@ def asked(stage: str, found: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.full_size", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--folder", type=Path, default=Path("work/full-size"), help="for the weights; made and deleted")
-    parser.add_argument(
-        "--stages", nargs="+", choices=STAGES, default=[*STAGES], metavar="STAGE", help=", ".join(STAGES)
-    )
-    parser.add_argument("--keep", action="store_true", help="leave the folder there")
-    parser.add_argument("--tiny", action="store_true", help="the same with a tiny model, to try the script")
-    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    options = parser("full_size", __doc__)
+    add = options.add_argument
+    add("--folder", type=Path, default=Path("work/full-size"), help="for the weights; made and deleted")
+    add("--stages", nargs="+", choices=STAGES, default=[*STAGES], metavar="STAGE", help=", ".join(STAGES))
+    add("--keep", action="store_true", help="leave the folder there")
+    add("--tiny", action="store_true", help="the same with a tiny model, to try the script")
+    add("--stage", choices=STAGES, help=argparse.SUPPRESS)
+    arguments = options.parse_args()
     folder, stages = arguments.folder.absolute(), arguments.stages
     if arguments.stage:
         print(json.dumps(STAGES[arguments.stage](folder)))
@@ -373,9 +370,9 @@ def main() -> None:
     if arguments.tiny:
         with tempfile.TemporaryDirectory() as tiny:
             write(Path(tiny), TINY)
-            measure(Path(tiny), [stage for stage in stages if stage != "write"], Path(tiny) / RESULT.name)
+            measure(Path(tiny), [stage for stage in stages if stage != "write"], Path(tiny) / "full_size.json")
         return
-    measure(folder, stages, RESULT)
+    measure(folder, stages, arguments.out)
     if not arguments.keep:
         shutil.rmtree(folder)
 
@@ -392,7 +389,7 @@ def measure(folder: Path, stages: list[str], out: Path) -> None:
     for stage in stages:
         result["stages"][stage] = run(stage, folder)
         print(stage, result["stages"][stage], flush=True)
-        out.write_text(json.dumps(result, indent=1) + "\n")
+        write_record(out, result)
     print(table(result))
 
 

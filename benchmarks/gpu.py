@@ -13,7 +13,6 @@ same command goes on with those that are missing or failed.
 What is measured stands in gpu_training.py and gpu_painting.py.
 """
 
-import argparse
 import json
 import shutil
 import sys
@@ -28,10 +27,8 @@ from benchmarks import full_size
 from benchmarks.gpu_painting import painting, painting_plot, painting_table
 from benchmarks.gpu_scale import FULL, SMALL, Scale
 from benchmarks.gpu_training import TOKENS, diffusers, diffusers_table, training, training_table
-from benchmarks.measure import surroundings
+from benchmarks.measure import parser, surroundings, write
 
-HERE = Path(__file__).parent
-RESULT = HERE / "gpu.json"
 PARTS = {"training": training, "diffusers": diffusers, "painting": painting}
 
 
@@ -51,14 +48,12 @@ def plot(result: dict) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--folder", type=Path, default=Path("work/gpu"), help="for the weights; kept")
-    parser.add_argument("--diffusers", type=Path, metavar="FOLDER", help="a checkout of diffusers, to train beside it")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=tuple(PARTS))
-    parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--tiny", action="store_true", help="the same with a tiny model, to try the script")
-    arguments = parser.parse_args()
+    options = parser("gpu", __doc__)
+    options.add_argument("--folder", type=Path, default=Path("work/gpu"), help="for the weights; kept")
+    options.add_argument("--diffusers", type=Path, metavar="FOLDER", help="a checkout of diffusers, to train beside it")
+    options.add_argument("--only", nargs="+", choices=PARTS, default=tuple(PARTS))
+    options.add_argument("--tiny", action="store_true", help="the same with a tiny model, to try the script")
+    arguments = options.parse_args()
     if arguments.tiny:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "gpu.json"
@@ -83,7 +78,7 @@ def measure(folder: Path, scale: Scale, only: tuple[str, ...], pipe: dict, check
 
     def keep(name: str, part: Any) -> None:
         result[name] = part
-        out.write_text(json.dumps(result, indent=1) + "\n")
+        write(out, result)
 
     for name in only:
         begun = time.monotonic()

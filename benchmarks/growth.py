@@ -7,7 +7,6 @@ miniature's autoencoder, which is so small that a slow data path would show. An 
 random weights, is measured beside it.
 """
 
-import argparse
 import json
 import subprocess
 import tempfile
@@ -20,13 +19,11 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from benchmarks.measure import Memory, markdown, marked, processor, surroundings, taken
+from benchmarks.measure import Memory, markdown, marked, parser, record
 from benchmarks.miniature import scenes
 from benchmarks.training import LIBRARIES, Settings, idle, ours
 from impressionism import names, pictorial
 
-HERE = Path(__file__).parent
-RESULT = HERE / "growth.json"
 PICTURES = (200, 2_000, 20_000)
 SIDE = 64  # pixels of the many pictures
 RECORD = 2_000  # bytes of memory that a picture's record may take
@@ -143,11 +140,7 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--scenes", type=int, default=256, help="pictures for the data path")
-    parser.add_argument("--out", type=Path, default=RESULT)
-    arguments = parser.parse_args()
+    arguments = parser("growth", __doc__, scenes=256).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         result = {
@@ -155,9 +148,7 @@ def main() -> None:
             "data_path": data_path(root, arguments.scenes),
             "pictures": cached(root),
         }
-    result |= {"seconds": taken()} | surroundings(processor(), ("torch", "diffusers", "peft"))
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(json.loads(json.dumps(result))))
+    record(arguments.out, result, ("torch", "diffusers", "peft"), table)
 
 
 if __name__ == "__main__":

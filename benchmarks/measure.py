@@ -1,6 +1,8 @@
 """What the benchmarks share: memory and progress of a process, ratios with their interval, tables, and where it ran."""
 
+import argparse
 import contextlib
+import json
 import os
 import platform
 import re
@@ -17,6 +19,31 @@ import psutil
 
 LOOK_EVERY = 0.02  # seconds between two looks at a process's memory
 BOOTSTRAP_DRAWS = 10_000
+
+
+# ---- A script
+
+
+def parser(script: str, doc: str | None, **numbers: int) -> argparse.ArgumentParser:
+    """Of `python -m benchmarks.SCRIPT`: --out for its record, and a whole number for each of `numbers`."""
+    result = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{script}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, default in numbers.items():
+        result.add_argument(f"--{name}", type=int, default=default)
+    result.add_argument("--out", type=Path, default=Path(__file__).with_name(f"{script}.json"))
+    return result
+
+
+def record(out: Path, result: dict[str, Any], libraries: Iterable[str], table: Callable[[dict], str]) -> None:
+    """Write what was measured, with where and in how many seconds, and print its table."""
+    result = result | {"seconds": taken()} | surroundings(processor(), libraries)
+    write(out, result)
+    print(table(json.loads(out.read_text())))
+
+
+def write(out: Path, result: dict[str, Any]) -> None:
+    out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 # ---- A process

@@ -6,15 +6,12 @@
 with a 95 % interval.
 """
 
-import argparse
 import dataclasses
 import itertools
-import json
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,15 +20,13 @@ from diffusers.models.transformers.transformer_flux import FluxSingleTransformer
 from torch import nn
 from torch._dynamo.utils import counters
 
-from benchmarks.measure import Ratio, in_turn, markdown, marked, processor, ratio, seconds_of, surroundings, taken
+from benchmarks.measure import Ratio, in_turn, markdown, marked, parser, ratio, record, seconds_of
 from impressionism.compiled import compile_blocks
 from impressionism.lora import Update, inject, linears, lora_layers
 from impressionism.paint import compare, encode, paint, set_strength, sweep
 from impressionism.pipeline import ADAPTER_NAME, Painter, load_pipeline
 from impressionism.records import GenerationParams
 
-HERE = Path(__file__).parent
-RESULT = HERE / "painting.json"
 WIDTH, HEADS = 3072, 24  # of FLUX.1-dev's blocks
 SIX = (0, 0.3, 0.6, 0.9, 1.2, 1.5)  # strengths of a sweep
 TOKENS = (256, 128)  # of a picture of 256 pixels, of a caption
@@ -197,12 +192,7 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.painting", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=RESULT)
-    arguments = parser.parse_args()
+    arguments = parser("painting", __doc__, repeats=10, steps=20).parse_args()
     painter = load_pipeline("miniature", device="cpu")
     sampling = GenerationParams(
         prompt="a sailing boat on the sea at dawn", steps=arguments.steps, width=192, height=192
@@ -213,11 +203,8 @@ def main() -> None:
         "adapter": adapter(3 * arguments.repeats),
         "slider": slider(50),
         "recompilations": recompilations(painter, sampling),
-        "seconds": taken(),
-        **surroundings(processor(), ("torch", "diffusers", "peft")),
     }
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(result))
+    record(arguments.out, result, ("torch", "diffusers", "peft"), table)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import json
 import socket
 import subprocess
 import sys
@@ -30,7 +29,7 @@ import httpx
 import psutil
 from tqdm import tqdm
 
-from benchmarks.measure import Ratio, in_turn, markdown, marked, processor, ratio, surroundings, taken
+from benchmarks.measure import Ratio, in_turn, markdown, marked, parser, ratio, record
 from impressionism.paint import defaults, encode, initial_latents, pipeline_kwargs, set_strength
 from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import GenerationParams
@@ -191,7 +190,7 @@ def memory(space: Space, pictures: int) -> dict:
     for number in tqdm(range(pictures), desc="memory"):
         space.ask("generate", session=f"visitor {number}", steps=1, width=64, height=64, **next(todo))
         marks.append(space.memory())
-    grown = (marks[-1] - marks[49]) / 2**20
+    grown = (marks[-1] - marks[min(49, pictures // 2)]) / 2**20
     return {"pictures": pictures, "MiB": marks[-1] / 2**20, "grown_MiB_after_50": grown, "reached": grown <= 32}
 
 
@@ -218,32 +217,20 @@ def measured(painter: Painter, space: Space, chosen: argparse.Namespace) -> dict
         "a_overhead": lambda: overhead(painter, space, chosen.pairs),
         "b_slider": lambda: slider(space, chosen.rounds),
         "c_sweep": lambda: sweeps(space, chosen.rounds),
-        "d_repeat": lambda: repeats(space, 30),
-        "e_idle": lambda: idle(space, 4, 4),
+        "d_repeat": lambda: repeats(space, 2 * chosen.rounds),
+        "e_idle": lambda: idle(space, chosen.seconds, 4),
         "f_memory": lambda: memory(space, chosen.pictures),
     }
     return {name: step() for name, step in steps.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.space", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--pairs", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--pictures", type=int, default=300)
-    parser.add_argument("--out", type=Path, default=HERE / "space.json")
-    chosen = parser.parse_args()
+    chosen = parser("space", __doc__, pairs=60, rounds=15, pictures=300, seconds=4).parse_args()
     painter = EASEL.submit(load_pipeline, "miniature", device="cpu").result()
     with serving() as space:
         result = measured(painter, space, chosen)
-    result |= {
-        "provenance": dataclasses.asdict(painter.provenance),
-        "seconds": taken(),
-        **surroundings(processor(), ("torch", "diffusers", "gradio", "spaces")),
-    }
-    chosen.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(result))
+    result |= {"provenance": painter.provenance.to_dict()}
+    record(chosen.out, result, ("torch", "diffusers", "gradio", "spaces"), table)
 
 
 if __name__ == "__main__":

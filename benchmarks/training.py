@@ -18,7 +18,6 @@ process's peak of resident memory, up to the last step and of the whole process,
 what that side imports. To be reached: at least 1.3 times the speed, at most 0.7 of the memory, a lower held-out loss.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -43,11 +42,10 @@ from transformers import CLIPTextModel
 
 from benchmarks.full_size import planned
 from benchmarks.gpu_training import matmul_rate
-from benchmarks.measure import Memory, Ratio, lines_of, markdown, marked, processor, progress, ratio, surroundings
+from benchmarks.measure import Memory, Ratio, lines_of, markdown, marked, parser, progress, ratio, record
 from benchmarks.miniature import scenes
 from impressionism import names, plots
 
-HERE = Path(__file__).parent
 SCRIPT = Path("examples/dreambooth/train_dreambooth_lora_flux.py")
 NOT_MEASURED = {
     "examples/research_projects/flux_lora_quantization": "wants a GPU: diffusers refuses to quantize to NF4 without one"
@@ -383,14 +381,11 @@ def plot(result: dict) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--diffusers", type=Path, required=True, metavar="FOLDER", help="a checkout of diffusers")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each side on each model")
-    parser.add_argument("--steps", type=int, nargs=2, default=(64, 16), metavar=("SMALL", "MEDIUM"))
-    parser.add_argument("--pictures", type=int, nargs=2, default=(64, 32), metavar=("TRAINED", "HELD-OUT"))
-    parser.add_argument("--out", type=Path, default=HERE / "training.json")
-    arguments = parser.parse_args()
+    options = parser("training", __doc__, repeats=5)
+    options.add_argument("--diffusers", type=Path, required=True, metavar="FOLDER", help="a checkout of diffusers")
+    options.add_argument("--steps", type=int, nargs=2, default=(64, 16), metavar=("SMALL", "MEDIUM"))
+    options.add_argument("--pictures", type=int, nargs=2, default=(64, 32), metavar=("TRAINED", "HELD-OUT"))
+    arguments = options.parse_args()
     commit = commit_of(arguments.diffusers)
     nothing = {side: idle(libraries) for side, libraries in LIBRARIES.items()}
     models = {}
@@ -419,10 +414,8 @@ def main() -> None:
         "idle_memory": nothing,
         "peer": {"repository": "huggingface/diffusers", "commit": commit, "script": str(SCRIPT)},
         "not_measured": NOT_MEASURED,
-        **surroundings(processor(), LIBRARIES["theirs"].split(", ")),
     }
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(result))
+    record(arguments.out, result, LIBRARIES["theirs"].split(", "), table)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def test_what_is_too_close_to_tell_is_called_not_sure():
     assert Ratio(1.2, 1.1, 1.25).judged("≥ 1.3", 1.3, least=True) == "≥ 1.3 **not reached**"
 
 
-@pytest.mark.parametrize("turns", [8, 20, 200])
+@pytest.mark.parametrize("turns", [8, 60])
 def test_the_interval_holds_the_truth_about_as_often_as_it_says(turns):
     random = np.random.default_rng(1)
     inside = 0

@@ -13,7 +13,7 @@ from space.studio import Studio
 def test_it_measures_a_served_painter_and_says_what_was_not_reached(tiny_painter: Painter):
     with served(Studio(tiny_painter)) as (address, _):
         space = Space(int(address.rsplit(":", 1)[1]), psutil.Process())
-        result = measured(tiny_painter, space, Namespace(pairs=1, rounds=1, pictures=51))
+        result = measured(tiny_painter, space, Namespace(pairs=1, rounds=1, pictures=6, seconds=0.2))
     overhead, slider = result["a_overhead"], result["b_slider"]  # which of two is more, one turn cannot tell
     assert overhead["app_seconds"] > 0 and overhead["pipeline_seconds"] > 0
     assert slider["moved_seconds"] > 0 and slider["first_seconds"] > 0
