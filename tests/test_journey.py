@@ -20,6 +20,7 @@ from PIL import Image
 
 from impressionism import names, paint
 from impressionism.records import Exhibit
+from tools.miniature.scenes import write_folder
 
 ROOT = Path(__file__).parents[1]
 RECIPE = {
@@ -41,12 +42,6 @@ def run(*command: str) -> None:
     """`python -m ROOM COMMAND …`, but in this process: torch's import costs more than the command."""
     room, *arguments = command
     assert importlib.import_module(f"{room}.__main__").main(arguments) == 0, command
-
-
-def draw_scenes(folder: str, seed: int) -> None:
-    options = ["--painted", "--count", "4", "--seed", str(seed)]
-    command = [sys.executable, "-m", "tools.miniature.scenes", folder, *options]
-    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
 
 
 @contextmanager
@@ -82,8 +77,8 @@ def test_from_scenes_to_a_picture_by_a_space_that_fetched_the_pushed_adapter(
     pipe.accepted.add("monet")
     Path("scenes.yaml").write_text(yaml.safe_dump(RECIPE))
     Path("prompts.yaml").write_text(yaml.safe_dump(PROMPTS))
-    draw_scenes("painted", seed=100)
-    draw_scenes("held-out", seed=300)
+    for folder, seed in (("painted", 100), ("held-out", 300)):
+        write_folder(Path(folder), seed=seed, count=4, painted=True)
 
     run("training", "fit", "scenes.yaml")
     run("evaluation", "gallery", "runs/scenes", "--prompts", "prompts.yaml", "--device", "cpu")
