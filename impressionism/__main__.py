@@ -107,8 +107,8 @@ def new_pictures(args: argparse.Namespace) -> tuple["Painter", list[tuple[Path, 
     if args.seeds is not None and not 1 <= args.seeds <= MOST_SEEDS:
         raise UserError(f"--seeds must be from 1 to {MOST_SEEDS}, not {args.seeds}.")
     given = {name: getattr(args, name) for name in PARAMS if getattr(args, name) is not None}
-    two_stream, early, late = args.blocks or (1.0, 1.0, 1.0)
-    blocks = BlockStrengths(two_stream=two_stream, early_single=early, late_single=late)
+    groups = ("two_stream", "early_single", "late_single")
+    blocks = BlockStrengths(**dict(zip(groups, args.blocks or (), strict=False)))
     # What the model decides, its steps and its sizes, is checked again with it.
     params = GenerationParams(prompt=args.prompt or "", **({"steps": LIMITS["steps"][1]} | given))
     change = CHANGE if over and args.change is None else args.change
@@ -131,21 +131,17 @@ def new_pictures(args: argparse.Namespace) -> tuple["Painter", list[tuple[Path, 
     more: dict[str, Any] = {"blocks": blocks, "fast": args.fast}
     if over:
         more |= {"source": source, "change": args.change, "upscale": bool(args.upscale)}
-
-    def named(suffix: str) -> Path:
-        return args.out.with_name(f"{args.out.stem}-{suffix}{args.out.suffix}")
-
+    wanted = [("", params, args.strength)]  # what is added to the file's name, and what is painted into it
     if args.compare:
-        return painter, [
-            (named("base"), request(painter, params, 0.0, **more)),
-            (args.out, request(painter, params, args.strength, **more)),
-        ]
-    if args.sweep:
-        return painter, [(named(f"{each:g}"), request(painter, params, each, **more)) for each in args.sweep]
-    if args.seeds:
-        several = next_seeds(params, args.seeds)
-        return painter, [(named(f"{one.seed}"), request(painter, one, args.strength, **more)) for one in several]
-    return painter, [(args.out, request(painter, params, args.strength, **more))]
+        wanted = [("-base", params, 0.0), *wanted]
+    elif args.sweep:
+        wanted = [(f"-{strength:g}", params, strength) for strength in args.sweep]
+    elif args.seeds:
+        wanted = [(f"-{one.seed}", one, args.strength) for one in next_seeds(params, args.seeds)]
+    return painter, [
+        (args.out.with_stem(args.out.stem + suffix), request(painter, one, strength, **more))
+        for suffix, one, strength in wanted
+    ]
 
 
 def pictures_again(args: argparse.Namespace) -> tuple["Painter", list[tuple[Path, "PaintRequest"]]]:
@@ -224,7 +220,8 @@ def warn_of_words(painter: "Painter", prompt: str) -> None:
     from impressionism.paint import cut_at, unknown_words
 
     if unknown := unknown_words(painter, prompt):
-        print(f"This model was not taught: {', '.join(unknown)}.", file=sys.stderr)
+        print(f"This model was not taught: {', '.join(unknown)}. It knows: {', '.join(names.SUBJECTS)}; each "
+              f"{', '.join(names.LIGHTS)}.", file=sys.stderr)  # fmt: skip
     if unread := cut_at(painter, prompt):
         print(f"The prompt is too long for the model, which does not read: {unread}", file=sys.stderr)
 

@@ -416,12 +416,17 @@ def cut_at(painter: Painter, prompt: str) -> str | None:
 
 
 def unknown_words(painter: Painter, prompt: str) -> list[str]:
-    """The words that a miniature was not taught: its vocabulary holds whole words, and spells others by letters."""
+    """The words that a miniature was not taught: its vocabulary holds whole words, and spells others by letters. The
+    words of an adapter's trigger phrase were learned with the adapter."""
     if not painter.is_miniature:
         return []
+    learned = " ".join(info.trigger or "" for info in painter.adapters.values()).lower().split()
     vocabulary = painter.pipe.tokenizer_2.get_vocab()
     words = dict.fromkeys(re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", prompt))
-    return [word for word in words if f"▁{word}" not in vocabulary and f"▁{word.lower()}" not in vocabulary]
+    return [
+        word for word in words
+        if not {f"▁{word}", f"▁{word.lower()}"} & vocabulary.keys() and word.lower() not in learned
+    ]  # fmt: skip
 
 
 @contextlib.contextmanager

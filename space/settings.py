@@ -284,9 +284,8 @@ def add_hint(studio: Studio, settings: Settings) -> None:
 
 
 def hint_of(studio: Studio, prompt: str) -> dict[str, str]:
-    trigger = trigger_of(studio)  # words that the adapter was taught
-    unknown = paint.unknown_words(studio.painter, prompt)
-    if unknown := [word for word in unknown if word.lower() not in trigger.lower().split()]:
+    trigger = trigger_of(studio)
+    if unknown := paint.unknown_words(studio.painter, prompt):
         return {"text": f"It does not know: {', '.join(unknown)}. Choose a subject and a light from the list."}
     if cut := paint.cut_at(studio.painter, prompt):
         return {"text": f"The prompt is too long: the model does not read it from “{cut[:60]}” on."}

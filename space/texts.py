@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+from impressionism.names import LIGHTS, SUBJECTS
 from impressionism.pipeline import Painter
 
 Size = tuple[int, int]
@@ -22,26 +23,6 @@ class PageTexts:
     vocabulary: dict[str, list[str]] = field(default_factory=dict)
     """All subjects and all lights, where the model knows only so many."""
 
-
-SUBJECTS = [
-    "a sailing boat on the sea",
-    "a haystack in a field",
-    "poplars by a river",
-    "a cottage",
-    "water lilies on a pond",
-    "a field of poppies",
-    "a stone bridge over a river",
-    "a village church",
-    "a windmill",
-    "cliffs by the sea",
-    "a steam train",
-    "a lighthouse",
-    "a blossoming tree",
-    "a vase of sunflowers",
-    "a bowl of fruit",
-    "a woman with a parasol",
-]
-LIGHTS = ["at dawn", "at noon", "at sunset", "at night", "under heavy clouds", "in the snow"]
 
 MINIATURE = PageTexts(
     knows=f"""

@@ -68,6 +68,25 @@ def test_the_published_file_paints_at_every_revision_whatever_else_is_there(
     assert find_adapter(names.ADAPTER, old).name == find_adapter(names.ADAPTER, None).name == names.WEIGHTS_FILE
 
 
+def test_another_base_paints_with_the_same_adapters_when_it_is_named(
+    stocked: Hub, tiny_flux: Path, tiny_painter: Painter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLUX.1-Krea-dev, by its variable; the public few-step adapter is fetched for fast mode, its one file only."""
+    stocked.add_repo(KREA := "black-forest-labs/FLUX.1-Krea-dev", tiny_flux)
+    repository, _, file = names.ACCELERATOR.rpartition("/")
+    (make_tiny_adapter(tmp_path, rank=2, seed=5) / names.WEIGHTS_FILE).rename(tmp_path / file)
+    (tmp_path / "Hyper-SDXL-8steps-lora.safetensors").write_bytes(b"another model's")
+    stocked.add_repo(repository, tmp_path)
+    monkeypatch.setenv(names.ENVIRONMENT["base"], KREA)
+    monkeypatch.setenv(names.ENVIRONMENT["adapter"], ADAPTER)
+    painter = load_pipeline(device="cpu", fast=True)
+    assert same(painter, tiny_painter) and painter.provenance.base == KREA
+    accelerator = painter.accelerator
+    assert accelerator and (accelerator.recommended_strength, accelerator.steps) == (0.125, 8)
+    assert paint(painter, BOAT, fast=True).tobytes() != paint(painter, BOAT).tobytes()
+    assert not stocked.count(".*SDXL")
+
+
 def test_a_download_that_was_cut_goes_on_where_it_was(
     stocked: Hub, tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,13 +2,16 @@
 
 import dataclasses
 import io
+import os
 import shutil
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
 from tiny import make_tiny_adapter
 
@@ -398,6 +401,83 @@ def test_pairs_rows_and_repaints_from_the_terminal(run, photograph: Image.Image,
     assert Image.open("large.png").size == (128, 160)
     said = capsys.readouterr().err
     assert "step 2 of 4\nstep 3 of 4\nstep 4 of 4" in said  # two pictures; in a log, a line for each quarter
+
+
+def test_a_photograph_is_painted_over_alike_however_its_file_holds_it(run, capsys: pytest.CaptureFixture) -> None:
+    grey = np.asarray(Image.effect_noise((96, 64), 60))
+    upright = Image.fromarray(grey).convert("RGB")
+    upright.save("upright.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save("sixteen.png")
+    upright.convert("RGBA").save("alpha.webp", lossless=True)
+    # as phones write it: turned, and with the exposure bias -2/0
+    main = struct.pack("<HHHII", 2, 0x0112, 3, 1, 6) + struct.pack("<HHII", 0x8769, 4, 1, 38) + bytes(4)
+    inner = struct.pack("<HHHII", 1, 0x9204, 10, 1, 56) + bytes(4) + struct.pack("<ii", -2, 0)
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    turned.save("phone.png", exif=b"Exif\0\0II*\0" + struct.pack("<I", 8) + main + inner)
+    metadata = PngImagePlugin.PngInfo()
+    metadata.add_text("workflow", "x" * 2_000_000, zip=True)  # other programs' text
+    upright.save("workflow.png", pnginfo=metadata)
+    size = ("--steps", 1, "--width", 96, "--height", 64, "--change", 1)
+    painted = []
+    for name in ("upright.png", "sixteen.png", "alpha.webp", "phone.png", "workflow.png"):
+        assert run("a boat", *size, "--repaint", name, "--out", "over.png") == 0, name
+        painted.append(Path("over.png").read_bytes())
+    assert painted == painted[:1] * 5
+    Path("damaged.avif").write_bytes(bytes(8) + b"avif" + bytes(99))
+    Path("text.png").write_text("no picture")
+    Image.new("RGB", (3, 2000)).save("strip.png")
+    os.mkfifo("pipe.png")
+    capsys.readouterr()
+    for name in ("damaged.avif", "text.png", "strip.png", "pipe.png"):
+        assert run("a boat", "--repaint", name) == 2
+        said = capsys.readouterr().err
+        assert name in said and said.count("\n") == 1, said
+
+
+def test_adapters_as_other_programs_leave_them_paint_or_are_refused(
+    run, tiny_flux: Path, tiny_adapter: Path, capsys: pytest.CaptureFixture
+) -> None:
+    weights = load_file(tiny_adapter / WEIGHTS_FILE)
+    expected = load_pipeline(tiny_flux, tiny_adapter, device="cpu")
+
+    def painted(changed: dict, **metadata: str) -> int:
+        save_file({key: tensor.contiguous() for key, tensor in changed.items()}, "theirs.safetensors", metadata)
+        command = ["a boat", "--steps", "1", "--model", str(tiny_flux), "--adapter", "theirs.safetensors"]
+        return terminal.main([*command, "--strength", "0.8", "--device", "cpu"])
+
+    def renamed(change: Callable[[str], str]) -> dict:
+        return {change(key): tensor for key, tensor in weights.items()}
+
+    one_step = GenerationParams(prompt="a boat", steps=1, width=64, height=64)
+    for layout in (
+        renamed(lambda key: key.replace("transformer.", "transformer._orig_mod.", 1)),
+        renamed(lambda key: f"lora_transformer_{key.removeprefix('transformer.').split('.lora_')[0].replace('.', '_')}"
+                f".lora_{'down' if '_A.' in key else 'up'}.weight"),
+    ):  # fmt: skip
+        assert painted(layout) == 0
+        assert same(Image.open("picture.png"), paint(expected, one_step, 0.8))
+    capsys.readouterr()
+    for changed, metadata, sentence in (
+        ({key: tensor * torch.nan for key, tensor in weights.items()}, {}, "holds numbers that are not finite"),
+        ({key: tensor.to(torch.int8) for key, tensor in weights.items()}, {}, "holds whole numbers"),
+        (weights, {"lora_adapter_metadata": '{"transformer.lora_alpha": 1e400}'}, "alpha is 'inf' and no number"),
+        (renamed(lambda key: f"{key.removeprefix('transformer.')}"), {"modelspec.architecture": "sdxl"}, ""),
+    ):
+        assert painted(changed, **metadata) == (2 if sentence else 0)
+        said = capsys.readouterr().err.strip().splitlines()
+        assert not sentence or (said[-1].startswith("theirs.safetensors ") and sentence in said[-1]), said
+    for missing in ("./nope", "loras/mine.safetensors"):
+        assert terminal.main(["a boat", "--model", str(tiny_flux), "--adapter", missing, "--device", "cpu"]) == 2
+        assert capsys.readouterr().err.startswith(f"There is no file or folder {missing} here")
+
+
+def test_words_that_the_model_does_not_read_are_told(run, capsys: pytest.CaptureFixture) -> None:
+    assert run("a boat on the sea at dawn, and much more", "--steps", 1) == 0
+    assert "The prompt is too long for the model, which does not read: much more" in capsys.readouterr().err
+    command = ["a cat on a bicycle in Paris", "--model", "miniature", "--steps", "1", "--device", "cpu", "--compare"]
+    assert terminal.main(command) == 0
+    said = capsys.readouterr().err
+    assert "This model was not taught: cat, bicycle, Paris. It knows: a sailing boat on the sea, " in said
 
 
 @pytest.mark.parametrize(
