@@ -1,6 +1,5 @@
 """Compiled blocks paint what the others paint, and a moved slider compiles nothing."""
 
-import copy
 import dataclasses
 import shutil
 import sys
@@ -23,34 +22,20 @@ QUICKLY: dict = {"aot_inductor.compile_wrapper_opt_level": "O0"}  # of the compi
 STRENGTHS = (1.0, 0.5, 0.0, 1.3, -0.5)
 
 
-@pytest.fixture(params=["none", "fp8"])
-def plain(request: pytest.FixtureRequest, tiny_flux: Path, tiny_adapter: Path) -> Painter:
-    return load_pipeline(str(tiny_flux), str(tiny_adapter), request.param, "cpu")
-
-
-@pytest.fixture
-def compiled(plain: Painter) -> Painter:
+@pytest.mark.parametrize("quantize", ["none", "fp8"])
+def test_compiled_blocks_paint_the_same_pictures_and_a_moved_slider_compiles_nothing(
+    tiny_flux: Path, tiny_adapter: Path, quantize: str
+):
     """Traced as for any compiler, and then run as it is: what inductor makes of it is PyTorch's matter."""
     torch._dynamo.reset()
     counters.clear()
-    painter = dataclasses.replace(plain, pipe=copy.deepcopy(plain.pipe))
+    painter = load_pipeline(str(tiny_flux), str(tiny_adapter), quantize, "cpu")
+    expected = [np.asarray(paint(painter, SAMPLING, strength)) for strength in STRENGTHS]
     compile_blocks(painter.pipe, backend="eager")
-    return painter
-
-
-def test_compiled_blocks_paint_the_same_pictures_at_every_strength(compiled: Painter, plain: Painter):
-    for strength in STRENGTHS:
-        ours, theirs = (np.asarray(paint(one, SAMPLING, strength)) for one in (compiled, plain))
-        assert np.array_equal(ours, theirs), strength
-
-
-def test_a_moved_slider_compiles_nothing(compiled: Painter):
-    paint(compiled, SAMPLING, 1.0)
-    graphs = counters["stats"]["unique_graphs"]
-    assert graphs == 3  # a kind of block each, and the first single one, whose input lies otherwise in memory
-    for strength in STRENGTHS:
-        paint(compiled, SAMPLING, strength)
-    assert counters["stats"]["unique_graphs"] == graphs
+    for strength, picture in zip(STRENGTHS, expected, strict=True):
+        assert np.array_equal(np.asarray(paint(painter, SAMPLING, strength)), picture), strength
+        # a kind of block each, and the first single one, whose input lies otherwise in memory
+        assert counters["stats"]["unique_graphs"] == 3
 
 
 # ---- Ahead of time
