@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from impressionism import names
 from impressionism.errors import UserError, status_of
-from impressionism.hub import check_name
 
 if TYPE_CHECKING:  # imported where they are used: PyTorch takes seconds, --help should not
     from impressionism.paint import PaintRequest
@@ -81,6 +80,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check_files(args: argparse.Namespace) -> None:
+    from impressionism.hub import check_name
+
     if args.out.suffix.lower() != ".png":
         raise UserError(f"{args.out.name} cannot carry a recipe; name the picture something.png.")
     nearest = next(folder for folder in args.out.absolute().parents if folder.exists())

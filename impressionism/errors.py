@@ -7,13 +7,10 @@ sentences here and nowhere else, so that the same failure reads the same in ever
 import errno
 import os
 import re
-import shutil
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 
 class UserError(ValueError):
@@ -49,6 +46,8 @@ def first_line(error: BaseException) -> str:
 
 def check_environment() -> None:
     """Refuses addresses in the environment with which huggingface_hub and httpx fail while they are imported."""
+    from urllib.parse import urlsplit  # here and below: --help needs none of these, and should answer at once
+
     for name, schemes in {"HF_ENDPOINT": ("http", "https"), **dict.fromkeys(_PROXIES, _PROXY_SCHEMES)}.items():
         if not (address := os.environ.get(name, "")):
             os.environ.pop(name, None)  # empty is the same as unset, except to huggingface_hub
@@ -66,6 +65,8 @@ def check_environment() -> None:
 
 def check_port(host: str, port: int | None) -> None:
     """Refuses a port that something else listens at; none: any."""
+    import socket
+
     if port is None:
         return
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
@@ -150,6 +151,8 @@ def explain_disk(error: BaseException, path: Path | str | None = None) -> str | 
 
 
 def _is_full(path: Path | str | None) -> bool:
+    import shutil
+
     folder = Path(path or ".").absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     return shutil.disk_usage(existing).free < 2**20

@@ -15,9 +15,7 @@ import contextlib
 import ctypes
 import logging
 import math
-import os
 import re
-import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -34,6 +32,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from impressionism.errors import UserError
+from impressionism.files import write_folder
 from impressionism.hub import commit_of, digest_of, folder_of
 
 Mode = Literal["none", "fp8", "int8", "nf4", "int4", "int2"]
@@ -183,24 +182,15 @@ def kept_transformer(
 
 def save_quantized(model: FluxTransformer2DModel, folder: Path, quantize: str) -> Path:
     """Writes a transformer so that load_transformer gives back the same bits; a folder is there whole or not at all."""
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    target = partial / "transformer"
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     shards = split_torch_state_dict_into_shards(
         state, filename_pattern="diffusion_pytorch_model{suffix}.safetensors", max_shard_size="4GB"
     )
     metadata = {"format": "pt", "quantize": format_of(quantize, model.device)}
-    try:
-        target.mkdir(parents=True)
-        model.save_config(target)
+    with write_folder(folder) as partial:
+        model.save_config(partial / "transformer")
         for file, names in shards.filename_to_tensors.items():
-            save_file({name: state[name] for name in names}, target / file, metadata)
-        if not folder.exists():  # another process may have been faster
-            partial.rename(folder)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"The quantized transformer cannot be written to {folder}: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            save_file({name: state[name] for name in names}, partial / "transformer" / file, metadata)
     return folder
 
 
@@ -327,14 +317,8 @@ def pack_nf4(weight: torch.Tensor) -> PackedTensors:
 def nf4(linear: nn.Linear, parts: PackedTensors, dtype: torch.dtype) -> nn.Module:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    layer: Any = Linear4bit(
-        linear.in_features,
-        linear.out_features,
-        bias=False,
-        compute_dtype=dtype,
-        quant_type="nf4",
-        device="meta",
-    )
+    shape = (linear.in_features, linear.out_features)
+    layer: Any = Linear4bit(*shape, bias=False, compute_dtype=dtype, quant_type="nf4", device="meta")
     layer.support_avx512bf16_for_cpu = False  # or inference would repack the weights, and training fail on them
     stats, device = {name: part for name, part in parts.items() if name != "weight"}, str(parts["weight"].device)
     layer.weight = Params4bit.from_prequantized(parts["weight"], stats, device=device, module=layer)
@@ -359,14 +343,8 @@ def pack_int8(weight: torch.Tensor) -> PackedTensors:
 def int8(linear: nn.Linear, parts: PackedTensors) -> nn.Module:
     from bitsandbytes.nn import Int8Params, Linear8bitLt
 
-    layer = Linear8bitLt(
-        linear.in_features,
-        linear.out_features,
-        bias=False,
-        has_fp16_weights=False,
-        threshold=6.0,
-        device="meta",
-    )
+    shape = (linear.in_features, linear.out_features)
+    layer = Linear8bitLt(*shape, bias=False, has_fp16_weights=False, threshold=6.0, device="meta")
     rows, scales = parts["weight"], parts["SCB"]
     check_shape(rows.shape, linear)
     layer.weight = Int8Params(rows, requires_grad=False, has_fp16_weights=False, CB=rows, SCB=scales)  # type: ignore
