@@ -276,16 +276,16 @@ def showing(voting: VotingSession, trial: Trial) -> str:
 
 def ending(session: Session | None) -> str:
     if session is None:
-        told = "This study has all the votes that it asked for."
+        sentence = "This study has all the votes that it asked for."
     elif not session.trials:
-        told = "You have seen every pair there is."
+        sentence = "You have seen every pair there is."
     else:
         adapter, base = session.wins["adapter"], session.wins["base"] + session.wins["base-styled"]
-        told = (
+        sentence = (
             "Each pair was one prompt painted from the same noise: by FLUX alone, and by FLUX with an Impressionist "
             f"adapter. You found the adapter’s picture more Impressionist {adapter} times, the other {base} times."
         )
-    return f'<div class="ballot" data-step="end"><h1>Thank you</h1><p>{told}</p></div>'
+    return f'<div class="ballot" data-step="end"><h1>Thank you</h1><p>{sentence}</p></div>'
 
 
 def build(voting: VotingSession) -> Any:

@@ -12,7 +12,7 @@ import pandas
 
 from evaluation import numbers
 from evaluation.exhibits import own_strength, read_gallery
-from evaluation.features import VERSIONS, in_parallel, layouts, look_at
+from evaluation.features import VERSIONS, in_parallel, layouts, measure_files
 from evaluation.numbers import Real
 from impressionism import files
 from impressionism.errors import UserError
@@ -104,16 +104,16 @@ class ScoreInputs:
 def collect(run: Path, real: Path, training: Path | None) -> ScoreInputs:
     """Everything that needs no weights from the Hub."""
     exhibits = read_gallery(run)
-    shown = [run / "gallery" / exhibit.file for exhibit in exhibits]
+    painted = [run / "gallery" / exhibit.file for exhibit in exhibits]
     real_files, training_files = real_pictures(real), files_of(training) if training else []
-    statistics, vectors = look_at([*shown, *real_files])
-    count = len(shown)
+    statistics, vectors = measure_files([*painted, *real_files])
+    count = len(painted)
     evidence = ScoreInputs(
         run=run,
         exhibits=exhibits,
-        pictures=pandas.DataFrame([described(one) | seen for one, seen in zip(exhibits, statistics, strict=False)]),
+        pictures=pandas.DataFrame([described(one) | values for one, values in zip(exhibits, statistics, strict=False)]),
         real=pandas.DataFrame(
-            [{**of, **seen} for of, seen in zip(labels_of(real_files), statistics[count:], strict=True)]
+            [{**labels, **values} for labels, values in zip(labels_of(real_files), statistics[count:], strict=True)]
         ),
         training=training_files,
         vectors={name: Vectors(found[:count], found[count:]) for name, found in vectors.items()},

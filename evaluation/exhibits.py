@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from impressionism.errors import UserError
+from impressionism.files import write_atomic
 from impressionism.records import Exhibit, Record, Scores, parsed, parsed_lines
 
 
@@ -21,9 +22,7 @@ def noise_of(exhibit: Exhibit) -> Noise:
 
 def write_lines(path: Path, records: Iterable[Record]) -> None:
     """One record a line, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
-    partial.replace(path)
+    write_atomic(path, "".join(record.to_json() + "\n" for record in records))
 
 
 def read_gallery(run: Path) -> list[Exhibit]:

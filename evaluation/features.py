@@ -45,7 +45,7 @@ WEIGHTLESS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def look(file: Path) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def measure_file(file: Path) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """A picture's statistics with `index`, and its vectors that need no download."""
     pixels = np.asarray(read_picture(file))
     picture = to_size(pixels)
@@ -56,11 +56,11 @@ def look(file: Path) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     return {**statistics, "index": index_of(values)}, vectors
 
 
-def look_at(files: Iterable[Path]) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
+def measure_files(files: Iterable[Path]) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
     """The same of many, on all cores: a dict for each picture, and (pictures, d) by the vector's name."""
-    seen = in_parallel(look, files)
-    statistics = [values for values, _ in seen]
-    return statistics, {name: np.stack([vectors[name] for _, vectors in seen]) for name in seen[0][1]}
+    measured = in_parallel(measure_file, files)
+    statistics = [values for values, _ in measured]
+    return statistics, {name: np.stack([vectors[name] for _, vectors in measured]) for name in measured[0][1]}
 
 
 def in_parallel(function: Callable[[Path], Any], files: Iterable[Path]) -> list[Any]:

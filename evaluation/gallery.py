@@ -56,7 +56,7 @@ def gallery(
         shared = f" {state.num_processes} processes share the rest." if state.num_processes > 1 else ""
         own = "" if adapter or (run / "adapter").is_dir() else f"{run} holds no adapter of its own. "
         print(f"{own}{painter.about} {len(exhibits)} pictures, {there} of them are there already.{shared}", flush=True)
-    hang(painter, folder, wanted[state.process_index :: state.num_processes], shown=state.is_main_process)
+    paint_missing(painter, folder, wanted[state.process_index :: state.num_processes], progress=state.is_main_process)
     state.wait_for_everyone()
 
     if state.is_main_process:
@@ -72,9 +72,11 @@ def load(run: Path, model: str | None, adapter: str | None, quantize: str, devic
     own, record, revision = run / "adapter", run / "run.json", None
     adapter = adapter or (str(own) if own.is_dir() else "auto")
     if not model and record.exists():
-        told = parsed(record, Run.from_json)
-        model = told.base
-        revision = told.base_revision if len(told.base_revision or "") == 40 else None  # else a digest of local files
+        trained = parsed(record, Run.from_json)
+        model = trained.base
+        revision = (
+            trained.base_revision if len(trained.base_revision or "") == 40 else None
+        )  # else a digest of local files
     painter = load_pipeline(model or "auto", adapter, quantize, device, model_revision=revision)
     if not painter.provenance.adapter:
         raise UserError(f"{run} has no adapter to evaluate: name one with --adapter.")
@@ -102,18 +104,18 @@ def exhibit(prompt: Prompt, arm: Arm, painter: Painter, sampling: GenerationPara
 
 def missing(folder: Path, exhibits: list[Exhibit]) -> list[list[Exhibit]]:
     """What is not there, or was painted by another record; a list for each prompt and noise."""
-    wanted = [exhibit for exhibit in exhibits if not hangs(folder, exhibit)]
+    wanted = [exhibit for exhibit in exhibits if not is_painted(folder, exhibit)]
     return [list(row) for _, row in itertools.groupby(wanted, key=lambda exhibit: exhibit.recipe.sampling)]
 
 
-def hangs(folder: Path, exhibit: Exhibit) -> bool:
+def is_painted(folder: Path, exhibit: Exhibit) -> bool:
     file = folder / exhibit.file
     return file.exists() and read_recipe(file) == exhibit.recipe
 
 
-def hang(painter: Painter, folder: Path, rows: list[list[Exhibit]], *, shown: bool) -> None:
+def paint_missing(painter: Painter, folder: Path, rows: list[list[Exhibit]], *, progress: bool) -> None:
     """Paint them, each row from one noise."""
-    for row in tqdm(rows, desc="gallery", unit="row", disable=not (shown and rows)):
+    for row in tqdm(rows, desc="gallery", unit="row", disable=not (progress and rows)):
         pictures = sweep(painter, row[0].recipe.sampling, [exhibit.recipe.strength for exhibit in row])
         for exhibit, (_, picture) in zip(row, pictures, strict=True):
             file = folder / exhibit.file

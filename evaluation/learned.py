@@ -3,8 +3,7 @@
 Where the weights cannot be had, their rows say so; nothing is left out in silence, and nothing counts as zero.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,20 +36,20 @@ BATCH = 8
 class FeatureExtractor:
     """A loaded extractor."""
 
-    see: Callable[[torch.Tensor], torch.Tensor]
+    embed_images: Callable[[torch.Tensor], torch.Tensor]
     """(n, 3, side, side), normalised, to (n, d)."""
     side: int
     """Pixels of the square that the model sees."""
     resize: int
     """Pixels to which the short side is brought before the middle is cut out."""
     norm: tuple[tuple[float, float, float], tuple[float, float, float]]
-    read: Callable[[list[str]], torch.Tensor] | None = None
-    """Sentences to (n, d), where the eye can read."""
+    embed_texts: Callable[[list[str]], torch.Tensor] | None = None
+    """Sentences to (n, d), where the model reads text."""
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """Where an eye's weights are, and how they become one."""
+    """Where the weights are, and how they are loaded."""
 
     repository: str
     revision: str
@@ -59,7 +58,7 @@ class Extractor:
     load: Callable[[Path, str], FeatureExtractor]
 
 
-# ---- From a folder to an eye
+# ---- From a folder to a loaded model
 
 
 def clip(folder: Path, device: str) -> FeatureExtractor:
@@ -117,77 +116,62 @@ EXTRACTORS = {
 
 def learned_rows(evidence: ScoreInputs, real: Path, names: Sequence[str] | None, device: str) -> list[Metric]:
     """The rows of every learned feature: computed for the names, or why they are not."""
-    if strangers := sorted(set(names or ()) - set(EXTRACTORS)):
-        raise UserError(f"There is no feature {', '.join(strangers)}; there are {', '.join(EXTRACTORS)}.")
-    rows = []
+    if unknown := sorted(set(names or ()) - set(EXTRACTORS)):
+        raise UserError(f"There is no feature {', '.join(unknown)}; there are {', '.join(EXTRACTORS)}.")
+    rows, device = [], choose_device(device)
     for name, extractor in EXTRACTORS.items():
-        if names is None or name in names:
-            rows += rows_of_extractor(name, evidence, real, choose_device(device))
-        else:
-            rows += not_computed(name, "Not computed: not asked for (--features).", told(extractor, None))
+        weights = f"{extractor.repository}@{extractor.revision[:12]}, {extractor.licence}"
+        if names is not None and name not in names:
+            rows += not_computed(name, "Not computed: not asked for (--features).", weights)
+            continue
+        try:
+            folder = folder_of(extractor.repository, extractor.revision, list(extractor.files))
+            loaded = extractor.load(folder, device)
+        except (UserError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+            why = str(error).split(":")[0].rstrip(".") if isinstance(error, UserError) else "they cannot be read"
+            rows += not_computed(name, f"Not computed: weights unavailable ({why}).", weights)
+            continue
+        commit = (commit_of(folder) or extractor.revision)[:12]
+        vectors = vectors_of(loaded, name, evidence, real, device)
+        rows += rows_of(name, evidence, vectors, f"{extractor.repository}@{commit}, {extractor.licence}")
     return rows
 
 
-def rows_of_extractor(name: str, evidence: ScoreInputs, real: Path, device: str) -> list[Metric]:
-    extractor = EXTRACTORS[name]
-    try:
-        folder = folder_of(extractor.repository, extractor.revision, list(extractor.files))
-        with readable():
-            eye = extractor.load(folder, device)
-    except UserError as error:
-        why = str(error).split(":")[0].rstrip(".")
-        return not_computed(name, f"Not computed: weights unavailable ({why}).", told(extractor, None))
-    return rows_of(name, evidence, look(eye, name, evidence, real, device), told(extractor, commit_of(folder)))
-
-
-@contextmanager
-def readable() -> Iterator[None]:
-    """Weights that are not what they should be, as a sentence."""
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"they cannot be read; {str(error).strip().splitlines()[0]}") from error
-
-
-def look(eye: FeatureExtractor, name: str, evidence: ScoreInputs, real: Path, device: str) -> Vectors:
+def vectors_of(extractor: FeatureExtractor, name: str, evidence: ScoreInputs, real: Path, device: str) -> Vectors:
     files = [evidence.run / "gallery" / exhibit.file for exhibit in evidence.exhibits]
     return Vectors(
-        see(eye, files, device, name),
-        see(eye, real_pictures(real), device, name),
-        texts=read(eye, list(evidence.pictures["text"])) if eye.read else None,
+        embed_images(extractor, files, device, name),
+        embed_images(extractor, real_pictures(real), device, name),
+        texts=embed_texts(extractor, list(evidence.pictures["text"])) if extractor.embed_texts else None,
     )
 
 
 @torch.no_grad()
-def see(eye: FeatureExtractor, files: Sequence[Path], device: str, name: str) -> np.ndarray:
+def embed_images(extractor: FeatureExtractor, files: Sequence[Path], device: str, name: str) -> np.ndarray:
     """(files, d)."""
     found = []
     for start in tqdm(range(0, len(files), BATCH), desc=name, disable=len(files) <= BATCH):
-        pictures = torch.stack([prepared(read_picture(file), eye) for file in files[start : start + BATCH]])
-        found.append(eye.see(pictures.to(device)).float().cpu().numpy())
+        pictures = torch.stack([prepared(read_picture(file), extractor) for file in files[start : start + BATCH]])
+        found.append(extractor.embed_images(pictures.to(device)).float().cpu().numpy())
     return np.concatenate(found)
 
 
 @torch.no_grad()
-def read(eye: FeatureExtractor, sentences: list[str]) -> np.ndarray:
+def embed_texts(extractor: FeatureExtractor, sentences: list[str]) -> np.ndarray:
     """(sentences, d); each different one is read once."""
-    assert eye.read is not None
+    assert extractor.embed_texts is not None
     different = list(dict.fromkeys(sentences))
-    found = dict(zip(different, eye.read(different).float().cpu().numpy(), strict=True))
+    found = dict(zip(different, extractor.embed_texts(different).float().cpu().numpy(), strict=True))
     return np.stack([found[sentence] for sentence in sentences])
 
 
-def prepared(picture: Image.Image, eye: FeatureExtractor) -> torch.Tensor:
+def prepared(picture: Image.Image, extractor: FeatureExtractor) -> torch.Tensor:
     """(3, side, side): the middle of the picture, normalised."""
-    scale = eye.resize / min(picture.size)
-    size = [max(eye.side, round(side * scale)) for side in picture.size]
-    left, top = ((whole - eye.side) // 2 for whole in size)
+    scale = extractor.resize / min(picture.size)
+    size = [max(extractor.side, round(side * scale)) for side in picture.size]
+    left, top = ((whole - extractor.side) // 2 for whole in size)
     scaled = picture.convert("RGB").resize((size[0], size[1]), Image.Resampling.BICUBIC)
-    fitted = scaled.crop((left, top, left + eye.side, top + eye.side))
+    fitted = scaled.crop((left, top, left + extractor.side, top + extractor.side))
     pixels = torch.from_numpy(np.asarray(fitted, np.float32)) / 255
-    mean, deviation = (torch.tensor(part) for part in eye.norm)
+    mean, deviation = (torch.tensor(part) for part in extractor.norm)
     return ((pixels - mean) / deviation).permute(2, 0, 1)
-
-
-def told(extractor: Extractor, commit: str | None) -> str:
-    return f"{extractor.repository}@{(commit or extractor.revision)[:12]}, {extractor.licence}"

@@ -243,27 +243,27 @@ def licence(card: ModelCard) -> list[str]:
         found = next((card.folder / name for name in names_ if (card.folder / name).is_file()), None)
         return found.read_text(encoding="utf-8", errors="replace") if found else ""
 
-    head, told = card.head, card.head.get("license")
+    head, named = card.head, card.head.get("license")
     name, link = head.get("license_name"), str(head.get("license_link", ""))
     is_file = link and not link.startswith(("http://", "https://"))
     notice, quoted = text_of("NOTICE", "NOTICE.md", "NOTICE.txt"), " ".join(FLUX.attribution.split())
     here = {file.name for file in card.folder.iterdir()}
     return when(
-        (not told, "license is missing: without one nobody may use the adapter."),
-        (told == "other" and not name, "license: other needs license_name."),
-        (told == "other" and not link, "license: other needs license_link, a file here or an address."),
-        (told == "other" and is_file and not (card.folder / link).is_file(),
+        (not named, "license is missing: without one nobody may use the adapter."),
+        (named == "other" and not name, "license: other needs license_name."),
+        (named == "other" and not link, "license: other needs license_link, a file here or an address."),
+        (named == "other" and is_file and not (card.folder / link).is_file(),
          f"license_link names {link}, which is not here."),
     ) + (when(
-        ((told, name) != ("other", FLUX.license["license_name"]),
-         f"An adapter of FLUX.1 [dev] is under its licence, not {told} / {name}: license other, license_name "
+        ((named, name) != ("other", FLUX.license["license_name"]),
+         f"An adapter of FLUX.1 [dev] is under its licence, not {named} / {name}: license other, license_name "
          f"{FLUX.license['license_name']}."),
         ("Non-Commercial License" not in text_of("LICENSE.md", "LICENSE"),
          "LICENSE.md should hold the FLUX.1 [dev] licence (section 3a)."),
         (quoted not in " ".join(notice.split()), "NOTICE should hold the Attribution Notice verbatim (section 3b)."),
         (not re.search(r"\bmodified\b", notice), "NOTICE should say that the model was modified (section 3c)."),
     ) if card.is_flux_dev else when(
-        (told and not here & {"LICENSE", "LICENSE.md", "LICENSE.txt"},
+        (named and not here & {"LICENSE", "LICENSE.md", "LICENSE.txt"},
          "There is no LICENSE.md with the licence's text."),
     ))  # fmt: skip
 
@@ -272,14 +272,14 @@ def licence(card: ModelCard) -> list[str]:
 
 
 def pictures(card: ModelCard) -> list[str]:
-    told, shown = [], []
+    faults_, urls = [], []
     for alt, url, tag in PICTURE.findall(card.text):
         url = url or (re.search(r"src=[\"']?([^\"'\s>]+)", tag) or ["", ""])[1]
-        shown.append(url)
+        urls.append(url)
         if not (alt or re.search(r"alt=[\"'][^\"']+", tag)):
-            told.append(f"The picture {url} has no alternative text.")
-    local = [url for url in dict.fromkeys([*shown, *map(url_of, card.widget)]) if url and "://" not in url]
-    return [*told, *(fault for url in local for fault in picture(card.folder, url))]
+            faults_.append(f"The picture {url} has no alternative text.")
+    local = [url for url in dict.fromkeys([*urls, *map(url_of, card.widget)]) if url and "://" not in url]
+    return [*faults_, *(fault for url in local for fault in picture(card.folder, url))]
 
 
 def picture(folder: Path, url: str) -> list[str]:
@@ -319,13 +319,13 @@ def text(card: ModelCard) -> list[str]:
 def steps(card: ModelCard) -> list[str]:
     """One number of training steps, that of run.json where it is at hand."""
     found = [next(filter(None, groups)) for groups in STEPS.findall(card.text)]
-    told = {int(re.sub(r"\D", "", number)) for number in found}
+    counts = {int(re.sub(r"\D", "", number)) for number in found}
     record = next((file for file in (card.folder / "run.json", card.folder.parent / "run.json") if file.exists()), None)
     real = parsed(record, Run.from_json).steps if record else None
-    listed = ", ".join(map(str, sorted(told)))
+    listed = ", ".join(map(str, sorted(counts)))
     return when(
-        (len(told) > 1, f"It gives several numbers of training steps ({listed}): which is right?"),
-        (len(told) == 1 and real and real not in told, f"It says {listed} training steps; run.json says {real}."),
+        (len(counts) > 1, f"It gives several numbers of training steps ({listed}): which is right?"),
+        (len(counts) == 1 and real and real not in counts, f"It says {listed} training steps; run.json says {real}."),
     )
 
 

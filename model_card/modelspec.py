@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from impressionism.errors import UserError
+from impressionism.files import write_atomic
 
 MUST = ("sai_model_spec", "architecture", "implementation", "title")
 LARGEST_HEADER = 100_000_000  # bytes, as the format says
@@ -49,16 +50,10 @@ def relabel(file: Path, **facts: str) -> None:
     """Lays ModelSpec keys over those of the file; its tensors stay as they are, and the same facts give the same
     bytes."""
     header, start = read_header(file)
-    metadata = header.get("__metadata__", {}) | {f"modelspec.{key}": value for key, value in facts.items()}
-    if metadata == header.get("__metadata__"):
+    known = header.pop("__metadata__", {})
+    metadata = known | {f"modelspec.{key}": value for key, value in facts.items()}
+    if metadata == known:
         return
-    text = json.dumps({"__metadata__": dict(sorted(metadata.items())), **header_without(header)}, ensure_ascii=False)
-    encoded = text.encode()
+    encoded = json.dumps({"__metadata__": dict(sorted(metadata.items())), **header}, ensure_ascii=False).encode()
     encoded += b" " * (-len(encoded) % 8)  # the tensors stay aligned
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_bytes(struct.pack("<Q", len(encoded)) + encoded + file.read_bytes()[start:])
-    partial.replace(file)
-
-
-def header_without(header: dict[str, Any]) -> dict[str, Any]:
-    return {name: entry for name, entry in header.items() if name != "__metadata__"}
+    write_atomic(file, struct.pack("<Q", len(encoded)) + encoded + file.read_bytes()[start:])

@@ -28,50 +28,52 @@ def faults(folder: Path, base: Path | None) -> list[str]:
     """Of all its .safetensors; read as layers of the base at hand, or of FLUX.1 [dev]."""
     files = sorted(folder.glob("*.safetensors"))
     pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth") for file in folder.glob(pattern))
-    told = [f"{name} is a pickle, which can run code: save it as .safetensors." for name in pickles]
+    faults_ = [f"{name} is a pickle, which can run code: save it as .safetensors." for name in pickles]
     if not files:
-        return [*told, f"There is no adapter: save it as {names.WEIGHTS_FILE}."]
+        return [*faults_, f"There is no adapter: save it as {names.WEIGHTS_FILE}."]
     if len(files) > 1 and not (folder / names.WEIGHTS_FILE).exists():
-        told.append(f"Of several files none is called {names.WEIGHTS_FILE}: load_lora_weights cannot choose.")
+        faults_.append(f"Of several files none is called {names.WEIGHTS_FILE}: load_lora_weights cannot choose.")
     from impressionism.lora_file import linears_of, read_adapter  # PyTorch takes seconds
 
     linears, updates = linears_of(base), {}
     for file in files:
-        told += told_of(file)
+        faults_ += header_faults(file)
         try:
             updates[file.name] = read_adapter(file, linears)
         except UserError as error:
-            told.append(str(error))
+            faults_.append(str(error))
     readable = list(updates.items())
-    return told + [fault for other in readable[1:] for fault in differ(readable[0], other)]
+    return faults_ + [fault for other in readable[1:] for fault in differ(readable[0], other)]
 
 
-def told_of(file: Path) -> list[str]:
-    """What the file says of itself: alpha, and the ModelSpec's keys."""
+def header_faults(file: Path) -> list[str]:
+    """What the file says of itself: the ModelSpec's keys, and an alpha that all tools read alike."""
     try:
         header, _ = modelspec.read_header(file)
     except UserError:
         return []  # reading its tensors says why
-    metadata = header.get("__metadata__", {})
-    return [*alphas(file.name, header, metadata), *labels(file, metadata)]
+    name, metadata = file.name, header.get("__metadata__", {})
+    missing = [key for key in modelspec.MUST if f"modelspec.{key}" not in metadata]
+    digest = metadata.get("modelspec.hash_sha256")
+    return alphas(name, header, metadata) + when(
+        (missing, f"{name} lacks the ModelSpec's {', '.join(missing)}: tools cannot say what it is."),
+        (not missing and digest and digest != modelspec.hash_of(file),
+         f"{name}: modelspec.hash_sha256 is of other tensors than it holds."),
+    )  # fmt: skip
 
 
 def alphas(name: str, header: dict[str, Any], metadata: dict[str, str]) -> list[str]:
-    """Where alpha is written, and whether all tools read the same."""
+    """Where alpha is written, and whether all tools read the same; the first fault."""
     tensors = any(key.endswith("alpha") for key in header)
     if "lora_adapter_metadata" not in metadata:
         return [] if tensors else [f"{name} says no alpha: tools guess a strength; write lora_adapter_metadata."]
     if tensors:
         return [f"{name} says alpha twice, in tensors and in metadata: diffusers refuses that; keep one."]
     try:
-        config = {key.removeprefix("transformer."): value
-                  for key, value in json.loads(metadata["lora_adapter_metadata"]).items()}  # fmt: skip
+        written = json.loads(metadata["lora_adapter_metadata"])
+        config = {key.removeprefix("transformer."): value for key, value in written.items()}
     except (ValueError, AttributeError):
         return [f"{name}: lora_adapter_metadata is no JSON object."]
-    return scales(name, header, config)
-
-
-def scales(name: str, header: dict[str, Any], config: dict[str, Any]) -> list[str]:
     rank, alpha = config.get("r"), config.get("lora_alpha")
     ranks = {entry["shape"][0] for key, entry in header.items() if key.endswith("lora_A.weight")}
     known = {rank, *(config.get("rank_pattern") or {}).values()}
@@ -85,32 +87,23 @@ def scales(name: str, header: dict[str, Any], config: dict[str, Any]) -> list[st
     )[:1]  # fmt: skip
 
 
-def labels(file: Path, metadata: dict[str, str]) -> list[str]:
-    missing = [key for key in modelspec.MUST if f"modelspec.{key}" not in metadata]
-    told = metadata.get("modelspec.hash_sha256")
-    if missing:
-        return [f"{file.name} lacks the ModelSpec's {', '.join(missing)}: tools cannot say what it is."]
-    if told and told != modelspec.hash_of(file):
-        return [f"{file.name}: modelspec.hash_sha256 is of other tensors than it holds."]
-    return []
-
-
 def differ(first: tuple[str, dict[str, "Update"]], other: tuple[str, dict[str, "Update"]]) -> list[str]:
     """Two files of one folder should be one adapter under different names."""
-    (name, updates), (other_name, others) = first, other
-    missing = {path for path, update in updates.items() if update.up.any()} ^ {
-        path for path, update in others.items() if update.up.any()
-    }
-    if missing:
-        return [f"{name} and {other_name} are different adapters: only one of them changes {min(missing)}."]
-    far = [path for path in updates.keys() & others.keys() if distance(updates[path], others[path]) > CLOSE]
-    return [f"{name} and {other_name} are different adapters: at {min(far)} they add something else."] if far else []
-
-
-def distance(one: "Update", other: "Update") -> float:
-    """Of what they add to random inputs, relative to its size."""
     import torch
 
-    x = torch.randn(one.down.shape[1], PROBES, generator=torch.Generator().manual_seed(0))
-    first, second = (update.scale * (update.up.float() @ (update.down.float() @ x)) for update in (one, other))
-    return float((first - second).norm() / first.norm().clamp(min=1e-12))
+    def changes(updates: dict[str, "Update"]) -> set[str]:
+        return {path for path, update in updates.items() if update.up.any()}
+
+    def distance(path: str) -> float:
+        """Of what the two add to random inputs, relative to its size."""
+        one, two = updates[path], others[path]
+        x = torch.randn(one.down.shape[1], PROBES, generator=torch.Generator().manual_seed(0))
+        added, wanted = (update.scale * (update.up.float() @ (update.down.float() @ x)) for update in (two, one))
+        return float((added - wanted).norm() / wanted.norm().clamp(min=1e-12))
+
+    (name, updates), (other_name, others) = first, other
+    start = f"{name} and {other_name} are different adapters: "
+    if missing := changes(updates) ^ changes(others):
+        return [f"{start}only one of them changes {min(missing)}."]
+    far = [path for path in updates.keys() & others.keys() if distance(path) > CLOSE]
+    return [f"{start}at {min(far)} they add something else."] if far else []

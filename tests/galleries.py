@@ -27,9 +27,9 @@ Painting = Callable[[np.ndarray, float, int, int], np.ndarray]
 def looked_at_once() -> Iterator[None]:
     """A picture that many galleries share is measured once: base and styled base are the same drawings everywhere."""
     known: dict[bytes, Any] = {}
-    really_look = features.look
+    really_look = features.measure_file
 
-    def look(file: Path) -> Any:
+    def measure_file(file: Path) -> Any:
         content = file.read_bytes()
         if content not in known:
             known[content] = really_look(file)
@@ -37,7 +37,7 @@ def looked_at_once() -> Iterator[None]:
         return dict(statistics), dict(vectors)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "look", look)
+        patch.setattr(features, "measure_file", measure_file)
         yield
 
 

@@ -55,7 +55,7 @@ def test_a_pictures_vectors_do_not_depend_on_its_size(tmp_path: Path):
     large = cv2.resize(scene(5, 1), (384, 384), interpolation=cv2.INTER_CUBIC)
     for name, picture in (("small", large[::2, ::2]), ("large", large)):
         Image.fromarray(picture).save(tmp_path / f"{name}.png")
-    _, vectors = features.look_at([tmp_path / "small.png", tmp_path / "large.png"])
+    _, vectors = features.measure_files([tmp_path / "small.png", tmp_path / "large.png"])
     for name in ("structure", "layout"):
         assert np.corrcoef(vectors[name])[0, 1] > 0.99
 
@@ -132,7 +132,7 @@ def test_what_the_hub_does_not_have_is_a_row_that_says_so(hub: Hub, weights: Pat
 
 
 def test_clip_sees_and_reads_as_transformers_own_model_does(weights: Path):
-    eye = learned.clip(weights / "clip", "cpu")
+    extractor = learned.clip(weights / "clip", "cpu")
     model = CLIPModel.from_pretrained(weights / "clip").eval()
     pixels, tokens = (
         torch.randn(2, 3, 28, 28),
@@ -140,14 +140,14 @@ def test_clip_sees_and_reads_as_transformers_own_model_does(weights: Path):
     )
     with torch.no_grad():
         whole = model(pixel_values=pixels, **tokens)
-        seen, read = eye.see(pixels), eye.read(["a boat", "two boats"])  # type: ignore[misc]
+        seen, read = extractor.embed_images(pixels), extractor.embed_texts(["a boat", "two boats"])  # type: ignore[misc]
     for own, theirs in ((seen, whole.image_embeds), (read, whole.text_embeds)):
         assert torch.allclose(torch.nn.functional.normalize(own, dim=-1), theirs, atol=1e-5)
 
 
 def test_a_picture_is_prepared_as_the_models_were_trained():
-    eye = learned.FeatureExtractor(lambda x: x, 14, 16, learned.CLIP_NORM)
-    white = learned.prepared(Image.new("RGB", (60, 30), "white"), eye)
+    extractor = learned.FeatureExtractor(lambda x: x, 14, 16, learned.CLIP_NORM)
+    white = learned.prepared(Image.new("RGB", (60, 30), "white"), extractor)
     assert white.shape == (3, 14, 14)
     assert white[:, 0, 0].tolist() == pytest.approx(
         [(1 - m) / s for m, s in zip(*learned.CLIP_NORM, strict=True)], rel=1e-5

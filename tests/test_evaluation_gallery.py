@@ -16,7 +16,7 @@ from evaluation.__main__ import main
 from evaluation.exhibits import pairs, read_gallery
 from evaluation.gallery import plan
 from evaluation.prompt_set import PROMPTS, PromptSet
-from evaluation.showcase import choose, hang, shown
+from evaluation.showcase import choose, copy_picture, file_name
 from impressionism.errors import UserError
 from impressionism.paint import paint, read_recipe
 from impressionism.records import Exhibit, Pair
@@ -125,14 +125,14 @@ def test_a_large_picture_of_the_showcase_is_made_small(run: Path, tmp_path: Path
     large = dataclasses.replace(exhibit.recipe.sampling, width=1024, height=512)
     exhibit = dataclasses.replace(exhibit, recipe=dataclasses.replace(exhibit.recipe, sampling=large))
     Image.new("RGB", (1024, 512), "teal").save(tmp_path / "large.png")
-    hang(tmp_path / "large.png", file := tmp_path / shown(exhibit))
+    copy_picture(tmp_path / "large.png", file := tmp_path / file_name(exhibit))
     small = Image.open(file)
     assert (small.format, small.size) == ("WEBP", (768, 384))
 
 
 def test_the_choice_follows_the_gain_alone(run: Path):
-    hung = [pair for pair in pairs(read_gallery(run)) if pair[1].genre == "sea"]
-    chosen = choose(hung, [0.1, 0.4, -0.2, 0.3])
+    compared = [pair for pair in pairs(read_gallery(run)) if pair[1].genre == "sea"]
+    chosen = choose(compared, [0.1, 0.4, -0.2, 0.3])
     assert [(pair.chosen, pair.gain) for _, _, pair in chosen] == [("best", 0.4), ("worst", -0.2), ("between", 0.1)]
 
 

@@ -360,12 +360,12 @@ def test_a_hash_of_other_tensors_is_told(folder: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(bytes(content))
-    assert "is of other tensors than it holds" in "\n".join(weights.told_of(file))
+    assert "is of other tensors than it holds" in "\n".join(weights.header_faults(file))
 
 
 def test_a_header_longer_than_the_file_is_no_reason_to_read_on(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", 2**60) + b"{}")
-    assert weights.told_of(tmp_path / "a.safetensors") == []  # reading its tensors says why
+    assert weights.header_faults(tmp_path / "a.safetensors") == []  # reading its tensors says why
 
 
 def test_denoising_steps_are_not_taken_for_training_steps():
