@@ -63,16 +63,18 @@ class ScoreInputs:
 
     def rows(self, arm: str, strength: float | None = None) -> np.ndarray:
         """Places of an arm's pictures, in the order of prompt and seed."""
-        pictures = self.pictures
+        names = ("arm", "strength", "prompt", "seed")
+        arms, strengths, prompts, seeds = (self.pictures[name].to_numpy() for name in names)
         if strength is None:
             own = own_strength(self.exhibits)
             strength = {"adapter": own if self.strength is None else self.strength, "adapter-styled": own}.get(arm, 0.0)
-        chosen = pictures[(pictures["arm"] == arm) & (pictures["strength"] == strength)]
+        chosen = (arms == arm) & (strengths == strength)
         if self.strength is not None and arm.startswith("base"):
-            painted = pictures[(pictures["arm"] == "adapter") & (pictures["strength"] == self.strength)]
-            keys = set(zip(painted["prompt"], painted["seed"], strict=True))
-            chosen = chosen[[key in keys for key in zip(chosen["prompt"], chosen["seed"], strict=True)]]
-        return chosen.sort_values(["prompt", "seed"]).index.to_numpy()
+            painted = (arms == "adapter") & (strengths == self.strength)
+            keys = set(zip(prompts[painted], seeds[painted], strict=True))
+            chosen &= [key in keys for key in zip(prompts, seeds, strict=True)]
+        places = np.flatnonzero(chosen)
+        return places[np.lexsort((seeds[places], prompts[places].astype(str)))]
 
     def by_prompt(self, values: Sequence[float] | np.ndarray, rows: np.ndarray) -> ByPrompt:
         """Values of the pictures at these places."""
