@@ -33,7 +33,7 @@ class Preset:
     tokens: int
     """T5's maximum sequence length when painting."""
     styled: str
-    """How to call the prompt that asks for the style in words."""
+    """When the base model is the fair rival: by which prompt."""
     real: str
     """What the pictures are measured against."""
     bias: str
@@ -63,7 +63,7 @@ FLUX = Preset(
     tags=("text-to-image", "lora", "diffusers", "flux", "template:sd-lora", "impressionism"),
     dtype="bfloat16",
     tokens=512,
-    styled="the style asked for in words",
+    styled="when the prompt asks for the style",
     real="real paintings",
     bias="The paintings are mostly French and from the nineteenth century, and so are their people, dress, streets and "
     "fields. Name other people and places explicitly, and expect them to drift towards that world at high strength.",
@@ -80,7 +80,7 @@ MINIATURE = Preset(
     tags=("text-to-image", "lora", "diffusers", "flux", "impressionism", "miniature"),
     dtype="float32",
     tokens=json.loads((names.MINIATURE / "tokenizer_2" / "tokenizer_config.json").read_text())["model_max_length"],
-    styled="the prompt worded another way, because it knows no words for styles",
+    styled="when the prompt is worded another way (it knows no words for styles)",
     real="painted scenes",
     bias="It knows a small list of subjects under six kinds of light, all drawn by a program, and nothing else.",
 )

@@ -59,7 +59,7 @@ def weaknesses(records: RunRecords, preset: Preset) -> list[str]:
         elif gap and gap.high < 0:
             found.append(f"{name}: it moves away from {preset.real} ({percent(gap)} of the distance).")
         elif gap and gap.low <= 0:
-            found.append(f"{name}: no approach to {preset.real} is shown ({percent(gap)} of the distance).")
+            found.append(f"{name}: not shown to move closer to {preset.real} ({percent(gap)} of the distance).")
     for metric in scores.metrics:
         change = metric.difference
         if change and (change.low > 0 if metric.better == "lower" else metric.better == "higher" and change.high < 0):
@@ -68,7 +68,7 @@ def weaknesses(records: RunRecords, preset: Preset) -> list[str]:
     styled, plain = scores.arms.get("base-styled"), scores.arms.get("adapter")
     if styled and plain and plain.low <= styled.high:
         found.append(
-            f"It is not shown to be more Impressionist than the base model with {preset.styled}: the index is "
+            f"It is not shown to be more Impressionist than the base model {preset.styled}: the index is "
             f"{interval(plain)} against {interval(styled)}."
         )
     if found:

@@ -165,7 +165,7 @@ def test_what_speaks_against_the_adapter_is_told(run: Path) -> None:
     card = write(run)
     said = rf"^- {STATISTICS['strokes'].label}: it moves away from real paintings \(−50 %.*\)\.$"
     assert re.search(said, card, re.MULTILINE)
-    assert "not shown to be more Impressionist than the base model with the style asked for in words" in card
+    assert "not shown to be more Impressionist than the base model when the prompt asks for the style" in card
     assert "Not computed (the weights are not on this machine): Likeness to the prompt (100 × cosine), by CLIP." in card
     assert (
         "by pictorial statistics: worse than the base model, 5.00 (4.89 to 5.13) against 3.00 (2.89 to 3.13)." in card
