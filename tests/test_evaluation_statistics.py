@@ -141,7 +141,8 @@ def test_calibration_tells_painted_from_drawn_and_writes_a_model_that_the_index_
     painted = [haeberli(np.asarray(Image.fromarray(one).resize((224, 224))), 1.0) for one in drawn[:8]]
     folders = {}
     for kind, pictures in {"paintings": painted, "styles": drawn[8:12], "photographs": drawn[12:]}.items():
-        folders[kind] = save(tmp_path / kind, pictures, [f"{kind} {i // 2}" for i in range(len(pictures))])
+        artists = [f"{kind} {i if kind == 'photographs' else i // 2}" for i in range(len(pictures))]
+        folders[kind] = save(tmp_path / kind, pictures, artists)
     calibration.calibrate(folders, tmp_path / "out", workers=1, kept=tmp_path / "features.npz")
     found = json.loads((tmp_path / "out" / "calibration.json").read_text())
     assert found["index"]["auc"] > 0.9 and found["index"]["auc_styles"] > 0.9

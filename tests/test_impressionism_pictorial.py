@@ -99,7 +99,7 @@ def doses(pictures: list[np.ndarray], levels: tuple[float, ...]) -> list[list[di
 def test_statistics_of_the_facture_follow_the_dose_of_strokes(scenes):
     levels = (0.0, 0.2, 0.5, 1.0)
     rows = doses(scenes[:3], levels)
-    answering = [name for name, known in STATISTICS.items() if known.dose > 0.9]
+    answering = [name for name, known in STATISTICS.items() if known.dose > 0.8]
     assert len(answering) >= 3
     for name in answering:
         trends = [spearmanr(levels, [one[name] for one in row]).statistic for row in rows]
@@ -107,10 +107,12 @@ def test_statistics_of_the_facture_follow_the_dose_of_strokes(scenes):
 
 
 def test_the_index_rises_with_the_miniatures_adapter():
+    """As log odds: drawn scenes and painted ones are both far below real paintings."""
     folder = Path(__file__).parents[1] / "space" / "showcase"
     pairs = [json.loads(line) for line in (folder / "showcase.jsonl").read_text().splitlines()][:6]
-    gains = [np.subtract(*(index(Image.open(folder / pair[side])) for side in ("adapted", "base"))) for pair in pairs]
-    assert np.mean(gains) > 0.02 and np.mean(np.array(gains) > 0) >= 0.8
+    values = np.array([[index(Image.open(folder / pair[side])) for side in ("base", "adapted")] for pair in pairs])
+    before, after = np.log(values / (1 - values)).T
+    assert np.mean(after - before) > 0.5 and np.mean(after > before) >= 0.8
 
 
 # ---- What must not matter
