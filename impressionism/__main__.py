@@ -221,10 +221,13 @@ def warn_of_words(painter: "Painter", prompt: str) -> None:
     from impressionism.paint import cut_at, unknown_words
 
     if unknown := unknown_words(painter, prompt):
-        print(f"This model was not taught: {', '.join(unknown)}. It knows: {', '.join(names.SUBJECTS)}; each "
-              f"{', '.join(names.LIGHTS)}.", file=sys.stderr)  # fmt: skip
+        print(
+            f"The model does not know: {', '.join(unknown)}. It knows {', '.join(names.SUBJECTS)}, "
+            f"{', '.join(names.LIGHTS)}.",
+            file=sys.stderr,
+        )
     if unread := cut_at(painter, prompt):
-        print(f"The prompt is too long for the model, which does not read: {unread}", file=sys.stderr)
+        print(f"The prompt is too long: the model ignores everything from “{unread[:60]}” on.", file=sys.stderr)
 
 
 def show(step: int, steps: int, _: object) -> None:

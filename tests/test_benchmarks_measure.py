@@ -20,7 +20,8 @@ def test_what_is_too_close_to_tell_is_called_not_sure():
 
 
 @pytest.mark.parametrize("turns", [8, 60])
-def test_the_interval_holds_the_truth_about_as_often_as_it_says(turns):
+def test_the_interval_holds_the_truth_about_as_often_as_it_says(turns, monkeypatch):
+    monkeypatch.setattr("benchmarks.measure.BOOTSTRAP_DRAWS", 2000)
     random = np.random.default_rng(1)
     inside = 0
     for _ in range(100):
