@@ -99,7 +99,7 @@ class CachedModulation:
 
     def use(self, _: Any, __: Any, given: dict[str, Any]) -> None:
         """Before each pass, its layers get their outputs."""
-        found = self.adaln_outputs and self.adaln_outputs.get(self.key(*condition_of(given)))
+        found = self.adaln_outputs.get(self.key(*condition_of(given))) if self.adaln_outputs else None
         for index, layer in enumerate(self.layers):
             layer.output = found[index].to(self.device, non_blocking=True) if found else None
 
