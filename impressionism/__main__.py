@@ -70,9 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Every mistake that can be seen without the model is told before it is loaded."""
+    check_files(args)
     from impressionism.paint import paint_all, save
 
-    check_files(args)
     painter, wanted = pictures_again(args) if args.again else new_pictures(args)
     pictures = paint_all(painter, [request for _, request in wanted], on_step=show)
     for (path, request), picture in zip(wanted, pictures, strict=True):
