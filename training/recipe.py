@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from impressionism.errors import UserError
-from impressionism.names import TRIGGER
+from impressionism.names import BASE, TRIGGER
 
 SHIPPED = Path(__file__).parent / "recipes"
 MULTIPLE = 16  # px: the autoencoder's 8 times the transformer's 2 × 2 patches
@@ -56,7 +56,7 @@ class Section(BaseModel):
 
 
 class Model(Section):
-    base: str = "black-forest-labs/FLUX.1-dev"
+    base: str = BASE
     """Hub id or folder of a FLUX model; "miniature" is the bundled one."""
     revision: str | None = None
     """Commit, branch or tag on the Hub."""
