@@ -18,7 +18,9 @@ from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import GenerationParams
 
 SAMPLING = GenerationParams(prompt="a boat", steps=2, width=64, height=64)
-QUICKLY: dict = {"aot_inductor.compile_wrapper_opt_level": "O0"}  # of the compiler, not of what it makes
+QUICKLY: dict = {  # of the compiler, not of what it makes
+    "aot_inductor.compile_wrapper_opt_level": "O0", "aot_inductor.precompile_headers": False,
+}  # fmt: skip
 STRENGTHS = (1.0, 0.5, 0.0, 1.3, -0.5)
 
 
