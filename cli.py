@@ -11,7 +11,7 @@ import typer
 
 from evaluation.__main__ import COMMANDS as EVALUATE
 from model_card.__main__ import COMMANDS as CARD
-from training.__main__ import ADAPTERS
+from training.__main__ import ADAPTERS, PAGE
 from training.__main__ import COMMANDS as TRAIN
 
 app = typer.Typer(
@@ -41,7 +41,7 @@ def add_room(name: str, help_text: str, module: str, commands: dict[str, str]) -
 
 add(app, "paint", "Paint a picture, a pair or a row of strengths, from a terminal.", "impressionism.__main__")
 add(app, "space", "Open the page in your browser.", "space.__main__")
-add_room("train", "From pictures to an adapter on the Hub.", "training.__main__", TRAIN | ADAPTERS)
+add_room("train", "From pictures to an adapter on the Hub.", "training.__main__", TRAIN | ADAPTERS | PAGE)
 add_room("evaluate", "What an adapter does, in pictures and numbers.", "evaluation.__main__", EVALUATE)
 add_room("card", "The adapter's model card.", "model_card.__main__", CARD)
 add(app, "deploy", "Make a ZeroGPU Space that paints with an adapter.", "space.deploy")

@@ -20,11 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from impressionism.quantize import weight_of
-from impressionism.records import BlockStrengths
-
-EARLY_SINGLE = 10 / 38
-"""Share of the single-stream blocks that hold content rather than style: 10 of FLUX.1's 38 (SplitFlux, arXiv
-2511.15258). A model with fewer blocks is divided in the same proportion."""
+from impressionism.records import BlockStrengths, early_single_blocks
 
 EVERYWHERE = BlockStrengths()  # the same strength in all blocks
 TRAINED = "trained"
@@ -219,8 +215,3 @@ def factor(path: str, blocks: BlockStrengths, early: int) -> float:
     if kind == "single_transformer_blocks":
         return blocks.early_single if int(rest.split(".")[0]) < early else blocks.late_single
     return 1.0
-
-
-def early_single_blocks(single_blocks: int) -> int:
-    """How many of a model's single-stream blocks count as early ones: 10 of FLUX.1's 38."""
-    return round(EARLY_SINGLE * single_blocks)

@@ -6,7 +6,9 @@ over names that it does not know, loses alpha in some layouts, and has the width
 read here, and the tests hold the result against diffusers' where that is right.
 """
 
+import datetime
 import glob
+import hashlib
 import json
 import math
 import re
@@ -14,12 +16,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
 from diffusers.loaders.lora_conversion_utils import swap_scale_shift
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialized
 from safetensors.torch import save_file
 from torch import nn
 
@@ -95,6 +98,11 @@ OTHER_KINDS = {
 }
 
 
+MLP_RATIO = 4  # a block's MLP is so many times as wide as the block
+PROBES = 4  # random inputs on which two updates are compared
+
+Layout = Literal["diffusers", "comfy"]
+Matrices = tuple[torch.Tensor, torch.Tensor]  # A (rank, in) and B (out, rank) with the scale folded into it
 Linears = Mapping[str, nn.Linear]
 """A transformer's linear layers by their paths, quantized ones too."""
 
@@ -445,21 +453,119 @@ def linears_of(base: Path | None) -> dict[str, Any]:
 # ---- Writing
 
 
-def write_diffusers(updates: Mapping[str, Update], file: Path, dtype: torch.dtype) -> Path:
-    """Writes the adapter as diffusers names it. Alpha is folded into B, because tools disagree on where to read it;
-    the metadata holds the few fields that every version of PEFT knows."""
-    weights = {}
-    for path, (down, up, scale) in updates.items():
-        weights[f"transformer.{path}.lora_A.weight"] = down.detach().to("cpu", dtype).contiguous()
-        weights[f"transformer.{path}.lora_B.weight"] = (up.detach() * scale).to("cpu", dtype).contiguous()
-    ranks = {path: len(update.down) for path, update in updates.items()}
-    usual = max(set(ranks.values()), key=list(ranks.values()).count)
-    config: dict[str, Any] = {"r": usual, "lora_alpha": usual, "target_modules": list(ranks)}
-    if others := {path: rank for path, rank in ranks.items() if rank != usual}:
-        config |= {"rank_pattern": others, "alpha_pattern": others}
-    facts = json.dumps({f"transformer.{key}": value for key, value in config.items()})
-    metadata = {"format": "pt", "lora_adapter_metadata": facts}
+def write_adapter(
+    updates: Mapping[str, Update], file: Path, dtype: torch.dtype, *, layout: Layout = "diffusers", **facts: str
+) -> Path:
+    """Writes an adapter as diffusers names FLUX's layers, or as its authors do, which ComfyUI, Forge and kohya's
+    scripts read. Alpha is folded into B, because tools disagree on where to read it.
+
+    facts: the ModelSpec's keys, such as title, trigger_phrase, license, resolution.
+    """
+    folded = {
+        path: (down.detach().to("cpu", dtype).contiguous(), (up.detach() * scale).to("cpu", dtype).contiguous())
+        for path, (down, up, scale) in updates.items()
+    }
+    metadata = {"format": "pt"}
+    if layout == "diffusers":
+        weights = {f"transformer.{path}.lora_{side}.weight": matrix
+                   for path, pair in folded.items() for side, matrix in zip("AB", pair, strict=True)}  # fmt: skip
+        metadata["lora_adapter_metadata"] = peft_config({path: len(down) for path, (down, _) in folded.items()})
+    else:
+        weights = fused_weights(folded)
+    if facts:
+        spec = {
+            "sai_model_spec": "1.0.1",
+            "architecture": "flux-1-dev/lora",
+            "implementation": "diffusers" if layout == "diffusers" else "https://github.com/black-forest-labs/flux",
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "hash_sha256": hash_of(weights),
+            **facts,
+        }
+        metadata |= {f"modelspec.{key}": value for key, value in spec.items()}
     return write_atomic(file, lambda partial: save_file(weights, partial, metadata))
+
+
+def peft_config(ranks: Mapping[str, int], alpha: float | None = None) -> str:
+    """PEFT's configuration of layers with these ranks, in the few fields that every version knows; alpha: the rank."""
+    usual = max(set(ranks.values()), key=list(ranks.values()).count)
+    config: dict[str, Any] = {"r": usual, "lora_alpha": alpha or usual, "target_modules": list(ranks)}
+    if others := {path: rank for path, rank in ranks.items() if rank != usual}:
+        config |= {"rank_pattern": others, "alpha_pattern": {path: alpha or rank for path, rank in others.items()}}
+    return json.dumps({f"transformer.{key}": value for key, value in config.items()})
+
+
+def fused_weights(folded: Mapping[str, Matrices]) -> dict[str, torch.Tensor]:
+    """The tensors under the names of FLUX's authors, with alpha equal to rank."""
+    left, weights = dict(folded), {}
+    blocks = {match[0] for path in folded if (match := re.match(r"(single_)?transformer_blocks\.\d+", path))}
+    for block in sorted(blocks):
+        kind, index = block.split(".")
+        name, table = ("single", SINGLE_BLOCK) if kind.startswith("single") else ("double", DOUBLE_BLOCK)
+        for part, members in table.items():
+            pairs = {member: left.pop(f"{block}.{member}", None) for member in members}
+            if any(pairs.values()):
+                down, up = fused(pairs)
+                layer = f"lora_unet_{name}_blocks_{index}_{part}"
+                weights |= {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}
+                weights[f"{layer}.alpha"] = torch.tensor(float(len(down)))  # bfloat16 has no 301
+    if left:
+        raise UserError(f"There is no name for {next(iter(left))} outside diffusers; train the blocks' layers only.")
+    return weights
+
+
+def fused(pairs: Mapping[str, Matrices | None]) -> Matrices:
+    """(rank, in) and (out, rank) of the one layer whose rows are those of the members: their downs on top of one
+    another, their ups along a diagonal, zeros beside them and where a member has no update."""
+    present = [pair for pair in pairs.values() if pair]
+    width = present[0][0].shape[1]
+    absent = {member: width * (MLP_RATIO if member == "proj_mlp" else 1) for member in pairs}
+    rows = [pair[1].shape[0] if pair else absent[member] for member, pair in pairs.items()]
+    up = present[0][1].new_zeros(sum(rows), sum(b.shape[1] for _, b in present))
+    row = column = 0
+    for pair, size in zip(pairs.values(), rows, strict=True):
+        if pair:
+            up[row : row + size, column : column + pair[1].shape[1]] = pair[1]
+            column += pair[1].shape[1]
+        row += size
+    return torch.cat([a for a, _ in present]), up
+
+
+def hash_of(weights: dict[str, torch.Tensor]) -> str:
+    """Of a file's bytes after the header, as the ModelSpec asks."""
+    data = serialized(weights)
+    return f"0x{hashlib.sha256(data[8 + int.from_bytes(data[:8], 'little') :]).hexdigest()}"
+
+
+@torch.no_grad()
+def check_parity(updates: Mapping[str, Update], file: Path, linears: Linears) -> float:
+    """The largest relative difference between live updates and those that a file has when it is read again; refuses a
+    file that differs by more than the rounding of its numbers."""
+    again, worst = read_adapter(file, linears), 0.0
+    if strange := sorted(again.keys() - updates.keys()):
+        raise UserError(f"{file.name} changes {strange[0]}, which was not trained; report this.")
+    for path, live in updates.items():
+        if path not in again and live.up.any():
+            raise UserError(f"{file.name} lacks the update of {path}; the run's last checkpoint still has it.")
+        read = again.get(path, Update(live.down[:0], live.up[:, :0], 1.0))
+        error, rounding = relative_difference(live, read), torch.finfo(read.up.dtype).eps
+        if not error <= rounding:  # and not if it is no number
+            raise UserError(
+                f"{file.name}, read again, differs from what was trained at {path} by {error:.2g} of its size, more "
+                "than rounding would; the run's last checkpoint still has it."
+            )
+        worst = max(worst, error)
+    return worst
+
+
+def relative_difference(one: Update, other: Update) -> float:
+    """Of two updates, on random inputs, relative to the terms that the products sum: what rounding A and B can make of
+    them is then the rounding of one number, however much of the terms cancels out."""
+    (a, b, scale), (a2, b2, scale2) = ((it.down.cpu().double(), it.up.cpu().double(), it.scale) for it in (one, other))
+    x = torch.randn(a.shape[1], PROBES, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    h = a @ x
+    size = scale * (b.square() @ (h.square() + a.square() @ x.square())).sum().sqrt()
+    difference = scale * (b @ h) - scale2 * (b2 @ (a2 @ x))
+    return (difference.norm() / size.clamp(min=torch.finfo(torch.double).tiny)).item()
 
 
 # ---- How strongly

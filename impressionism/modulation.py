@@ -21,11 +21,12 @@ from torch.nn import functional as F
 
 from impressionism.errors import UserError
 from impressionism.lora import LoraLinear, linears
+from impressionism.names import MODULATION_AHEAD
 from impressionism.quantize import give_back_memory
 
 MODULATION = r"norm1\.linear|norm1_context\.linear|norm\.linear"  # of a block
 MODULATION_LAYERS = rf"(?:single_)?transformer_blocks\.\d+\.({MODULATION})"  # of a transformer
-AHEAD = 64  # passes whose outputs are held; one picture's are 2.1 MB in FLUX.1-dev at bfloat16
+AHEAD = MODULATION_AHEAD
 
 Condition = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]
 """sigma (batch,), guidance (batch,) where the model has such an input, CLIP's pooled embedding (batch, width)"""

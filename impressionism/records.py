@@ -167,6 +167,16 @@ class BlockStrengths(Record):
     """The other single-stream blocks, which hold most of the style."""
 
 
+EARLY_SINGLE = 10 / 38
+"""Share of the single-stream blocks that hold content rather than style: 10 of FLUX.1's 38 (SplitFlux, arXiv
+2511.15258). A model with fewer blocks is divided in the same proportion."""
+
+
+def early_single_blocks(single_blocks: int) -> int:
+    """How many of a model's single-stream blocks count as early ones: 10 of FLUX.1's 38."""
+    return round(EARLY_SINGLE * single_blocks)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Provenance(Record):
     """Which weights painted, and in what precision."""

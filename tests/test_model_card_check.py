@@ -12,12 +12,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import make_tiny_adapter
 
+from impressionism.lora_file import linears_of, read_adapter, write_adapter
 from impressionism.names import WEIGHTS_FILE
 from impressionism.records import Run
 from model_card import __main__ as model_card
 from model_card import check, modelspec, weights
 from model_card.presets import FLUX
-from training.export import label, write_comfy
 
 # A card with nothing wrong, written by hand as anyone might.
 GOOD = """---
@@ -78,11 +78,12 @@ Hands.
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, tiny_flux: Path) -> Path:
     """An adapter's folder with that card."""
     folder = make_tiny_adapter(tmp_path / "adapter")
-    label(folder / WEIGHTS_FILE, title="ponds")
-    write_comfy(folder / WEIGHTS_FILE)
+    updates = read_adapter(folder / WEIGHTS_FILE, linears_of(tiny_flux))
+    write_adapter(updates, folder / WEIGHTS_FILE, torch.bfloat16, title="ponds")
+    write_adapter(updates, folder / "ponds_comfy.safetensors", torch.bfloat16, layout="comfy", title="ponds")
     (folder / "images").mkdir()
     Image.new("RGB", (8, 8), "teal").save(folder / "images" / "pond.png")
     shutil.copyfile(FLUX.license_file, folder / "LICENSE.md")

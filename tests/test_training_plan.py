@@ -1,17 +1,24 @@
 import contextlib
 import json
+import subprocess
+import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxPipeline
+from datasets import data_files
+from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import T5Config, T5EncoderModel
 
 from impressionism.modulation import CachedModulation
 from impressionism.names import MINIATURE
 from impressionism.quantize import MODES, load_transformer, pack
 from training import __main__ as training
-from training import adapter, base, cache, cards, encoding, flow, footprint, plan
+from training import adapter, base, cache, cards, flow, footprint, plan, sources
 from training import recipe as recipes
 from training.cards import GIB, GpuSpec
 
@@ -59,7 +66,7 @@ def test_a_quantized_weight_takes_the_bytes_that_are_counted(quantize):
     weight = torch.randn(768, 512).bfloat16()
     parts = {"weight": weight} if quantize == "none" else pack(weight, quantize, torch.bfloat16)
     real = sum(part.nbytes for part in parts.values())
-    counted = footprint.stored(quantize, 768, 512, torch.bfloat16)
+    counted = footprint.stored(quantize, 768, 512, 2)
     assert counted == pytest.approx(real, rel=0.02)  # bitsandbytes keeps a table with each layer
 
 
@@ -80,23 +87,55 @@ def test_what_is_counted_on_shapes_is_what_a_real_step_allocates(overrides):
     assert counted.bytes == pytest.approx(real_step(recipe, shape), rel=0.02)
 
 
+class Counter(TorchDispatchMode):
+    """The bytes of tensors that PyTorch makes while it is on, now and at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for storage in storages((args, kwargs)):
+            self.see(storage, 0)  # where it is not known, it was there before
+        result = func(*args, **(kwargs or {}))
+        for storage in storages(result):
+            self.see(storage, storage.nbytes())
+        return result
+
+    def see(self, storage: torch.UntypedStorage, size: int) -> None:
+        key = storage._cdata
+        if key not in self.known:
+            self.known[key] = size
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.gone, key)
+
+    def gone(self, key: int) -> None:
+        self.now -= self.known.pop(key)
+
+
+def storages(values) -> list[torch.UntypedStorage]:
+    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
+
+
 def real_step(recipe, shape) -> int:
     """Bytes at most of the tensors that a forward and a backward pass of the miniature itself make."""
-    device = torch.device("cpu")
-    transformer = load_transformer(MINIATURE, quantize=shape.quantize, dtype=shape.dtype, device=device)
-    modulation = CachedModulation(transformer, MINIATURE, device, shape.dtype) if shape.banked else None
+    device, dtype = torch.device("cpu"), torch.float32 if shape.itemsize == 4 else torch.bfloat16
+    transformer = load_transformer(MINIATURE, quantize=shape.quantize, dtype=dtype, device=device)
+    modulation = CachedModulation(transformer, MINIATURE, device, dtype) if shape.banked else None
     adapter.add(transformer, recipe.adapter, seed=0)
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
     base.set_gradient_checkpointing(transformer, blocks, recipe.model.gradient_checkpointing)
     config: Any = transformer.config
     x = torch.randn(shape.batch, shape.image, config.in_channels)
-    text = torch.randn(shape.batch, shape.text, config.joint_attention_dim, dtype=shape.dtype)
-    pooled = torch.randn(shape.batch, config.pooled_projection_dim, dtype=shape.dtype)
+    text = torch.randn(shape.batch, shape.text, config.joint_attention_dim, dtype=dtype)
+    pooled = torch.randn(shape.batch, config.pooled_projection_dim, dtype=dtype)
     sigma = torch.full((shape.batch,), 0.5)
     ahead = modulation.precomputed([(sigma, sigma, pooled)]) if modulation else contextlib.nullcontext()
-    with ahead, footprint.Counter() as counter:
+    with ahead, Counter() as counter:
         output = transformer(
-            hidden_states=x.to(shape.dtype), encoder_hidden_states=text, pooled_projections=pooled, timestep=sigma,
+            hidden_states=x.to(dtype), encoder_hidden_states=text, pooled_projections=pooled, timestep=sigma,
             guidance=sigma, txt_ids=torch.zeros(shape.text, 3), img_ids=torch.zeros(shape.image, 3), return_dict=False,
         )[0]  # fmt: skip
         flow.loss(output, x).mean().backward()
@@ -109,9 +148,9 @@ def test_what_encoding_is_counted_to_take_is_what_it_takes():
     predicted, count = plan.predict(recipe, CPU), cache.together((96, 64), "cpu")
     pipe = FluxPipeline.from_pretrained(MINIATURE, transformer=None, dtype=torch.float32)
     pixels = torch.zeros(count, 3, 64, 96)
-    with torch.no_grad(), footprint.Counter() as pictures:
+    with torch.no_grad(), Counter() as pictures:
         pipe.vae.encode(pixels)
-    with torch.no_grad(), footprint.Counter() as captions:
+    with torch.no_grad(), Counter() as captions:
         pipe.encode_prompt(prompt=["a boat"] * cache.CAPTIONS, prompt_2=None, max_sequence_length=32)
     assert predicted.encoding_pictures == pictures.peak + pixels.nbytes + weights_of(pipe.vae)
     expected = captions.peak + weights_of(pipe.text_encoder) + weights_of(pipe.text_encoder_2)
@@ -122,11 +161,50 @@ def weights_of(model) -> int:
     return sum(weight.nbytes for weight in model.parameters())
 
 
-def test_the_encoders_of_flux_dev_weigh_what_its_files_do():
-    captions = encoding.captions(encoding.FLUX, 1, torch.bfloat16, True)
-    pictures = encoding.pictures(encoding.FLUX, [(16, 16)], torch.bfloat16, True)
-    assert captions == pytest.approx(2 * (4_762_310_656 + 123_060_480), rel=0.01)
-    assert pictures == pytest.approx(2 * 83_819_683, rel=0.1)
+def test_the_numbers_of_flux_dev_are_those_of_its_models():
+    """Built on `meta`: what plan.py and footprint.py write out, so that a plan need not import diffusers."""
+    facts = plan.FLUX
+    with torch.device("meta"):
+        model: Any = FluxTransformer2DModel(guidance_embeds=True)  # its defaults are FLUX.1's sizes
+        vae = AutoencoderKL(
+            **facts.vae, latent_channels=16, use_quant_conv=False,
+            use_post_quant_conv=False, down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        )  # fmt: skip
+        t5 = T5EncoderModel(T5Config(**facts.t5, num_layers=24, d_kv=64, feed_forward_proj="gated-gelu"))
+    assert facts.encoder_numbers["vae"] == numbers_of(vae)
+    assert facts.encoder_numbers["text_encoder_2"] == numbers_of(t5)
+    blocks = plan.layers_of(facts, shipped("impressionism"))
+    assert plan.other_numbers(facts) + sum(one.rows * one.columns for block in blocks for one in block) == numbers_of(
+        model
+    )
+    for kind, layers in footprint.LINEARS.items():
+        linears = {
+            name: one for name, one in getattr(model, kind)[0].named_modules() if isinstance(one, torch.nn.Linear)
+        }
+        assert {name: (rows * 3072, columns * 3072) for name, (rows, columns) in layers.items()} == {
+            name: tuple(one.weight.shape) for name, one in linears.items()
+        }
+
+
+def numbers_of(model) -> int:
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def test_help_and_a_plan_need_neither_pytorch_nor_diffusers():
+    """They take longer to import than a plan takes."""
+    code = (
+        "import sys; from training.__main__ import main; sys.argv[0] = 'training'\n"
+        "for command in ('plan', 'fit', 'push', 'resize'):\n"
+        "    try: main([command, '--help'])\n"
+        "    except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules, 'help'\n"
+        "assert main(['plan', '48gb', '--vram', '16']) == 0\n"
+        "assert not {'torch', 'diffusers', 'transformers', 'datasets'} & set(sys.modules), 'plan'"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "model.quantize=int8" in run.stdout
 
 
 def test_the_choice_is_the_finest_precision_and_then_the_fewest_recomputed_blocks():
@@ -214,11 +292,23 @@ def test_a_recipe_too_large_for_a_card_is_told_what_to_set(capsys):
 def test_the_disk_holds_what_the_source_and_the_run_are_counted_to(tmp_path):
     for index in range(3):
         (tmp_path / f"{index}.png").touch()
-    recipe = shipped("impressionism", f"data.source={tmp_path}", "data.resolution=[512x512]", "run.keep=2")
+    options = [f"data.source={tmp_path}", "data.resolution=[512x512]", "run.keep=2"]
+    recipe = shipped("impressionism", *options)
     disk = plan.predict(recipe, cards.of_size(24), plan.count(recipe)).disk
     assert disk["latents"] == 3 * 2 * 16 * 64 * 64 * 4
     assert disk["captions"] == 4 * 512 * 4096 * 2
     assert plan.count(shipped("impressionism")) is None
+    assert plan.count(shipped("impressionism", *options, "data.limit=2")) == 2
+    assert plan.count(shipped("impressionism", *options, "data.split=train[2:]")) == 1
+    for split in ("train", "validation-00", "test"):
+        (tmp_path / "parts" / split).mkdir(parents=True)
+        (tmp_path / "parts" / split / "0.png").touch()
+    assert plan.count(shipped("impressionism", f"data.source={tmp_path / 'parts'}")) == 2  # test is not used
+
+
+def test_folders_are_splits_by_the_words_of_datasets():
+    assert {str(split): tuple(words) for split, words in data_files.SPLIT_KEYWORDS.items()} == sources.SPLITS
+    assert f"[{data_files.NON_WORDS_CHARS}]" == sources.EDGE
 
 
 def test_the_figures_can_be_had_as_json(capsys: pytest.CaptureFixture):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 
 import pytest
 import torch
@@ -46,12 +47,12 @@ def learned(path, folder, *options) -> tuple[float, float]:
     batches = next(training_batches(context, recipe))
     [own], [other] = batches.pictures, batches.as_class
     with torch.no_grad():
-        loss = context.losses(own, context.loader.train(own), 1.0).mean()
+        loss = context.losses(context.loader.train(own), 1.0).mean()
         batch = context.loader.train(other)
-        after = context.predict(other, batch, 1.0)
+        after = context.predict(batch, 1.0)
         with context.without_adapter():
-            drift = (context.predict(other, batch, 1.0) - after).square().mean()
-            before = context.losses(own, context.loader.train(own), 1.0).mean()
+            drift = (context.predict(batch, 1.0) - after).square().mean()
+            before = context.losses(context.loader.train(own), 1.0).mean()
     return float(loss / before), float(drift)
 
 
@@ -112,8 +113,13 @@ def test_training_goes_on_from_an_adapter_or_a_finished_run(recipe_file, tmp_pat
         assert sentence in capsys.readouterr().err
 
 
-def test_a_tracker_is_told_losses_previews_and_the_recipe(recipe_file, tmp_path):  # noqa: F811
+def test_trackers_are_told_losses_previews_and_the_recipe(recipe_file, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """TensorBoard, and Trackio as it works without a network; one that is not installed is named before the run."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     options = ["preview.prompts=[a ball]", "preview.size=64x64", "preview.steps=1", "preview.every=4"]
+    assert training.main(["fit", str(recipe_file), "log.report_to=wandb"]) == 2
+    assert "log.report_to names wandb, which is not installed: pip install wandb" in capsys.readouterr().err
+    options += ["log.report_to=[tensorboard, trackio]"]
     assert training.main(["fit", str(recipe_file), *options]) == 0
     board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     board.Reload()
@@ -122,6 +128,10 @@ def test_a_tracker_is_told_losses_previews_and_the_recipe(recipe_file, tmp_path)
     assert "validation_by_sigma/0.125" in tags["scalars"]
     assert tags["images"] == ["preview/00"] and tags["tensors"] == ["recipe/text_summary"]
     assert "learning_rate" in str(board.Tensors("recipe/text_summary")[0].tensor_proto.string_val)
+    [database] = (tmp_path / "trackio").glob("*.db")
+    with sqlite3.connect(database) as connection:
+        lines = [json.loads(line) for (line,) in connection.execute("SELECT metrics FROM metrics")]
+    assert sum("train/loss" in line for line in lines) == 4 and any("preview/00" in line for line in lines)
 
 
 def test_every_checkpoint_paints_the_same_prompts_and_one_can_be_chosen(recipe_file, tmp_path, capsys):  # noqa: F811

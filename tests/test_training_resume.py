@@ -15,7 +15,7 @@ from test_training_fit import paint, pictures, recipe_file, weights_of  # noqa: 
 
 from impressionism.names import WEIGHTS_FILE
 from training import __main__ as training
-from training import checkpoint, fit
+from training import checkpoint, fit, runtime
 from training import recipe as recipes
 
 HERE = Path(__file__).parents[1]
@@ -66,6 +66,20 @@ def test_a_finished_run_is_trained_further_where_its_schedule_allows(recipe_file
     assert f"set adapter.start_from={tmp_path / 'falling'} in another run.folder" in capsys.readouterr().err
 
 
+def test_a_run_goes_on_with_smaller_batches_and_refuses_other_pictures(recipe_file, tmp_path, capsys):  # noqa: F811
+    """As after running out of memory in the middle."""
+    assert fit.fit(recipes.read(recipe_file), until=4) is False
+    smaller = ["optimizer.train_batch_size=1", "optimizer.gradient_accumulation_steps=2"]
+    assert run(recipe_file, *smaller, "data.held_out=0.5") == 2
+    assert "data.held_out is 0.2 there and 0.5 here" in capsys.readouterr().err
+    assert run(recipe_file, *smaller, "data.limit=5") == 2
+    capsys.readouterr()
+    assert run(recipe_file, *smaller) == 0
+    said = capsys.readouterr().err
+    assert "going on from step 4" in said and "pictures in a batch: 1 now and 2 before" in said
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["steps"] == 8
+
+
 def test_damage_to_the_last_checkpoint_costs_only_its_steps(recipe_file, tmp_path, capsys):  # noqa: F811
     fit.fit(recipes.read(recipe_file, [f"run.folder={tmp_path / 'whole'}"]))
     fit.fit(recipes.read(recipe_file), until=6)
@@ -91,27 +105,27 @@ def test_a_checkpoint_paints_as_it_was_trained_alpha_included(recipe_file, tiny_
     assert abs(pictures_painted[0] - paint(FluxPipeline.from_pretrained(tiny_flux, dtype=torch.float32))).max() > 0.01
 
 
-@pytest.mark.parametrize("leftovers", [
-    {"WORLD_SIZE": "4"},
-    {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"},
-])  # fmt: skip
-def test_leftovers_of_a_launcher_train_alone_and_are_named(recipe_file, leftovers):  # noqa: F811
-    result = in_process(recipe_file, "optimizer.steps=3", **leftovers, ACCELERATE_USE_DEEPSPEED="true",
+def test_leftovers_of_a_launcher_train_alone_and_are_named(recipe_file, monkeypatch, capsys):  # noqa: F811
+    left = {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    result = in_process(recipe_file, "optimizer.steps=3", **left, ACCELERATE_USE_DEEPSPEED="true",
                         ACCELERATE_MIXED_PRECISION="fp16")  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "WORLD_SIZE=4 is set, but no launcher started this process" in result.stderr
     assert "accelerate is configured for DeepSpeed" in result.stderr and "mixed precision fp16" in result.stderr
+    monkeypatch.setenv("WORLD_SIZE", "4")  # the one variable alone
+    runtime._forget_leftovers()
+    assert "WORLD_SIZE" not in os.environ and "WORLD_SIZE=4 is set" in capsys.readouterr().err
 
 
 def test_out_of_memory_says_what_to_lower_and_the_folder_goes_on(recipe_file):  # noqa: F811
     limit = ("import resource, torch, training.fit\n"
              "now = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-             "resource.setrlimit(resource.RLIMIT_AS, (now + (3 << 29), now + (3 << 29)))")  # fmt: skip
-    result = in_process(recipe_file, "optimizer.train_batch_size=20000", before=limit)
+             "resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 29), now + (1 << 29)))")  # fmt: skip
+    result = in_process(recipe_file, "optimizer.train_batch_size=6000", before=limit)
     assert result.returncode == 2, result.stderr[-2000:]
     assert "Out of memory" in result.stderr and "model.gradient_checkpointing=true" in result.stderr
     assert "Traceback" not in result.stderr
-    assert run(recipe_file) == 0
+    assert run(recipe_file) == 0  # with another batch size, in the same folder
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="limits a file's size as Unix does")

@@ -26,6 +26,7 @@ ADAPTERS = {  # commands of training/reshape.py, which are given adapters and no
     "extract": "Make an adapter of what a full fine-tune changed in its base's linear layers.",
     "convert": "Write an adapter in the layout of diffusers or of ComfyUI and kohya's scripts.",
 }
+PAGE = {"ui": "Open a page in the browser for all of this: pictures, captions, plan, training, previews, upload."}
 OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to the function by name
     "plan": [
         ("--vram", {"type": float, "metavar": "GIB", "help": "plan for a card of this size"}),
@@ -64,17 +65,21 @@ OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to t
 
 
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and arguments[0] in ADAPTERS:
-        return importlib.import_module("training.reshape").main(arguments)
     options = _parsed(arguments)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
     from impressionism.errors import status_of
-    from training.recipe import read
 
     command = options.pop("command")
 
     def run() -> int:
+        if command in PAGE:
+            importlib.import_module("training.ui").ui(**options)
+            return 0
+        if command in ADAPTERS:
+            getattr(importlib.import_module("training.reshape"), f"run_{command}")(argparse.Namespace(**options))
+            return 0
+        from training.recipe import read
+
         recipe = read(options.pop("recipe"), options.pop("override"))
         done = getattr(importlib.import_module(f"training.{command}"), command)(recipe, **options)
         return STOPPED if done is False else 0
@@ -86,9 +91,11 @@ def _parsed(arguments: list[str] | None) -> dict:
     """argparse takes keys of the recipe in front of options only; here they may follow."""
     parser = _parser()
     known, others = parser.parse_known_args(arguments)
-    if strange := [each for each in others if each.startswith("-") or "=" not in each]:
+    keys = [each for each in others if "=" in each and not each.startswith("-") and hasattr(known, "override")]
+    if strange := [each for each in others if each not in keys]:
         parser.error(f"unrecognized arguments: {' '.join(strange)}; see {parser.prog} {known.command} --help")
-    known.override += others
+    if keys:
+        known.override += keys
     return vars(known)
 
 
@@ -103,8 +110,27 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("override", nargs="*", metavar="section.key=value", help="laid over the recipe")
         for flag, how in OPTIONS.get(name, []):
             command.add_argument(flag, **how)
+    for name, text in PAGE.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
+            "--folder", type=Path, default=Path("adapters"), help="where adapters are kept (adapters/)"
+        )
+        command.add_argument("--port", type=int, help="of the page on this machine (default: the first that is free)")
     for name, text in ADAPTERS.items():
-        commands.add_parser(name, help=text, add_help=False)
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("adapter", nargs="+" if name == "merge" else None, help="file, folder or Hub id"
+                             if name != "extract" else "folder or Hub id of the fine-tuned pipeline")  # fmt: skip
+        command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a folder to write it to")
+        command.add_argument("--model", help="folder or Hub id of its base (default: FLUX.1 [dev] or the miniature)")
+        if name != "convert":
+            how = command.add_mutually_exclusive_group(required=name == "resize")
+            how.add_argument("--rank", type=int, default=16 if name == "extract" else None, help="of each layer")
+            if name != "extract":
+                how.add_argument("--size", help="of the file, such as 3MB; the ranks go where they are needed most")
+        if name == "merge":
+            command.add_argument("--weights", type=float, nargs="+", help="one for each adapter (default: 1)")
+        if name == "convert":
+            command.add_argument("--to", choices=("diffusers", "comfy"), required=True)
     return parser
 
 

@@ -230,7 +230,7 @@ def read_start(context: TrainingContext, recipe: TrainingConfig, weights: dict[s
             f"adapter.start_from {source} has rank {len(updates[path].down)} in {path}, more than this recipe: set "
             f"adapter.rank={len(updates[path].down)}, or make it smaller first (python -m training resize)."
         )
-    layers = adapter.adapted(context.transformer)
+    layers = lora.lora_layers(context.transformer)
     with torch.no_grad():
         for path, update in updates.items():
             rank = len(update.down)  # A's rows beyond it stay as drawn, and B's columns zero: the same update

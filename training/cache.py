@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, FluxPipeline
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -35,13 +34,12 @@ from impressionism.files import write_atomic
 from impressionism.hub import PIPELINE_FILES, folder_of, sha256_of, without_bars
 from impressionism.quantize import give_back_memory
 from training import examples
-from training.examples import Example, Size
+from training.examples import Example
+from training.footprint import CAPTIONS, together
 from training.recipe import Model, TrainingConfig
 from training.runtime import Runtime, resolve_runtime
 from training.sources import say
 
-PIXELS = {"cuda": 1024 * 1024, "cpu": 80 * 1024}  # through the VAE at once; more no longer fit a CPU's caches
-CAPTIONS = 16  # through the text encoders at once
 BATCHES_AHEAD = 8  # that are decoded while the VAE is at work on those before them
 ENCODERS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 
@@ -161,6 +159,8 @@ def fingerprint(model: Model, folder: Path, dtype: torch.dtype) -> str:
 
 @torch.no_grad()
 def _encode_pictures(cache: Cache, pictures: list[Example], folder: Path, runtime: Runtime) -> None:
+    from diffusers import AutoencoderKL  # late, because it takes seconds to import, and `plan` does without
+
     device, dtype = runtime.device, runtime.dtype
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=dtype).to(device)  # type: ignore[arg-type]
     with tqdm(total=len(pictures), desc="pictures", unit="picture") as bar:
@@ -181,6 +181,8 @@ def _encode_pictures(cache: Cache, pictures: list[Example], folder: Path, runtim
 def _encode_captions(
     cache: Cache, captions: list[str], folder: Path, max_sequence_length: int, runtime: Runtime
 ) -> None:
+    from diffusers import FluxPipeline
+
     pipe = FluxPipeline.from_pretrained(folder, transformer=None, vae=None, dtype=runtime.dtype).to(runtime.device)
     tokens = min(max_sequence_length, pipe.tokenizer_2.model_max_length)
     with tqdm(total=len(captions), desc="captions", unit="caption") as bar:
@@ -192,11 +194,6 @@ def _encode_captions(
             bar.update(len(batch))
     del pipe
     free()
-
-
-def together(size: Size, device: str) -> int:
-    """How many pictures of a size go through the VAE at once."""
-    return min(16, max(1, PIXELS[device] // (size[0] * size[1])))
 
 
 def _batches_of_one_size(pictures: Iterable[Example], device: str) -> Iterator[list[Example]]:

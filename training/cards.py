@@ -2,9 +2,12 @@
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 GIB = 2**30
 CONTEXT = round(0.45 * GIB)  # bytes that CUDA and its libraries take beside what PyTorch allocates
@@ -65,18 +68,22 @@ def of_size(gib: float) -> GpuSpec:
     return GpuSpec(f"a card of {gib:g} GiB", True, int(gib * GIB) - CONTEXT, tflops * 1e12 * share, why)
 
 
-def at_hand(device: torch.device) -> GpuSpec:
+def at_hand(device: "torch.device") -> GpuSpec:
     """The GPU, or else the CPU with the main memory that is free."""
     bare, share = products(device), SHARE if device.type == "cuda" else REACHED
     rate, why = bare * share, f"{share:.0%} of {bare / 1e12:.3g} TFLOPS, measured here"
     if device.type == "cuda":
+        import torch
+
         properties = torch.cuda.get_device_properties(device)
         return GpuSpec(properties.name, True, properties.total_memory - CONTEXT, rate, why)
     return GpuSpec("this machine's CPU", False, psutil.virtual_memory().available, rate, why)
 
 
-def products(device: torch.device, seconds: float = 0.5) -> float:
+def products(device: "torch.device", seconds: float = 0.5) -> float:
     """Operations a second of matrix products of a block's proportions, on a GPU in bfloat16, on a CPU in float32."""
+    import torch
+
     size, dtype = (4096, torch.bfloat16) if device.type == "cuda" else (512, torch.float32)
     a, b = torch.randn(size, size, device=device, dtype=dtype), torch.randn(size, size, device=device, dtype=dtype)
     count, begun, spent = 0, time.perf_counter(), 0.0

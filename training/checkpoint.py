@@ -7,7 +7,6 @@ that a torn or damaged checkpoint is noticed and the one before it is taken.
 
 import contextlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from impressionism.errors import UserError
+from impressionism.files import write_folder
 from impressionism.hub import sha256_of
+from impressionism.lora_file import peft_config
 from impressionism.names import WEIGHTS_FILE
 from training.examples import say
 from training.validation import Score
@@ -82,27 +83,16 @@ class TrainState:
 def save(folder: Path, state: TrainState, position: Position, *, keep: int) -> Path:
     """Write the checkpoint of the position's step; of the others the last `keep` stay, and the best."""
     final = at(folder, position.step)
-    partial = folder / f".{final.name}.partial"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _write_adapter(state.ema or state.weights, state.alpha, partial / WEIGHTS_FILE)
-        if state.ema:
-            _write_adapter(state.weights, state.alpha, partial / RAW_WEIGHTS_FILE)
-        torch.save(state.optimizer.state_dict(), partial / OPTIMIZER_FILE)
-        (partial / POSITION_FILE).write_text(position.model_dump_json())
-        digests = {file.name: sha256_of(file).hex() for file in sorted(partial.iterdir())}
-        (partial / DIGESTS_FILE).write_text(json.dumps(digests))
-        for written in (*partial.iterdir(), partial):
-            _flush(written)
-        aside = folder / f".{final.name}.old"  # there if the step is saved again
-        if final.exists():
-            final.replace(aside)
-        partial.replace(final)
-        _flush(folder)
-        shutil.rmtree(aside, ignore_errors=True)
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        shutil.rmtree(partial, ignore_errors=True)
+        with write_folder(final, durable=True) as partial:
+            _write_adapter(state.ema or state.weights, state.alpha, partial / WEIGHTS_FILE)
+            if state.ema:
+                _write_adapter(state.weights, state.alpha, partial / RAW_WEIGHTS_FILE)
+            torch.save(state.optimizer.state_dict(), partial / OPTIMIZER_FILE)
+            (partial / POSITION_FILE).write_text(position.model_dump_json())
+            digests = {file.name: sha256_of(file).hex() for file in sorted(partial.iterdir())}
+            (partial / DIGESTS_FILE).write_text(json.dumps(digests))
+    except (OSError, SafetensorError, RuntimeError, UserError) as error:  # torch reports a full disk as a RuntimeError
         kept = latest(folder)
         raise UserError(
             f"{final} could not be written ({error}); {f'{kept} is whole' if kept else 'no other was written yet'}: "
@@ -117,6 +107,8 @@ def save(folder: Path, state: TrainState, position: Position, *, keep: int) -> P
 
 def restore(folder: Path, state: TrainState) -> Position | None:
     """Put the numbers of the latest whole checkpoint into place; its position, or none where there is none."""
+    for unfinished in folder.glob(".*.partial"):  # of a process that was killed
+        shutil.rmtree(unfinished, ignore_errors=True)
     for checkpoint in reversed(all_of(folder)):
         try:
             position = read_position(checkpoint)
@@ -186,21 +178,5 @@ def step_of(checkpoint: Path) -> int:
 def _write_adapter(weights: Weights, alpha: float | None, file: Path) -> None:
     """In diffusers' layout and float32, so that training goes on bit for bit; the metadata says alpha."""
     ranks = {name.removesuffix(".lora_A"): len(w) for name, w in weights.items() if name.endswith(".lora_A")}
-    usual = max(set(ranks.values()), key=list(ranks.values()).count) if ranks else 1
-    facts: dict[str, Any] = {"r": usual, "lora_alpha": alpha or usual, "target_modules": list(ranks)}
-    if others := {name: rank for name, rank in ranks.items() if rank != usual}:
-        facts |= {"rank_pattern": others, "alpha_pattern": {name: alpha or rank for name, rank in others.items()}}
-    metadata = json.dumps({f"transformer.{key}": value for key, value in facts.items()})
     tensors = {f"transformer.{name}.weight": w.detach().cpu().contiguous() for name, w in weights.items()}
-    save_file(tensors, file, metadata={"format": "pt", "lora_adapter_metadata": metadata})
-
-
-def _flush(path: Path) -> None:
-    """Onto the disk, or a power cut could leave a whole name with torn contents. Some network and FUSE disks refuse it
-    for folders, which is no reason to stop."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    save_file(tensors, file, {"format": "pt", "lora_adapter_metadata": peft_config(ranks, alpha)})

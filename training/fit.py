@@ -16,22 +16,25 @@ import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from impressionism import lora
 from impressionism.errors import UserError
 from impressionism.files import write_atomic
 from impressionism.hub import commit_of, digest_of, label
-from impressionism.lora import TRAINED, updates_of
+from impressionism.lora_file import check_parity, write_adapter
+from impressionism.names import WEIGHTS_FILE
 from impressionism.pipeline import weight_files
 from impressionism.records import Run
-from training import adapter, checkpoint, export, flow, preview, resume, validation
+from training import checkpoint, flow, preview, resume, validation
 from training.base import StepBatches, TrainingContext, inject_adapter, loaders, prepare
 from training.checkpoint import Best, Position, TrainState
 from training.examples import Example, check_folders, say
-from training.log import MemoryMeter, RunLog
+from training.log import MemoryMeter, RunLog, check_trackers
 from training.recipe import Data, Optimizer, TrainingConfig, changed
 from training.runtime import resolve_runtime
 
@@ -43,6 +46,7 @@ def fit(recipe: TrainingConfig, *, quick: bool = False, until: int | None = None
     """Train, or resume training; false if the run was told to leave: by SIGTERM, Ctrl-C, or at step `until`."""
     whole, recipe = recipe, quick_recipe(recipe) if quick else recipe
     check_folders(recipe)
+    check_trackers(recipe.log.report_to)
     runtime = resolve_runtime(recipe.model)
     with resume.readable_failures(recipe):
         if quick and runtime.first:
@@ -87,6 +91,7 @@ def train(context: TrainingContext, recipe: TrainingConfig, *, until: int | None
     position = checkpoint.restore(checkpoints, state)
     if position:
         resume.check_same(rests_on, position.rests_on, run.folder)
+        position.rests_on = rests_on
         say(f"{run.folder}: going on from step {position.step} of {options.steps}.")
     else:
         position = Position(rests_on=rests_on)
@@ -252,7 +257,7 @@ def make_optimizer(options: Optimizer, weights: Mapping[str, torch.nn.Parameter]
     return torch.optim.AdamW(**settings, fused=True)
 
 
-def not_finite(good: os.PathLike, batches: StepBatches) -> str:
+def not_finite(good: Path, batches: StepBatches) -> str:
     names = ", ".join(example.name for one in batches.all for example in one.examples)
     return (
         f"The gradient of the step after {good} is not finite (pictures: {names}); that state is the last good one: "
@@ -300,15 +305,14 @@ def load_checkpoint(recipe: TrainingConfig, state: TrainState, step: int) -> Non
     checkpoint.copy(checkpoint.read_weights(file), state.weights)
 
 
-def save_adapter(context: TrainingContext, recipe: TrainingConfig) -> os.PathLike:
+def save_adapter(context: TrainingContext, recipe: TrainingConfig) -> Path:
     """Write the adapter that is on the base, for diffusers and for ComfyUI, and compare both files with it."""
-    folder = recipe.run.folder / "adapter"
-    file = adapter.save(context.transformer, folder, getattr(torch, recipe.adapter.dtype))
+    folder, updates = recipe.run.folder / "adapter", lora.updates_of(context.transformer, lora.TRAINED)
     trigger = trigger_in(context.examples, recipe.data)
-    export.label(file, title=recipe.run.folder.name, **({"trigger_phrase": trigger} if trigger else {}))
-    live: dict[str, Any] = dict(updates_of(context.transformer, TRAINED))
-    for written in (file, export.write_comfy(file)):
-        export.check_parity(live, written)
+    facts = {"title": recipe.run.folder.name} | ({"trigger_phrase": trigger} if trigger else {})
+    dtype, linears = getattr(torch, recipe.adapter.dtype), lora.linears(context.transformer)
+    for layout, name in (("diffusers", WEIGHTS_FILE), ("comfy", f"{recipe.run.folder.name}_comfy.safetensors")):
+        check_parity(updates, write_adapter(updates, folder / name, dtype, layout=layout, **facts), linears)
     return folder
 
 

@@ -1,6 +1,7 @@
 """What a run reports: log.jsonl, the trackers of `log.report_to`, and the memory that it took."""
 
 import contextlib
+import importlib.util
 import json
 import resource  # not on Windows
 import sys
@@ -22,6 +23,13 @@ from training.validation import SIGMAS
 
 NAMES = {"loss": "train/loss", "lr": "train/learning_rate", "norm": "train/grad_norm", "seconds": "train/seconds",
          "memory": "train/peak_memory"}  # fmt: skip
+
+
+def check_trackers(report_to: tuple[str, ...]) -> None:
+    """Refuses one that is not installed, before anything is loaded."""
+    for name in report_to:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"log.report_to names {name}, which is not installed: pip install {name}.")
 
 
 class RunLog:
@@ -87,8 +95,6 @@ class RunLog:
     def _tell(self, name: str, what: Callable[[], None]) -> None:
         try:
             what()
-        except ImportError:
-            raise UserError(f"log.report_to names {name}, which is not installed: pip install {name}.") from None
         except Exception as error:  # whatever a tracker raises, the run is worth more
             self.trackers.pop(name, None)
             say(f"{name} fails and is told no more ({type(error).__name__}: {' '.join(str(error).split())[:120]}).")

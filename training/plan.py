@@ -16,20 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import FluxTransformer2DModel
+from safetensors import safe_open
 
 from impressionism import names
 from impressionism.errors import UserError
-from impressionism.files import pictures_in
-from impressionism.modulation import AHEAD
-from training import adapter, cards, encoding, examples, footprint
+from training import cards, examples, footprint, sources
 from training import recipe as recipes
 from training.cards import GIB, GpuSpec
 from training.examples import Size
-from training.footprint import META, Block, Cost, Moment, Shape
+from training.footprint import LINEARS, MODULATION, Block, Cost, Moment, Shape
 from training.recipe import COMPILABLE, Model, Optimizer, TrainingConfig
-from training.runtime import resolve_runtime
+from training.targets import rank_of
 
 FINEST_FIRST = ("none", "int8", "nf4")  # int4 saves nothing over nf4, and int2 is left to those who ask for it
 SPARE = 1.08  # times what is counted on a GPU: an allocator's memory lies in pieces, of which no peak tells
@@ -37,6 +34,7 @@ SPARE_CPU = 2.2  # on a CPU: glibc 2.36 held 1.8 to 2.2 times the miniature's te
 TRAVEL = 12e9  # bytes a second from main memory to a card: half of what 16 lanes of PCIe 4.0 carry
 PROGRAM = GIB  # main memory of Python and its libraries
 GATHERED = 3  # blocks of a sharded base: one in use, the next as it comes and as it is laid out (not measured on a GPU)
+ITEMSIZE = {"float32": 4, "bfloat16": 2}
 CHANNELS = 16  # of the autoencoder's latents
 FORWARD_SHARE = 1 / 3  # of a step's time, about
 
@@ -48,8 +46,12 @@ class Facts:
     transformer: dict[str, Any]
     text_tokens: int
     """That its T5 tokenizer makes of a caption at most."""
-    encoders: dict[str, dict[str, Any]]
-    """The configurations of autoencoder, CLIP and T5."""
+    vae: dict[str, Any]
+    """The autoencoder's configuration."""
+    t5: dict[str, Any]
+    """T5's configuration."""
+    encoder_numbers: dict[str, int]
+    """Weights of autoencoder, CLIP and T5."""
     download: int
     """Bytes, where it is not on this machine."""
 
@@ -61,7 +63,9 @@ FLUX = Facts(  # black-forest-labs/FLUX.1-dev: its config.json files
         "axes_dims_rope": (16, 56, 56),
     },
     text_tokens=512,
-    encoders=encoding.FLUX,
+    vae={"layers_per_block": 2, "block_out_channels": [128, 256, 512, 512]},
+    t5={"d_model": 4096, "d_ff": 10240, "num_heads": 64},
+    encoder_numbers={"vae": 83_819_683, "text_encoder": 123_060_480, "text_encoder_2": 4_762_310_656},
     download=33_700_000_000,
 )  # fmt: skip
 
@@ -75,7 +79,6 @@ class Layer:
     columns: int
     rank: int
     """Of its update; 0: it has none."""
-    modulates: bool
 
     @property
     def numbers(self) -> int:
@@ -138,7 +141,12 @@ def plan(recipe: TrainingConfig, *, vram: float | None = None, processes: int = 
     """The command."""
     if processes < 1:
         raise UserError(f"--processes should be 1 or more, not {processes}.")
-    card = cards.of_size(vram) if vram is not None else cards.at_hand(resolve_runtime(recipe.model).device)
+    if vram is None:
+        from training.runtime import resolve_runtime  # it brings PyTorch
+
+        card = cards.at_hand(resolve_runtime(recipe.model).device)
+    else:
+        card = cards.of_size(vram)
     pictures = count(recipe)
     if json:
         print(as_json(predict(recipe, card, pictures, processes)))
@@ -155,11 +163,10 @@ def plan(recipe: TrainingConfig, *, vram: float | None = None, processes: int = 
 
 
 def count(recipe: TrainingConfig) -> int | None:
-    """Pictures in a plain folder; none for what is not one."""
-    folder = Path(recipe.data.source)
-    if not folder.is_dir() or any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
+    """Pictures in a folder, of the splits and up to the limit that the recipe names; none for what is no folder."""
+    if not sources.is_picture_folder(recipe.data.source):
         return None
-    return len(pictures_in(folder)[0])
+    return sum(len(list(itertools.islice(rows, recipe.data.limit))) for rows in sources.splits(recipe.data))
 
 
 # ---- Predicting
@@ -174,19 +181,19 @@ def predict(recipe: TrainingConfig, card: GpuSpec, pictures: int | None = None, 
     sizes = [max(sizes, key=math.prod) for sizes in buckets]
     shapes = sorted((shape_of(recipe, facts, size, card) for size in sizes), key=lambda shape: shape.image)
     costs = [costs_of(blocks, shape, model, facts) for shape in shapes]
-    shape, dtype, steps = shapes[-1], shapes[-1].dtype, options.steps * options.gradient_accumulation_steps
+    shape, itemsize, steps = shapes[-1], shapes[-1].itemsize, options.steps * options.gradient_accumulation_steps
 
     packed = [sum(_stored(layer, shape) for layer in block if not left_out(layer, shape)) for block in blocks]
     offloaded = packed[max(0, len(blocks) - model.offload) :]
-    others = other_numbers(facts) * dtype.itemsize
+    others = other_numbers(facts) * itemsize
     whole = sum(packed) + others
     share = sum(packed) // processes + others if model.shard else whole
     first = sum(_stored(layer, shape) for layer in layers) + others if model.keep_quantized else share  # kept whole
     gathered = GATHERED * max(packed) if share < whole else 0
     numbers = sum(layer.numbers for layer in layers)
     state = optimizer_bytes(options, numbers)
-    rows = sum(layer.rows for layer in layers if left_out(layer, shape)) * options.train_batch_size * dtype.itemsize
-    ahead = rows * min(AHEAD, steps)
+    rows = sum(layer.rows for layer in layers if left_out(layer, shape)) * options.train_batch_size * itemsize
+    ahead = rows * min(names.MODULATION_AHEAD, steps)
     resident = {
         f"base in {model.quantize}{', modulation left out' * shape.banked}": share - sum(offloaded),
         "blocks gathered": gathered,
@@ -200,13 +207,15 @@ def predict(recipe: TrainingConfig, card: GpuSpec, pictures: int | None = None, 
     prior = recipe.prior
     factor = 1 + (prior.num_class_images > 0) + (1 + FORWARD_SHARE) * (prior.output_preservation > 0)
     forward = seconds * FORWARD_SHARE / (options.gradient_accumulation_steps * options.train_batch_size)
-    disk = disk_use(recipe, facts, sizes, dtype, pictures, 4 * numbers + state)
+    disk = disk_use(recipe, facts, sizes, itemsize, pictures, 4 * numbers + state)
     if model.keep_quantized:
         disk["quantized base"] = first
     if count := recipe.prior.num_class_images:
         disk["class pictures"] = count * math.prod(sizes[0]) * (3 + CHANNELS * 2 * 4 // 64)  # at most, and latents
-    captions = encoding.captions(facts.encoders, shape.text, dtype, card.gpu)
-    pixels = encoding.pictures(facts.encoders, itertools.chain(*buckets), dtype, card.gpu)
+    vae, clip, t5 = facts.encoder_numbers.values()
+    captions = footprint.encoding_captions(facts.t5, clip + t5, shape.text, footprint.CAPTIONS, itemsize)
+    at_once = {size: footprint.together(size, "cuda" if card.gpu else "cpu") for size in itertools.chain(*buckets)}
+    pixels = footprint.encoding_pictures(facts.vae, vae, at_once, itemsize)
     return Prediction(
         recipe=recipe, card=card, parts=parts,
         loading=first + max(gathered, 2 * max(layer.rows * layer.columns for layer in layers)),
@@ -214,7 +223,7 @@ def predict(recipe: TrainingConfig, card: GpuSpec, pictures: int | None = None, 
         operations=operations * options.gradient_accumulation_steps * factor,
         seconds=seconds * factor, class_pictures_seconds=prior.num_class_images * recipe.preview.steps * forward,
         layers=sum(layer.rank > 0 for layer in layers), numbers=numbers,
-        adapter=numbers * getattr(torch, recipe.adapter.dtype).itemsize,
+        adapter=numbers * ITEMSIZE[recipe.adapter.dtype],
         main_memory=PROGRAM + max(ahead + sum(offloaded), whole if gathered else 0, captions, pixels),
         disk=disk, pictures=pictures,
     )  # fmt: skip
@@ -240,14 +249,14 @@ def at_the_peak(moment: Moment, options: Optimizer, numbers: int) -> dict[str, i
 
 def shape_of(recipe: TrainingConfig, facts: Facts, size: Size, card: GpuSpec) -> Shape:
     config, model = facts.transformer, recipe.model
-    automatic = torch.bfloat16 if card.gpu else torch.float32
+    automatic = "bfloat16" if card.gpu else "float32"
     return Shape(
-        width=config["num_attention_heads"] * config["attention_head_dim"],
+        width=width_of(facts),
         heads=config["num_attention_heads"],
         batch=recipe.optimizer.train_batch_size,
         image=math.prod(size) // 256,
         text=min(model.max_sequence_length, facts.text_tokens),
-        dtype=automatic if model.dtype == "auto" else getattr(torch, model.dtype),
+        itemsize=ITEMSIZE[automatic if model.dtype == "auto" else model.dtype],
         quantize=model.quantize,
         gpu=card.gpu,
         banked=model.modulation_bank and recipe.adapter.targets != "every",
@@ -290,11 +299,11 @@ def passes(blocks: list[list[Layer]], model: Model) -> int:
 
 def left_out(layer: Layer, shape: Shape) -> bool:
     """Of memory, by the modulation bank."""
-    return shape.banked and layer.modulates
+    return shape.banked and layer.name in MODULATION
 
 
 def _stored(layer: Layer, shape: Shape) -> int:
-    return footprint.stored(shape.quantize, layer.rows, layer.columns, shape.dtype)
+    return footprint.stored(shape.quantize, layer.rows, layer.columns, shape.itemsize)
 
 
 def optimizer_bytes(options: Optimizer, numbers: int) -> int:
@@ -307,12 +316,12 @@ def optimizer_bytes(options: Optimizer, numbers: int) -> int:
 def batch_bytes(shape: Shape, facts: Facts) -> int:
     """Latents and noise in float32, captions, and the angles of every position, in float32 too."""
     latents = 2 * 4 * shape.image * facts.transformer["in_channels"]
-    captions = (shape.text * facts.transformer["joint_attention_dim"]) * shape.dtype.itemsize
+    captions = (shape.text * facts.transformer["joint_attention_dim"]) * shape.itemsize
     return shape.batch * (latents + captions) + 2 * 4 * shape.tokens * shape.width // shape.heads
 
 
 def disk_use(
-    recipe: TrainingConfig, facts: Facts, sizes: list[Size], dtype: torch.dtype, pictures: int | None, state: int
+    recipe: TrainingConfig, facts: Facts, sizes: list[Size], itemsize: int, pictures: int | None, state: int
 ) -> dict[str, int]:
     """What a run leaves; `state` is a checkpoint's bytes. The best checkpoint may come on top of those kept."""
     adapter_bytes = {"checkpoints": state * (recipe.run.keep + 1)}
@@ -324,7 +333,7 @@ def disk_use(
     variants = 2 if recipe.data.captions else 1
     return adapter_bytes | {
         "latents": pictures * sum(math.prod(size) // 64 for size in sizes) * CHANNELS * 2 * 4,
-        "captions": (pictures * variants + 1) * caption * dtype.itemsize,
+        "captions": (pictures * variants + 1) * caption * itemsize,
     }
 
 
@@ -343,7 +352,9 @@ def _read_facts(folder: Path) -> Facts:
         return Facts(
             transformer=_config(folder / "transformer"),
             text_tokens=json.loads((folder / "tokenizer_2" / "tokenizer_config.json").read_text())["model_max_length"],
-            encoders={part: _config(folder / part) for part in encoding.FLUX},
+            vae=_config(folder / "vae"),
+            t5=_config(folder / "text_encoder_2"),
+            encoder_numbers={part: _numbers_in(folder / part) for part in FLUX.encoder_numbers},
             download=0,
         )
     except (OSError, KeyError, ValueError) as error:
@@ -354,18 +365,28 @@ def _config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text())
 
 
+def _numbers_in(folder: Path) -> int:
+    """Weights in a folder's files, by their headers."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="np") as stored:
+            total += sum(math.prod(stored.get_slice(name).get_shape()) for name in stored.keys())  # noqa: SIM118
+    return total
+
+
 def layers_of(facts: Facts, recipe: TrainingConfig) -> list[list[Layer]]:
     """The linear layers of each block, in the order in which a picture meets them."""
-    config = facts.transformer
+    config, width = facts.transformer, width_of(facts)
     counts = {"transformer_blocks": config["num_layers"], "single_transformer_blocks": config["num_single_layers"]}
-    templates = _templates(config["num_attention_heads"], config["attention_head_dim"])
 
-    def layer(name: str, rows: int, columns: int) -> Layer:
-        rank = adapter.rank_of(name, recipe.adapter, config["num_single_layers"])
-        return Layer(name, rows, columns, rank, footprint.modulates(name))
+    def rank(path: str) -> int:
+        return rank_of(path, recipe.adapter, counts["single_transformer_blocks"])
 
     blocks = [
-        [layer(f"{kind}.{index}.{name}", *size) for name, *size in templates[kind]]
+        [
+            Layer(name, rows * width, columns * width, rank(f"{kind}.{index}.{name}"))
+            for name, (rows, columns) in LINEARS[kind].items()
+        ]
         for kind, count in counts.items()
         for index in range(count)
     ]
@@ -375,36 +396,20 @@ def layers_of(facts: Facts, recipe: TrainingConfig) -> list[list[Layer]]:
 
 
 def other_numbers(facts: Facts) -> int:
-    """All that is not a weight of a block's linear layer: both ends, norms, biases."""
-    config = {key: value for key, value in facts.transformer.items() if not key.startswith("_")}
-    model = _model(json.dumps(config | {"num_layers": 1, "num_single_layers": 1}))
-    total = sum(parameter.numel() for parameter in model.parameters())
-    for kind, count in (("transformer_blocks", "num_layers"), ("single_transformer_blocks", "num_single_layers")):
-        block = getattr(model, kind)[0]
-        weights = sum(linear.weight.numel() for _, linear in footprint.linears(block))
-        numbers = sum(parameter.numel() for parameter in block.parameters())
-        total += config[count] * (numbers - weights) - numbers
-    return total
+    """All that is not a weight of a block's linear layer: the blocks' biases and norms, and the layers at both ends."""
+    config, width = facts.transformer, width_of(facts)
+    rows = {kind: sum(rows for rows, _ in layers.values()) for kind, layers in LINEARS.items()}
+    head = config["attention_head_dim"]
+    blocks = config["num_layers"] * (rows["transformer_blocks"] * width + 4 * head)
+    blocks += config["num_single_layers"] * (rows["single_transformer_blocks"] * width + 2 * head)
+    embedders = [256, config["pooled_projection_dim"], *[256] * config["guidance_embeds"]]  # timestep, CLIP, guidance
+    ends = sum((size + 1 + width + 1) * width for size in embedders)
+    ends += (config["in_channels"] + 1 + config["joint_attention_dim"] + 1) * width
+    return blocks + ends + 2 * width * (width + 1) + config["in_channels"] * (width + 1)
 
 
-@functools.cache
-def _templates(heads: int, head_dim: int) -> dict[str, list[tuple[str, int, int]]]:
-    """Name, rows and columns of each kind of block's linear layers."""
-    model = _model(json.dumps({"num_layers": 1, "num_single_layers": 1,
-                               "num_attention_heads": heads, "attention_head_dim": head_dim}))  # fmt: skip
-    return {
-        kind: [
-            (name, linear.out_features, linear.in_features)
-            for name, linear in footprint.linears(getattr(model, kind)[0])
-        ]
-        for kind in ("transformer_blocks", "single_transformer_blocks")
-    }
-
-
-@functools.cache
-def _model(config: str) -> Any:
-    with META:
-        return FluxTransformer2DModel(**json.loads(config))
+def width_of(facts: Facts) -> int:
+    return facts.transformer["num_attention_heads"] * facts.transformer["attention_head_dim"]
 
 
 # ---- Choosing

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from PIL import Image, ImageDraw
 
 from impressionism.errors import UserError, explain_disk
-from impressionism.files import write_atomic
+from impressionism.files import write_folder
 from impressionism.paint import render
 from impressionism.records import GenerationParams
 from training.examples import say
@@ -36,10 +36,9 @@ def paint(context: TrainingContext, recipe: TrainingConfig, step: int, log: RunL
     if not runtime.first:
         return
     try:
-        partial = folder.with_name(f".{folder.name}.partial")
-        for index, picture in enumerate(pictures):
-            write_atomic(partial / f"{index:02d}.png", lambda file, picture=picture: picture.save(file, format="PNG"))
-        partial.replace(folder)
+        with write_folder(folder) as partial:
+            for index, picture in enumerate(pictures):
+                picture.save(partial / f"{index:02d}.png")
         sheet(folder.parent, wanted.prompts).save(folder.parent / "sheet.jpg", quality=90)
     except (OSError, UserError) as error:
         say(f"Training goes on without {folder}: {explain_disk(error) or error}")

@@ -450,7 +450,7 @@ class TrainingConfig(Section):
 def read(path: Path, overrides: list[str] | None = None) -> TrainingConfig:
     """The recipe at `path`, or the shipped one of that name, with `section.key=value` laid over it; raises UserError
     with every problem."""
-    if not path.exists() and (shipped := SHIPPED / f"{path}.yaml").exists():
+    if not path.is_file() and (shipped := SHIPPED / f"{path}.yaml").exists():
         path = shipped
     values = _load(path)
     if isinstance(run := values.setdefault("run", {}), dict):

@@ -16,12 +16,10 @@ import torch
 from safetensors import safe_open
 
 from impressionism import names
-from impressionism.errors import UserError, status_of
+from impressionism.errors import UserError
 from impressionism.hub import folder_of
 from impressionism.lora import Update
-from impressionism.lora_file import find_adapter, linears_of, read_adapter, read_info, write_diffusers
-from training.__main__ import ADAPTERS
-from training.export import label, write_comfy
+from impressionism.lora_file import Layout, find_adapter, linears_of, read_adapter, read_info, write_adapter
 
 Updates = Mapping[str, Update]
 
@@ -126,33 +124,6 @@ def tensor_in(file: Path, name: str) -> torch.Tensor:
 # ---- The commands
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
-    return status_of(lambda: COMMANDS[options.command](options))
-
-
-def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    result.formatter_class = argparse.RawDescriptionHelpFormatter
-    commands = result.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for name, text in ADAPTERS.items():
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("adapter", nargs="+" if name == "merge" else None, help="file, folder or Hub id"
-                             if name != "extract" else "folder or Hub id of the fine-tuned pipeline")  # fmt: skip
-        command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a folder to write it to")
-        command.add_argument("--model", help="folder or Hub id of its base (default: FLUX.1 [dev] or the miniature)")
-        if name != "convert":
-            how = command.add_mutually_exclusive_group(required=name == "resize")
-            how.add_argument("--rank", type=int, default=16 if name == "extract" else None, help="of each layer")
-            if name != "extract":
-                how.add_argument("--size", help="of the file, such as 3MB; the ranks go where they are needed most")
-        if name == "merge":
-            command.add_argument("--weights", type=float, nargs="+", help="one for each adapter (default: 1)")
-        if name == "convert":
-            command.add_argument("--to", choices=("diffusers", "comfy"), required=True)
-    return result
-
-
 def run_resize(options: argparse.Namespace) -> None:
     file, updates = opened(options.adapter, options.model)
     small, energy = resize(updates, rank=rank_of(options.rank), size=bytes_of(options.size))
@@ -185,14 +156,7 @@ def run_extract(options: argparse.Namespace) -> None:
 
 def run_convert(options: argparse.Namespace) -> None:
     file, updates = opened(options.adapter, options.model)
-    written = save(updates, options.out, file)
-    if options.to == "comfy":
-        diffusers, written = written, write_comfy(written)
-        diffusers.unlink()
-    print(written)
-
-
-COMMANDS = {"resize": run_resize, "merge": run_merge, "extract": run_extract, "convert": run_convert}
+    print(save(updates, options.out, file, layout=options.to))
 
 
 def opened(adapter: str, model: str | None) -> tuple[Path, dict[str, Update]]:
@@ -216,13 +180,13 @@ def base_folder(model: str) -> Path:
     return folder_of(model, None, ["transformer/*.json", "transformer/*.safetensors"])
 
 
-def save(updates: Updates, folder: Path, source: Path | None) -> Path:
-    """In bfloat16 as diffusers names the layers, with what the source's header says of itself."""
-    written = write_diffusers(updates, folder / names.WEIGHTS_FILE, torch.bfloat16)
+def save(updates: Updates, folder: Path, source: Path | None, layout: Layout = "diffusers") -> Path:
+    """In bfloat16, with what the source's header says of itself."""
     info = read_info(source, folder.name, "") if source else None
-    facts = {"trigger_phrase": info.trigger, "license": info.license} if info else {}
-    return label(written, title=(info and info.title) or folder.name,
-                 **{key: value for key, value in facts.items() if value})  # fmt: skip
+    facts = {"title": info.title, "trigger_phrase": info.trigger, "license": info.license} if info else {}
+    facts = {"title": folder.name} | {key: value for key, value in facts.items() if value}
+    name = names.WEIGHTS_FILE if layout == "diffusers" else f"{folder.name}_{layout}.safetensors"
+    return write_adapter(updates, folder / name, torch.bfloat16, layout=layout, **facts)
 
 
 def rank_of(rank: int | None) -> int | None:

@@ -25,7 +25,9 @@ NON_DETERMINING_KEYS = (  # sections and keys that change no sample of a run; th
     "model.gradient_checkpointing", "model.offload", "model.compile", "adapter.dtype", "run.folder", "run.cache",
     "run.log_every", "run.validate_every", "run.checkpoint_every", "run.keep", "run.save",
 )  # fmt: skip
-CHECKED_BY_POSITION = ("optimizer.steps", "optimizer.train_batch_size")  # in check_folder and in rests_on
+# Checked elsewhere: the steps in check_folder, the others in check_same.
+CHECKED_BY_POSITION = ("optimizer.steps", "optimizer.train_batch_size", "optimizer.gradient_accumulation_steps")
+GOES_ON = ("precision", "pictures in a batch", "batches in a step")  # may be others after a checkpoint, with a line
 
 
 @contextlib.contextmanager
@@ -98,6 +100,7 @@ def rests_on(context: TrainingContext, recipe: TrainingConfig) -> dict[str, Any]
         "pictures and captions": _digest([(e.id, e.size, e.caption, e.content) for e in context.examples]),
         "base model": weights,
         "pictures in a batch": context.runtime.world * recipe.optimizer.train_batch_size,
+        "batches in a step": recipe.optimizer.gradient_accumulation_steps,
         "precision": str(context.runtime.dtype),
     }
     if context.class_examples:
@@ -106,12 +109,13 @@ def rests_on(context: TrainingContext, recipe: TrainingConfig) -> dict[str, Any]
 
 
 def check_same(now: dict[str, Any], then: dict[str, Any], folder: Path) -> None:
-    """Refuse to go on where the samples would be others; another precision only moves the last digits."""
+    """Refuse to go on with other pictures or another base. A smaller batch, as after running out of memory, and another
+    precision are named."""
     changed = [what for what in {**then, **now} if now.get(what) != then.get(what)]
-    if "precision" in changed:
-        say(f"{folder}: the precision is {now['precision']} now and was {then['precision']}; it goes on, but not bit "
-            "for bit as it would have.")  # fmt: skip
-        changed.remove("precision")
+    for what in GOES_ON:
+        if what in changed and what in then:
+            say(f"{folder}: {what}: {now[what]} now and {then[what]} before; it goes on, but not as it would have.")
+    changed = [what for what in changed if what not in GOES_ON]
     if changed:
         raise UserError(
             f"{folder} cannot go on: since its last checkpoint there is a change of {', '.join(changed)}; "
@@ -151,8 +155,8 @@ def less_memory(recipe: TrainingConfig) -> str:
     if not free:
         free = ["model.compile=false"] if model.compile else []
     sooner = f"Set {' or '.join(free)}, which changes no result; otherwise lower" if free else "Lower"
-    return (f"{sooner} optimizer.train_batch_size, data.resolution or adapter.rank, in another run.folder once there "
-            "is a checkpoint. `plan` says what fits.")  # fmt: skip
+    return (f"{sooner} optimizer.train_batch_size (and raise optimizer.gradient_accumulation_steps in turn); or, in "
+            "another run.folder, data.resolution or adapter.rank. `plan` says what fits.")  # fmt: skip
 
 
 def _digest(what: list) -> str:

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 SIDECARS = (".txt", ".caption")
+SPLITS = {  # as `datasets` names them: a folder is one if its name is one of these words, between digits and signs
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+EDGE = r"[-._ 0-9]"
 OURS = {"curate.json", "pictures.jsonl", "report.html", "readme.md", "license", "license.md"}  # not worth a line
 WIKIART_GENRES = (  # sets made of WikiArt often keep its numbers and lose their names
     "abstract_painting", "cityscape", "genre_painting", "illustration", "landscape", "nude_painting", "portrait",
@@ -145,17 +151,11 @@ def _in_split(rows: list[Row], held_out: bool | None, window: slice) -> Iterator
 
 
 def _split_folder(name: str) -> str | None:
-    """The split that a folder on the picture's path is named after, by the names and separators of `datasets`."""
-    folders = name.split("/")[:-1]
-    if not folders:
-        return None
-    from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS
-
-    edge = f"[{re.escape(NON_WORDS_CHARS)}]"
-    for split, keywords in SPLIT_KEYWORDS.items():
-        pattern = rf"(?:.*{edge})?(?:{'|'.join(keywords)})(?:{edge}.*)?"
-        if any(re.fullmatch(pattern, folder) for folder in folders):
-            return str(split)
+    """The split that a folder on the picture's path is named after."""
+    for split, words in SPLITS.items():
+        pattern = rf"(?:.*{EDGE})?(?:{'|'.join(words)})(?:{EDGE}.*)?"
+        if any(re.fullmatch(pattern, folder) for folder in name.split("/")[:-1]):
+            return split
     return None
 
 

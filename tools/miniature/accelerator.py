@@ -25,7 +25,7 @@ from tools.miniature.captions import describe
 from tools.miniature.text import Frozen, as_typed
 from tools.miniature.transformer import CROPS, pack, places, velocity
 from tools.miniature.world import random_scene
-from training.adapter import pattern
+from training.targets import pattern
 
 NAME = "few_steps"
 RANK = 24

@@ -1,0 +1,280 @@
+"""The training page: pictures, captions, plan, training, previews and upload in a browser.
+
+    python -m training ui [--folder adapters] [--port 7861]
+
+It starts the commands that a terminal would (`plan`, `caption`, `fit`, `push`) and reads the files that they write, so
+a run can be begun here and continued there. For each adapter the folder has `pictures/` (with captions in
+metadata.jsonl), `recipe.yaml` and `run/`.
+"""
+
+import json
+import math
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+
+from impressionism.errors import UserError, check_port
+from impressionism.files import PICTURE_SUFFIXES, clean_text, pictures_in, read_picture, read_text, write_atomic
+from training.recipe import SHIPPED, read
+from training.sources import SIDECARS, json_lines
+
+RECIPES = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+LOSSES = {"loss": "training", "validation": "held out", "base_validation": "held out, base model"}  # in log.jsonl
+JOB = """hf upload USER/{name}-pictures {pictures} . --repo-type dataset --private
+hf jobs uv run --flavor l40sx1 --timeout {hours}h --secrets HF_TOKEN -v hf://buckets/USER/runs:/runs \\
+  --with "flux-impressionism[train] @ git+https://github.com/USER/flux-impressionism" \\
+  training/jobs/train.py {recipe} --folder /runs/{name} --repo USER/{name} \\
+  data.source=USER/{name}-pictures {overrides}"""
+LINES_SHOWN = 12  # of a command's output
+
+
+@dataclass(frozen=True)
+class Project:
+    """One adapter's folder."""
+
+    folder: Path
+
+    @property
+    def pictures(self) -> Path:
+        return self.folder / "pictures"
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    def captions(self) -> list[list[str]]:
+        """[file, caption] of each picture."""
+        file = self.pictures / "metadata.jsonl"
+        lines = json_lines(file, ("file_name",)) if file.exists() else []
+        known = {line["file_name"]: line.get("text", "") for line in lines}
+        return [[path.name, known.get(path.name, "")] for path in pictures_in(self.pictures)[0]]
+
+    def save_captions(self, rows: Sequence[Sequence[str]]) -> None:
+        lines = [json.dumps({"file_name": file, "text": clean_text(str(text or ""))}, ensure_ascii=False) + "\n"
+                 for file, text in rows if file]  # fmt: skip
+        write_atomic(self.pictures / "metadata.jsonl", "".join(lines))
+
+    def add(self, files: Sequence[str]) -> list[str]:
+        """Copy dropped pictures, and captions in text files of the same name; what was left out, and why."""
+        self.pictures.mkdir(parents=True, exist_ok=True)
+        left_out, captions = [], dict(self.captions())
+        texts = {Path(file).stem: Path(file) for file in files if Path(file).suffix.lower() in SIDECARS}
+        for file in (Path(file) for file in files if Path(file) not in texts.values()):
+            try:
+                read_picture(content := file.read_bytes(), name=file.name)
+            except ValueError as error:
+                left_out.append(str(error))
+                continue
+            write_atomic(self.pictures / file.name, content)
+            own = texts.get(file.stem)
+            captions[file.name] = read_text(own).strip() if own else captions.get(file.name, "")
+        self.save_captions(list(captions.items()))
+        return left_out
+
+    def overrides(self, steps: float, instance_prompt: str, prompts: str, more: str) -> list[str]:
+        lines, others = ([line.strip() for line in text.splitlines() if line.strip()] for text in (prompts, more))
+        return [
+            f"optimizer.steps={int(steps)}",
+            f"data.instance_prompt={instance_prompt}",
+            f"preview.prompts={json.dumps(lines, ensure_ascii=False)}",
+            *others,
+        ]
+
+    def write_recipe(self, name: str, overrides: list[str]) -> None:
+        own = [f"data.source={self.pictures}", f"run.folder={self.run}", f"run.cache={self.folder.parent / 'cache'}"]
+        write_atomic(self.recipe, read(Path(name), [*own, *overrides]).to_yaml())
+
+    def log(self) -> pd.DataFrame:
+        """The losses of log.jsonl, a row for each number."""
+        file = self.run / "log.jsonl"
+        lines = json_lines(file, ("step",)) if file.exists() else []
+        rows = [(line["step"], line[key], name) for line in lines for key, name in LOSSES.items() if key in line]
+        return pd.DataFrame(rows, columns=["step", "loss", "of"])
+
+    def previews(self) -> list[tuple[str, str]]:
+        """The pictures of the last step that was painted."""
+        steps = sorted((self.run / "previews").glob("step-*"))
+        return [(str(file), steps[-1].name) for file in sorted(steps[-1].glob("*.png"))] if steps else []
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "training", *map(str, arguments)]
+
+
+def output_of(*arguments: str | Path) -> str:
+    """What a command says; its sentence as the page's error where it fails."""
+    done = subprocess.run(command(*arguments), capture_output=True, text=True)
+    if done.returncode:
+        raise gr.Error((done.stderr.strip().splitlines() or ["It failed without a word."])[-1], duration=None)
+    return done.stdout
+
+
+class Page:
+    """The events. Runs that were started here go on while the page is closed; a project has one at a time."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.running: dict[Path, subprocess.Popen] = {}
+
+    def project(self, name: str) -> Project:
+        if not re.fullmatch(r"[\w.-]{1,60}", name or "") or name.startswith("."):
+            raise gr.Error("Give the adapter a name of letters, digits, - and _ first.")
+        return Project(self.folder / name)
+
+    def add(self, name: str, files: list[str] | None) -> tuple[list[list[str]], list[str]]:
+        project = self.project(name)
+        if left_out := project.add(files or []):
+            gr.Warning("Left out: " + " ".join(left_out))
+        return self.show_pictures(name)
+
+    def show_pictures(self, name: str) -> tuple[list[list[str]], list[str]]:
+        project = self.project(name)
+        rows = project.captions() if project.pictures.is_dir() else []
+        return rows, [str(project.pictures / file) for file, _ in rows]
+
+    def save_captions(self, name: str, rows: list[list[str]]) -> None:
+        self.project(name).save_captions(rows)
+
+    def describe(self, name: str, recipe: str, *settings: Any) -> list[list[str]]:
+        """`caption` writes captions with a vision-language model; they become the table's."""
+        project = self.project(name)
+        project.write_recipe(recipe, project.overrides(*settings))
+        written = project.folder / "captions.jsonl"
+        output_of("caption", project.recipe, f"data.captions={written}")
+        known = {line["name"]: line["full"] for line in json_lines(written, ("name", "full"))}
+        project.save_captions([[file, text or known.get(file, "")] for file, text in project.captions()])
+        return project.captions()
+
+    def plan(self, name: str, recipe: str, vram: float | None, price: float, *settings: Any) -> tuple[str, str, str]:
+        project = self.project(name)
+        try:
+            overrides = project.overrides(*settings)
+            project.write_recipe(recipe, overrides)
+        except UserError as error:
+            raise gr.Error(str(error), duration=None) from None
+        size = ["--vram", str(vram)] if vram else []
+        text = output_of("plan", project.recipe, *size)
+        hours = json.loads(output_of("plan", project.recipe, "--json", *size))["hours"]
+        cost = f"**{hours:.1f} hours** and about **${hours * price:.2f}** on a rented GPU at ${price:g} an hour."
+        job = JOB.format(name=name, pictures=shlex.quote(str(project.pictures)), hours=max(1, math.ceil(1.5 * hours)),
+                         recipe=recipe, overrides=shlex.join(overrides))  # fmt: skip
+        return text, cost, job
+
+    def start(self, name: str) -> str:
+        project = self.project(name)
+        if not project.recipe.exists():
+            raise gr.Error("Plan it first: that writes the recipe.")
+        if not self.is_running(project):
+            with (project.folder / "fit.txt").open("wb") as output:
+                self.running[project.folder] = subprocess.Popen(
+                    command("fit", project.recipe), stdout=output, stderr=subprocess.STDOUT
+                )
+        return "Training."
+
+    def stop(self, name: str) -> str:
+        project = self.project(name)
+        if self.is_running(project):
+            self.running[project.folder].send_signal(signal.SIGTERM)
+        return "It saves the step and leaves; start it again to go on."
+
+    def is_running(self, project: Project) -> bool:
+        return project.folder in self.running and self.running[project.folder].poll() is None
+
+    def watch(self, name: str) -> tuple[str, pd.DataFrame, str | None, list[tuple[str, str]], str]:
+        """Every two seconds: the state, the losses, the sheet of previews, the last previews, the command's output."""
+        if not name or not (project := self.project(name)).folder.is_dir():
+            return "", pd.DataFrame(columns=["step", "loss", "of"]), None, [], ""
+        file, sheet = project.folder / "fit.txt", project.run / "previews" / "sheet.jpg"
+        lines = re.split(r"[\r\n]+", read_text(file).strip()) if file.exists() else []
+        if self.is_running(project):
+            state = "Training."
+        elif (project.run / "run.json").exists():
+            state = f"Finished. The adapter is in `{project.run / 'adapter'}`."
+        else:
+            state = "Stopped: start it to go on." if (project.run / "recipe.yaml").exists() else "Not begun."
+        shown = str(sheet) if sheet.exists() else None
+        return state, project.log(), shown, project.previews(), "\n".join(lines[-LINES_SHOWN:])
+
+    def push(self, name: str, repo: str, private: bool, dry_run: bool) -> str:
+        options = [*(["--repo", repo] if repo else []), *["--private"] * private, *["--dry-run"] * dry_run]
+        done = subprocess.run(command("push", self.project(name).recipe, *options), capture_output=True, text=True)
+        return done.stderr + done.stdout
+
+
+def build(folder: Path) -> gr.Blocks:
+    page = Page(folder)
+    known = sorted(path.name for path in folder.iterdir() if (path / "pictures").is_dir()) if folder.is_dir() else []
+    with gr.Blocks(title="Train an adapter", analytics_enabled=False) as blocks:
+        gr.Markdown("# Train an adapter\nFrom your own pictures, on this machine or on a rented GPU.")
+        name = gr.Dropdown(known, value=None, allow_custom_value=True, label="Name of the adapter",
+                           info="A new one, or one that you began.", elem_id="name")  # fmt: skip
+        with gr.Tab("1 Pictures"):
+            files = gr.File(file_count="multiple", file_types=[*sorted(PICTURE_SUFFIXES), *SIDECARS],
+                            label="Drop pictures, and text files of the same name with their captions")  # fmt: skip
+            gallery = gr.Gallery(label="Pictures", columns=8, height=180)
+            captions = gr.Dataframe(headers=["picture", "caption"], datatype="str", type="array", interactive=True,
+                                    wrap=True, column_count=2, elem_id="captions", label="Captions")  # fmt: skip
+            with gr.Row():
+                save = gr.Button("Save captions", variant="primary")
+                describe = gr.Button("Describe those without a caption by a model")
+        with gr.Tab("2 Plan"):
+            with gr.Row():
+                recipe = gr.Dropdown(RECIPES, value="dreambooth", label="Recipe", elem_id="recipe")
+                steps = gr.Number(700, label="Steps", precision=0, minimum=1, elem_id="steps")
+                vram = gr.Number(None, label="GPU memory in GB", info="Empty: this machine.")
+                price = gr.Number(1.8, label="Price of a GPU hour in $", info="`hf jobs hardware` lists them.")
+            instance_prompt = gr.Textbox("a painting by mntp", label="Caption of pictures that have none")
+            prompts = gr.Textbox("a sailing boat on the sea at dawn, by mntp", lines=2, elem_id="prompts",
+                                 label="Prompts to preview, one a line")  # fmt: skip
+            more = gr.Textbox("", lines=2, label="Other settings, one section.key=value a line", elem_id="more")
+            plan = gr.Button("Plan", variant="primary")
+            cost, text = gr.Markdown(), gr.Code(label="Plan", language=None)
+            job = gr.Code(label="On a rented GPU: run these lines in a terminal", language="shell")
+        with gr.Tab("3 Train"):
+            with gr.Row():
+                start, stop = gr.Button("Train here", variant="primary"), gr.Button("Stop")
+            state = gr.Markdown(elem_id="state")
+            losses = gr.LinePlot(x="step", y="loss", color="of", label="Loss", height=260)
+            sheet = gr.Image(label="Previews: a row for each step, a column for each prompt", interactive=False)
+            output = gr.Code(label="Output", language=None)
+        with gr.Tab("4 Publish"):
+            painted = gr.Gallery(label="Latest previews", columns=4)
+            with gr.Row():
+                repo = gr.Textbox(label="Repository", placeholder="USER/NAME (default: yours and the run's name)")
+                private, dry_run = gr.Checkbox(True, label="Private"), gr.Checkbox(True, label="Only say what it sends")
+            push = gr.Button("Push to the Hub", variant="primary")
+            pushed = gr.Code(label="Output", language=None, elem_id="pushed")
+
+        settings = [steps, instance_prompt, prompts, more]
+        files.upload(page.add, [name, files], [captions, gallery])
+        name.change(page.show_pictures, name, [captions, gallery])
+        save.click(page.save_captions, [name, captions])
+        describe.click(page.describe, [name, recipe, *settings], captions)
+        plan.click(page.plan, [name, recipe, vram, price, *settings], [text, cost, job])
+        start.click(page.start, name, state)
+        stop.click(page.stop, name, state)
+        push.click(page.push, [name, repo, private, dry_run], pushed)
+        gr.Timer(2).tick(page.watch, name, [state, losses, sheet, painted, output], show_progress="hidden")
+    return blocks
+
+
+def ui(folder: Path, port: int | None) -> None:
+    """The command."""
+    check_port("127.0.0.1", port)
+    folder = folder.absolute()
+    theme = gr.themes.Soft(primary_hue="indigo", neutral_hue="stone")
+    build(folder).launch(server_name="127.0.0.1", server_port=port, allowed_paths=[str(folder)], theme=theme,
+                         inbrowser=sys.stdout.isatty())  # fmt: skip
