@@ -7,6 +7,7 @@ a run can be begun here and continued there. For each adapter the folder has `pi
 metadata.jsonl), `recipe.yaml` and `run/`.
 """
 
+import io
 import json
 import math
 import re
@@ -20,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import pandas as pd
+from PIL import Image
 
 from impressionism.errors import UserError, check_port
 from impressionism.files import PICTURE_SUFFIXES, clean_text, pictures_in, read_picture, read_text, write_atomic
+from impressionism.plots import training_loss
 from training.recipe import SHIPPED, read
 from training.sources import SIDECARS, json_lines
 
 RECIPES = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
-LOSSES = {"loss": "training", "validation": "held out", "base_validation": "held out, base model"}  # in log.jsonl
 JOB = """hf upload USER/{name}-pictures {pictures} . --repo-type dataset --private
 hf jobs uv run --flavor l40sx1 --timeout {hours}h --secrets HF_TOKEN -v hf://buckets/USER/runs:/runs \\
   --with "flux-impressionism[train] @ git+https://github.com/USER/flux-impressionism" \\
@@ -97,12 +98,11 @@ class Project:
         own = [f"data.source={self.pictures}", f"run.folder={self.run}", f"run.cache={self.folder.parent / 'cache'}"]
         write_atomic(self.recipe, read(Path(name), [*own, *overrides]).to_yaml())
 
-    def log(self) -> pd.DataFrame:
-        """The losses of log.jsonl, a row for each number."""
+    def losses(self) -> Image.Image | None:
+        """The plot of log.jsonl."""
         file = self.run / "log.jsonl"
         lines = json_lines(file, ("step",)) if file.exists() else []
-        rows = [(line["step"], line[key], name) for line in lines for key, name in LOSSES.items() if key in line]
-        return pd.DataFrame(rows, columns=["step", "loss", "of"])
+        return Image.open(io.BytesIO(training_loss(lines))) if lines else None
 
     def previews(self) -> list[tuple[str, str]]:
         """The pictures of the last step that was painted."""
@@ -193,10 +193,11 @@ class Page:
     def is_running(self, project: Project) -> bool:
         return project.folder in self.running and self.running[project.folder].poll() is None
 
-    def watch(self, name: str) -> tuple[str, pd.DataFrame, str | None, list[tuple[str, str]], str]:
+    def watch(self, name: str) -> tuple[str, Image.Image | None, str | None, list[tuple[str, str]], str]:
         """Every two seconds: the state, the losses, the sheet of previews, the last previews, the command's output."""
-        if not name or not (project := self.project(name)).folder.is_dir():
-            return "", pd.DataFrame(columns=["step", "loss", "of"]), None, [], ""
+        if not name:
+            return "", None, None, [], ""
+        project = self.project(name)
         file, sheet = project.folder / "fit.txt", project.run / "previews" / "sheet.jpg"
         lines = re.split(r"[\r\n]+", read_text(file).strip()) if file.exists() else []
         if self.is_running(project):
@@ -206,7 +207,7 @@ class Page:
         else:
             state = "Stopped: start it to go on." if (project.run / "recipe.yaml").exists() else "Not begun."
         shown = str(sheet) if sheet.exists() else None
-        return state, project.log(), shown, project.previews(), "\n".join(lines[-LINES_SHOWN:])
+        return state, project.losses(), shown, project.previews(), "\n".join(lines[-LINES_SHOWN:])
 
     def push(self, name: str, repo: str, private: bool, dry_run: bool) -> str:
         options = [*(["--repo", repo] if repo else []), *["--private"] * private, *["--dry-run"] * dry_run]
@@ -247,11 +248,12 @@ def build(folder: Path) -> gr.Blocks:
             with gr.Row():
                 start, stop = gr.Button("Train here", variant="primary"), gr.Button("Stop")
             state = gr.Markdown(elem_id="state")
-            losses = gr.LinePlot(x="step", y="loss", color="of", label="Loss", height=260)
-            sheet = gr.Image(label="Previews: a row for each step, a column for each prompt", interactive=False)
+            losses = gr.Image(label="Loss", interactive=False, elem_id="losses")
+            sheet = gr.Image(label="Previews: a row for each step, a column for each prompt", interactive=False,
+                             elem_id="sheet")  # fmt: skip
             output = gr.Code(label="Output", language=None)
         with gr.Tab("4 Publish"):
-            painted = gr.Gallery(label="Latest previews", columns=4)
+            painted = gr.Gallery(label="Latest previews", columns=4, elem_id="latest")
             with gr.Row():
                 repo = gr.Textbox(label="Repository", placeholder="USER/NAME (default: yours and the run's name)")
                 private, dry_run = gr.Checkbox(True, label="Private"), gr.Checkbox(True, label="Only say what it sends")
