@@ -73,7 +73,8 @@ def test_compiled_blocks_give_the_same_gradients(recipe_file, quantize, monkeypa
         recipe = recipes.read(recipe_file, options)
         ready = base.prepare(recipe)
         weights = base.inject_adapter(ready, recipe)
-        gradient(ready, recipe, next(base.training_batches(ready, recipe)))
+        batches = base.training_batches(ready, recipe)  # keeps their modulation at hand, which no compiler could read
+        gradient(ready, recipe, next(batches))
         gradients.append({name: weight.grad for name, weight in weights.items()})
         graphs.append(counters["stats"]["unique_graphs"])
     plain, other = gradients
@@ -95,7 +96,8 @@ def kept(recipe: TrainingConfig) -> int:
     """Bytes of numbers between a step's forward and backward pass."""
     ready = base.prepare(recipe)
     base.inject_adapter(ready, recipe)
+    batches = base.training_batches(ready, recipe)
     seen = {}
     with torch.autograd.graph.saved_tensors_hooks(lambda one: seen.setdefault(one.data_ptr(), one), lambda one: one):
-        gradient(ready, recipe, next(base.training_batches(ready, recipe)))
+        gradient(ready, recipe, next(batches))
     return sum(one.nbytes for one in seen.values() if one.is_floating_point())

@@ -126,4 +126,5 @@ def test_keys_have_old_names_too_but_not_both(tmp_path):
 
 def test_a_shipped_recipe_is_found_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "48gb").mkdir()  # a folder is no recipe
     assert recipes.read(Path("48gb")) == recipes.read(recipes.SHIPPED / "48gb.yaml")
