@@ -26,7 +26,7 @@ from impressionism import lora
 from impressionism.errors import UserError
 from impressionism.files import write_atomic
 from impressionism.hub import commit_of, digest_of, label
-from impressionism.lora_file import check_parity, write_adapter
+from impressionism.lora_file import Layout, check_parity, write_adapter
 from impressionism.names import WEIGHTS_FILE
 from impressionism.pipeline import weight_files
 from impressionism.records import Run
@@ -311,7 +311,8 @@ def save_adapter(context: TrainingContext, recipe: TrainingConfig) -> Path:
     trigger = trigger_in(context.examples, recipe.data)
     facts = {"title": recipe.run.folder.name} | ({"trigger_phrase": trigger} if trigger else {})
     dtype, linears = getattr(torch, recipe.adapter.dtype), lora.linears(context.transformer)
-    for layout, name in (("diffusers", WEIGHTS_FILE), ("comfy", f"{recipe.run.folder.name}_comfy.safetensors")):
+    files: dict[Layout, str] = {"diffusers": WEIGHTS_FILE, "comfy": f"{recipe.run.folder.name}_comfy.safetensors"}
+    for layout, name in files.items():
         check_parity(updates, write_adapter(updates, folder / name, dtype, layout=layout, **facts), linears)
     return folder
 
