@@ -11,12 +11,12 @@ from impressionism import names
 
 RUN: tuple[str, dict[str, Any]] = (
     "run",
-    {"type": Path, "metavar": "RUN", "help": "a run's folder, as runs/NAME; what is found out goes there too"},
+    {"type": Path, "metavar": "RUN", "help": "the run's folder, such as runs/NAME; results are written there"},
 )
 COMMANDS = {  # a command is the function of that name in the module of that name
-    "gallery": "Paint the prompt set with base and adapter; what is there already is left.",
-    "score": "Say with numbers what the adapter does: scores.json.",
-    "ab": "Let people compare, blind.",
+    "gallery": "Paint the prompt set with the base model and the adapter; existing pictures are kept.",
+    "score": "Score the adapter and write scores.json.",
+    "ab": "Open a page where people compare pairs blind.",
     "dashboard": "Show pictures and numbers in one HTML file that needs no server: report.html.",
     "statistics": "Measure pictures: a row for each, with every statistic that docs/method.md explains, and the index.",
 }

@@ -15,7 +15,7 @@ from test_training_fit import paint, pictures, recipe_file, weights_of  # noqa: 
 
 from impressionism.names import WEIGHTS_FILE
 from training import __main__ as training
-from training import checkpoint, fit, runtime
+from training import checkpoint, fit, resume, runtime
 from training import recipe as recipes
 
 HERE = Path(__file__).parents[1]
@@ -126,6 +126,7 @@ def test_out_of_memory_says_what_to_lower_and_the_folder_goes_on(recipe_file):  
     assert "Out of memory" in result.stderr and "model.gradient_checkpointing=true" in result.stderr
     assert "Traceback" not in result.stderr
     assert run(recipe_file) == 0  # with another batch size, in the same folder
+    assert resume.is_out_of_memory(RuntimeError("unable to mmap 8432 bytes from file <…>: Cannot allocate memory (12)"))
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="limits a file's size as Unix does")

@@ -12,16 +12,16 @@ STOPPED = 143  # what a shell reports of a program that SIGTERM ended
 COMMANDS = {  # a command is the function of that name in the module of that name; it is given the recipe
     "curate": "Choose paintings for training, and report what was chosen and why.",
     "caption": "Let a vision-language model describe the pictures.",
-    "plan": "Say what a training run will need: memory, hours, disk; nothing is loaded.",
-    "measure": "Take a few steps, and say what they took beside what plan says; no adapter is kept.",
+    "plan": "Predict what a training run needs: memory, hours, disk; nothing is loaded.",
+    "measure": "Run a few training steps; report time and memory next to plan's prediction; no adapter is saved.",
     "cache": "Encode the pictures and captions once: latents and text embeddings on disk.",
-    "fit": "Train the adapter; caches first where that is missing, resumes where a run was stopped.",
+    "fit": "Train the adapter: fills the cache first if needed, and resumes a run that was stopped.",
     "best": "Paint the same prompts with every checkpoint and score each; one can become the run's adapter.",
-    "tune": "Search the recipe's best numbers on a resident base.",
-    "push": "Upload the trained adapter, or curated pictures, to the Hub, and look whether they came back the same.",
+    "tune": "Search for the best hyperparameters, keeping the base model in memory.",
+    "push": "Upload the trained adapter, or curated pictures, to the Hub and verify the upload.",
 }
 ADAPTERS = {  # commands of training/reshape.py, which are given adapters and no recipe
-    "resize": "Make an adapter smaller by a truncated SVD; says what is kept of it.",
+    "resize": "Make an adapter smaller by truncated SVD, and report how much of it is kept.",
     "merge": "Add adapters into one.",
     "extract": "Make an adapter of what a full fine-tune changed in its base's linear layers.",
     "convert": "Write an adapter in the layout of diffusers or of ComfyUI and kohya's scripts.",
@@ -29,8 +29,11 @@ ADAPTERS = {  # commands of training/reshape.py, which are given adapters and no
 PAGE = {"ui": "Open a page in the browser for all of this: pictures, captions, plan, training, previews, upload."}
 OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to the function by name
     "plan": [
-        ("--vram", {"type": float, "metavar": "GIB", "help": "plan for a card of this size"}),
-        ("--processes", {"type": int, "default": 1, "metavar": "N", "help": "plan for each of so many (model.shard)"}),
+        ("--vram", {"type": float, "metavar": "GIB", "help": "plan for a GPU with this much memory"}),
+        (
+            "--processes",
+            {"type": int, "default": 1, "metavar": "N", "help": "number of training processes (see model.shard)"},
+        ),
         ("--json", {"action": "store_true", "help": "the figures of the recipe as written, in bytes and seconds"}),
     ],
     "measure": [
@@ -40,11 +43,11 @@ OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to t
                 "action": "append",
                 "default": [],
                 "metavar": "'section.key=value …'",
-                "help": "measure the recipe with these instead; may be given again",
+                "help": "measure the recipe with these keys instead; may be repeated",
             },
         ),
-        ("--steps", {"type": int, "default": 6, "help": "of each (default: 6)"}),
-        ("--json", {"action": "store_true", "help": "a line of JSON each, in bytes and seconds"}),
+        ("--steps", {"type": int, "default": 6, "help": "steps for each variant (default: 6)"}),
+        ("--json", {"action": "store_true", "help": "one line of JSON for each variant, in bytes and seconds"}),
     ],
     "best": [("--save", {"type": int, "metavar": "STEP", "help": "make this checkpoint the run's adapter"})],
     "fit": [
@@ -55,11 +58,11 @@ OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to t
     ],
     "push": [
         ("--dataset", {"action": "store_true", "help": "send the curated pictures of data.source, not the adapter"}),
-        ("--license", {"metavar": "ID", "help": "of these pictures, where their README.md does not say it"}),
-        ("--repo", {"metavar": "USER/NAME", "help": "where to (default: your name and the run's)"}),
+        ("--license", {"metavar": "ID", "help": "licence of the pictures, if their README.md does not state one"}),
+        ("--repo", {"metavar": "USER/NAME", "help": "repository to push to (default: your name and the run's)"}),
         ("--private", {"action": "store_true", "help": "make the repository private"}),
-        ("--pull-request", {"action": "store_true", "help": "propose it, and leave the repository as it is"}),
-        ("--dry-run", {"action": "store_true", "help": "check and say what would be sent; nothing is"}),
+        ("--pull-request", {"action": "store_true", "help": "open a pull request and leave the main branch as it is"}),
+        ("--dry-run", {"action": "store_true", "help": "check, and list what would be sent; send nothing"}),
     ],
 }
 
@@ -107,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("recipe", type=Path, help="a YAML file such as training/recipes/miniature.yaml")
-        command.add_argument("override", nargs="*", metavar="section.key=value", help="laid over the recipe")
+        command.add_argument("override", nargs="*", metavar="section.key=value", help="overrides a key of the recipe")
         for flag, how in OPTIONS.get(name, []):
             command.add_argument(flag, **how)
     for name, text in PAGE.items():

@@ -1,8 +1,10 @@
 """A run's folder: who may write into it, whether a recipe may go on in it, and what its failures mean."""
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,7 +143,9 @@ def readable_failures(recipe: TrainingConfig) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Whether PyTorch, Python or the system (safetensors maps files: ENOMEM) had no memory left."""
+    words = ("can't allocate memory", os.strerror(errno.ENOMEM))
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
 def less_memory(recipe: TrainingConfig) -> str:
