@@ -4,6 +4,7 @@ python -m evaluation dashboard runs/NAME            writes runs/NAME/report.html
 """
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
@@ -32,17 +33,24 @@ def dashboard(run: Path) -> None:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": number, "interval": interval, "percent": percent, "p": p_value}
+    environment.filters |= {
+        "number": number,
+        "interval": interval,
+        "percent": percent,
+        "p": p_value,
+        "short": "{:g}".format,
+    }
     files = [run / "gallery" / exhibit.file for exhibit in exhibits]
     references = {kind: sorted((run / "references" / kind).glob("*.webp")) for kind in ("real", "training")}
-    table = pictures.set_index("file")
+    table, strength = pictures.set_index("file"), own_strength(exhibits)
     compared = [(base.file, adapted.file) for base, adapted in pairs(exhibits)]
     base_of = {adapted: base for base, adapted in compared}
     page = environment.get_template("report.html.j2").render(
         scores=scores,
-        own_strength=own_strength(exhibits),
+        own_strength=strength,
         exploratory=scores.prompts < FEW_PROMPTS,
         point=scores.recommended,
+        varied=next((one for one in scores.curve if one.strength == strength), scores.recommended),
         images=encoded(files),
         real=[data_url(file.read_bytes(), "webp") for file in references["real"]],
         training={file.stem: data_url(file.read_bytes(), "webp") for file in references["training"]},
@@ -135,12 +143,16 @@ def number(value: float | None) -> str:
     return f"{value:.{min(digits, 4)}f}"
 
 
-def interval(estimate: Estimate | None) -> str:
-    return "–" if estimate is None else f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+def interval(estimate: Estimate | None, write: Callable[[float], str] = number) -> str:
+    """Value [low, high]; the bracket does not break."""
+    if estimate is None:
+        return "–"
+    value, low, high = map(write, (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low},\N{NO-BREAK SPACE}{high}]"
 
 
 def percent(estimate: Estimate | None) -> str:
-    return "–" if estimate is None else f"{estimate.value:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
+    return interval(estimate, "{:.0%}".format)
 
 
 def p_value(p: float | None) -> str:

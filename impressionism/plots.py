@@ -40,7 +40,9 @@ def strength_curve(scores: Scores) -> bytes:
     axes.axvspan(scores.strength_low, scores.strength_high, color=BLUE, alpha=0.08, label="useful range")
     axes.axvline(scores.strength, color=BLUE, linewidth=1, linestyle=":", label="recommended")
     if any(point.gap_closed for point in curve):
-        _band(axes, curve, [point.gap_closed for point in curve], BLUE, "gap closed (1: real paintings)")
+        base = Estimate(value=0, low=0, high=0, n=0)
+        closed = [point.gap_closed if point.strength else base for point in curve]
+        _band(axes, curve, closed, BLUE, "gap closed (1: real paintings)")
     else:
         _band(axes, curve, [point.index for point in curve], BLUE, "Impressionist index")
     _band(axes, curve, [point.content for point in curve], ORANGE, "composition kept")
