@@ -333,7 +333,7 @@ def correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def nearest(pictures: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each picture the likest of the others, and their correlation."""
+    """Of each picture the most similar of the others, and their correlation."""
     alike = unit(pictures) @ unit(others).T
     return alike.argmax(1), alike.max(1)
 

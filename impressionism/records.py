@@ -355,7 +355,7 @@ KINDS = {  # and what it measures
     "preferred": "People's preference, as a model of it predicts (100 × cosine with the prompt)",
     "vendi": "Distinct pictures for a prompt (Vendi)",
     "nearest": "Likeness to the nearest training picture, mirrored and cropped ones included",
-    "copies": "Share liker to a training picture than 99 % of held-out pictures",
+    "copies": "Share closer to a training picture than 99 % of held-out pictures",
 }
 
 
