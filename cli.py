@@ -40,6 +40,7 @@ def add_room(name: str, help_text: str, module: str, commands: dict[str, str]) -
 
 
 add(app, "paint", "Paint a picture, a pair or a row of strengths, from a terminal.", "impressionism.__main__")
+add(app, "grid", "Paint a labelled grid of two settings, from the same noise.", "impressionism.grid")
 add(app, "space", "Open the page in your browser.", "space.__main__")
 add_room("train", "From pictures to an adapter on the Hub.", "training.__main__", TRAIN | ADAPTERS | PAGE)
 add_room("evaluate", "What an adapter does, in pictures and numbers.", "evaluation.__main__", EVALUATE)

@@ -70,7 +70,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Every mistake that can be seen without the model is told before it is loaded."""
-    check_files(args)
+    check_out(args.out)
+    if args.model not in (None, "auto", "miniature"):
+        from impressionism.hub import check_name
+
+        check_name(args.model, args.model_revision)
     from impressionism.paint import paint_all, save
 
     painter, wanted = pictures_again(args) if args.again else new_pictures(args)
@@ -79,16 +83,12 @@ def run(args: argparse.Namespace) -> None:
         print(save(picture, request.metadata, path), flush=True)
 
 
-def check_files(args: argparse.Namespace) -> None:
-    from impressionism.hub import check_name
-
-    if args.out.suffix.lower() != ".png":
-        raise UserError(f"{args.out.name} cannot carry a recipe; name the picture something.png.")
-    nearest = next(folder for folder in args.out.absolute().parents if folder.exists())
-    if args.out.is_dir() or not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise UserError(f"{args.out} cannot be written; name another file.")
-    if args.model not in (None, "auto", "miniature"):
-        check_name(args.model, args.model_revision)
+def check_out(path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{path.name} cannot carry a recipe; name the picture something.png.")
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UserError(f"{path} cannot be written; name another file.")
 
 
 def new_pictures(args: argparse.Namespace) -> tuple["Painter", list[tuple[Path, "PaintRequest"]]]:
@@ -108,8 +108,7 @@ def new_pictures(args: argparse.Namespace) -> tuple["Painter", list[tuple[Path, 
     if args.seeds is not None and not 1 <= args.seeds <= MOST_SEEDS:
         raise UserError(f"--seeds must be from 1 to {MOST_SEEDS}, not {args.seeds}.")
     given = {name: getattr(args, name) for name in PARAMS if getattr(args, name) is not None}
-    groups = ("two_stream", "early_single", "late_single")
-    blocks = BlockStrengths(**dict(zip(groups, args.blocks or (), strict=False)))
+    blocks = BlockStrengths(**dict(zip(names.BLOCK_GROUPS, args.blocks or (), strict=False)))
     # What the model decides, its steps and its sizes, is checked again with it.
     params = GenerationParams(prompt=args.prompt or "", **({"steps": LIMITS["steps"][1]} | given))
     change = CHANGE if over and args.change is None else args.change

@@ -25,6 +25,8 @@ SUBJECTS = [
 ]  # fmt: skip
 LIGHTS = ["at dawn", "at noon", "at sunset", "at night", "under heavy clouds", "in the snow"]
 
+BLOCK_GROUPS = ("two_stream", "early_single", "late_single")  # of FLUX's transformer, each with a strength of its own
+
 DEFAULT_STRENGTH = 1.0  # of an adapter that recommends no other
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # what diffusers, and our training, call an adapter's file
 MODULATION_AHEAD = 64  # batches whose modulation is held; a picture's is 2.1 MB in FLUX.1-dev at bfloat16

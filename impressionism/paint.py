@@ -124,6 +124,14 @@ def again(painter: Painter, recipe: ImageMetadata, source: Image.Image | None = 
     )  # fmt: skip
 
 
+def key_of(recipe: ImageMetadata) -> str:
+    """All that decides the pixels; of the base model's picture, the adapter does not."""
+    if recipe.strength == 0:
+        base = recipe.provenance.replace(adapter=None, adapter_revision=None)
+        recipe = recipe.replace(provenance=base, blocks=None)
+    return recipe.to_json()
+
+
 def defaults(painter: Painter, prompt: str, fast: bool = False) -> GenerationParams:
     """The size, the steps and the guidance that suit the painter's model, or its accelerator."""
     width, height = painter.sizes[0] if painter.sizes else [painter.pipe.vae.config.sample_size] * 2

@@ -19,7 +19,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--adapter", default="auto", help="auto, none, a Hub id, a folder or a file")
     parser.add_argument("--quantize", default="auto", help="auto, none, fp8, int8, nf4, int4 or int2")
     parser.add_argument("--run", type=Path, help="a training run: paints with its adapter and shows its showcase")
-    parser.add_argument("--compile", action="store_true", help="compile FLUX's blocks: minutes once, then faster")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile FLUX's blocks: takes minutes at first, then paints faster"
+    )
     chosen = parser.parse_args(arguments)
     try:  # before a model is loaded for minutes
         check_environment()

@@ -24,7 +24,7 @@ from space.gallery import SHOWCASE, pairs_in
 from space.jobs import INFERENCE_EXECUTOR, TELL_EVERY
 from space.painting import add_start
 from space.pictures import FRONT
-from space.settings import add_hint, add_settings, make_settings, only
+from space.settings import add_hint, add_ideas, add_settings, make_settings, only
 from space.studio import Studio
 from space.tabs.about import add_about
 from space.tabs.gallery import add_gallery
@@ -54,10 +54,10 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
             with gr.Column(elem_id="ask", min_width=260):
                 photograph = add_photograph()
                 settings.prompt.render()
-                add_hint(studio, settings)
                 to_paint = add_start("paint", "Compare")
                 to_repaint = add_start("repaint", "Repaint")
                 to_sweep = add_start("grid", "Paint them all")
+                add_hint(studio, settings)
                 stale = gr.Markdown(elem_classes=[*only("paint"), "stale"])
             with gr.Column(elem_id="easel", min_width=320):
                 settings.tabs.render()
@@ -72,6 +72,8 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
                         add_gallery(studio, settings, board, showcase, pairs)
                     with gr.Tab("About", id="about", elem_id="about-tab"):
                         add_about(studio, texts)
+                with gr.Column(elem_id="ideas"):
+                    add_ideas(studio, texts, settings)
             with gr.Column(elem_id="more", min_width=260):
                 add_settings(studio, texts, settings)
                 add_arrivals(page, studio, settings, board, photograph)

@@ -1,11 +1,12 @@
-"""The repository → a Space on ZeroGPU: created, configured, uploaded, awaited, and asked once over its API.
+"""Deploy this repository as a ZeroGPU Space: create, configure and upload it, wait until it runs, then check it once
+through its API.
 
     python -m space.deploy USER/NAME [--adapter OWNER/NAME] [--adapter-revision REVISION] [--run RUN] [--private]
                            [--dry-run]
 
-Log in with a token that may write. The Space gets a token of its own, from SPACE_HF_TOKEN, that may only read and has
-accepted FLUX.1-dev's licence. The same command again sends only what has changed; a new adapter restarts the Space.
-Only files that an earlier deployment put there are ever deleted. --run takes the showcase of a training run along.
+Log in with a token that may write. The Space uses its own read-only token, taken from SPACE_HF_TOKEN; that token's
+account must have accepted FLUX.1-dev's licence. The same command again sends only what has changed; a new adapter
+restarts the Space. Only files that an earlier deployment put there are ever deleted.
 """
 
 import argparse
@@ -300,11 +301,11 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("repo", metavar="USER/NAME")
     parser.add_argument("--adapter", default=names.ADAPTER, help="on the Hub; the published one by default")
     parser.add_argument("--adapter-revision", help="branch, tag or commit; the newest by default; pinned to its commit")
-    parser.add_argument("--run", type=Path, metavar="RUN", help="a training run, whose showcase is taken along")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="also upload the showcase of this training run")
     parser.add_argument("--hardware", default=HARDWARE)
     parser.add_argument("--private", action="store_true", help="if the Space is new")
     parser.add_argument("--minutes", type=float, default=60, help="how long to wait until it runs")
-    parser.add_argument("--poll", type=float, default=10, help="seconds between two looks")
+    parser.add_argument("--poll", type=float, default=10, help="seconds between status checks")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     return parser.parse_args(arguments)
 

@@ -128,8 +128,8 @@ class Guard:
     def check_picture(self, image: Image.Image, what: str = "The picture was painted, but it") -> None:
         if self.images and self.images.score(image) > self.images.threshold:
             raise UserError(
-                f"{what} is withheld: the content filter takes it for explicit. It errs with nudes in paintings; "
-                "another seed or other words may help."
+                f"{what} is withheld because the content filter flagged it as explicit. The filter sometimes misjudges "
+                "painted nudes; another seed or other words may help."
             )
 
     def about(self) -> str:

@@ -22,10 +22,10 @@ from gradio.context import LocalContext
 from PIL import Image
 
 from impressionism.errors import UserError
+from impressionism.paint import key_of
 from space.errors import plain_words
 from space.gate import LIMITS, address_of
 from space.preview import PAUSE
-from space.recipes import key_of
 from space.stepwise import Stopped
 
 if TYPE_CHECKING:

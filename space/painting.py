@@ -11,10 +11,11 @@ from gradio.components import Component
 
 from impressionism import names
 from impressionism.errors import UserError
+from impressionism.grid import Grid, caption_of, columns_for
 from impressionism.records import ImageMetadata
 from space.errors import plain_words
 from space.jobs import Step, Waiting, in_thread, visitor_here
-from space.pictures import Item, View, caption_of, progress, size_of, view_of
+from space.pictures import Item, View, progress, size_of, view_of
 from space.settings import LIGHT, only
 from space.studio import Picture, Request, Studio
 
@@ -45,10 +46,8 @@ class Job(NamedTuple):
     """Pictures that belong together: a pair, or a whole grid."""
     before: Sequence[Item] = ()
     """What hangs in front of the pictures: the photograph that is painted over."""
-    whole: bool = False
-    """The link names all strengths, not only the last."""
-    columns: int | None = None
-    """Of a grid."""
+    grid: Grid | None = None
+    """All pictures stay on the board; the link of a single row names all its strengths."""
     caption: Callable[[ImageMetadata], str] = caption_of
     """What distinguishes a picture from the others."""
 
@@ -98,7 +97,7 @@ def on_click(
     board: gr.HTML,
     inputs: Sequence[Component],
     job_of: Callable[..., Job],
-    finished: Mapping[Any, Callable[[list[Picture]], Any]] = MappingProxyType({}),
+    finished: Mapping[Any, Callable[[Job, list[Picture]], Any]] = MappingProxyType({}),
     priced: Callable[..., Job] | None = None,
     js: str | None = None,
 ) -> None:
@@ -107,15 +106,15 @@ def on_click(
 
     One event from the click to the last picture: it waits in our own line (jobs.py), not in Gradio's."""
 
-    def made_of(pictures: list[Picture]) -> dict[Any, Any]:
+    def made_of(job: Job, pictures: list[Picture]) -> dict[Any, Any]:
         with plain_words():
-            return {component: make(pictures) for component, make in finished.items()}
+            return {component: make(job, pictures) for component, make in finished.items()}
 
     async def work(*values: Any) -> AsyncIterator[dict[Component, Any]]:
         with plain_words():
             job = await in_thread(job_of, *values)
         if pictures := studio.remembered(job.request):
-            yield {board: shown(job, pictures)} | await in_thread(made_of, pictures)
+            yield {board: shown(job, pictures)} | await in_thread(made_of, job, pictures)
             return
         items = [item.metadata for item in job.request.items]
         mine, pictures, step = secrets.token_hex(8), [], None
@@ -133,9 +132,9 @@ def on_click(
                     step = None if step is None or len(pictures) == len(items) else step._replace(preview=None)
                 now = progress(step, job.caption(items[step.picture - 1])) if step else {}
                 view = shown(job, pictures) | now | base
-                yield {board: view} | (made_of([]) if pictures == [event] else {})  # the first  # pyright: ignore[reportReturnType]
+                yield {board: view} | (made_of(job, []) if pictures == [event] else {})  # the first  # pyright: ignore[reportReturnType]
         # with the pictures: a busy browser sees only the last of several news that come close together
-        yield {**(await in_thread(made_of, pictures)), board: shown(job, pictures) | {"over": mine}}
+        yield {**(await in_thread(made_of, job, pictures)), board: shown(job, pictures) | {"over": mine}}
 
     painting = start.paint.click(
         work, list(inputs), [board, *finished],
@@ -150,8 +149,10 @@ def on_click(
 
 def shown(job: Job, pictures: list[Picture]) -> View:
     """The pictures of a grid, or the pair that is being painted, with the pairs that are finished."""
-    if job.whole:
-        return view_of(pictures, caption=job.caption, whole=job.columns is None) | {"columns": job.columns}
+    if job.grid:
+        row = job.grid.rows is None
+        columns = columns_for(job.each) if row else len(job.grid.columns.values)
+        return view_of(pictures, caption=job.caption, whole=row) | {"columns": columns, "table": not row}
     views = [
         view_of(pictures[start : start + job.each], job.before, job.caption)
         for start in range(0, len(pictures), job.each)

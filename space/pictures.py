@@ -13,7 +13,8 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from impressionism.records import BlockStrengths, ImageMetadata
+from impressionism.grid import caption_of
+from impressionism.records import ImageMetadata
 from space.jobs import Step
 from space.recipes import link
 from space.studio import Picture
@@ -33,31 +34,6 @@ def front(name: str, value: Any = None, **more: Any) -> gr.HTML:
     shared = (FRONT / "board.js").read_text() if name in ("pair", "wall") else ""
     html, js = (FRONT / f"{name}.html").read_text(), (FRONT / f"{name}.js").read_text()
     return gr.HTML(value, html_template=html, js_on_load=shared + js, apply_default_css=False, **more)
-
-
-def caption_of(metadata: ImageMetadata) -> str:
-    return f"Impressionist, strength {metadata.strength:g}" if metadata.strength else "Base model"
-
-
-def caption_among(every: Sequence[ImageMetadata]) -> Callable[[ImageMetadata], str]:
-    """A caption with the settings in which these pictures differ."""
-    texts = [text for text in DIFFERENCES if len({text(metadata) for metadata in every}) > 1]
-    return lambda metadata: ", ".join([caption_of(metadata), *(text(metadata) for text in texts)])
-
-
-def block_group(metadata: ImageMetadata) -> str:
-    blocks = (metadata.blocks or BlockStrengths()).to_dict()
-    only = [name.replace("_", " ") for name, value in blocks.items() if value]
-    return "all blocks" if len(only) == len(blocks) else f"only {' and '.join(only)} blocks"
-
-
-DIFFERENCES: tuple[Callable[[ImageMetadata], str], ...] = (
-    lambda metadata: f"seed {metadata.sampling.seed}",
-    lambda metadata: f"{metadata.sampling.steps} steps",
-    lambda metadata: f"“{metadata.sampling.prompt}”",
-    lambda metadata: str(metadata.provenance.adapter),
-    block_group,
-)
 
 
 def view_of(

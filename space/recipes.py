@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from impressionism import paint
 from impressionism.errors import UserError
+from impressionism.grid import SHEET
+from impressionism.names import BLOCK_GROUPS
 from impressionism.records import ImageMetadata
 
-SHEET = "impressionism-sheet"  # the PNG text of a contact sheet: a list of recipes
 LONGEST_TEXT = 128 * 1024  # characters of JSON in a PNG
 MOST_RECIPES = 64  # on a sheet
 PARAMS = ("prompt", "seed", "steps", "guidance", "width", "height")
-BLOCKS = ("two_stream", "early_single", "late_single")
 NUMBERS: dict[str, type[int] | type[float]] = {
     **dict.fromkeys(("seed", "steps", "width", "height", "fast"), int),
-    **dict.fromkeys(("guidance", "strength", "change", *BLOCKS), float),
+    **dict.fromkeys(("guidance", "strength", "change", *BLOCK_GROUPS), float),
 }
 
 
@@ -72,14 +72,6 @@ def number(name: str, text: str) -> float:
         raise UserError(f"This link’s {name} is not a number; ask for the link again.") from None
 
 
-def key_of(recipe: ImageMetadata) -> str:
-    """All that decides the pixels; of the base model's picture, the adapter does not."""
-    if recipe.strength == 0:
-        base = recipe.provenance.replace(adapter=None, adapter_revision=None)
-        recipe = recipe.replace(provenance=base, blocks=None)
-    return recipe.to_json()
-
-
 def recipes_in(path: str | Path) -> list[ImageMetadata]:
     """Of a picture its recipe, of a contact sheet all; only the text is read, no pixel is decoded."""
     try:
@@ -101,13 +93,4 @@ def short(text: str) -> str:
     """A recipe takes 2 KB and a sheet 50; longer texts cost seconds to read, and are none of ours."""
     if len(text) > LONGEST_TEXT:
         raise ValueError("longer than any recipe")
-    return text
-
-
-def sheet_text(recipes: Sequence[ImageMetadata]) -> PngImagePlugin.PngInfo:
-    """What the PNG of a contact sheet says of its pictures."""
-    text = PngImagePlugin.PngInfo()
-    text.add_itxt(SHEET, json.dumps([recipe.to_dict() for recipe in recipes], ensure_ascii=False))
-    text.add_itxt("Software", "impressionism")
-    text.add_itxt("Comment", paint.NOTICE)
     return text

@@ -10,9 +10,10 @@ import gradio as gr
 from gradio.components import Component
 
 from impressionism import names, paint
+from impressionism.names import BLOCK_GROUPS
 from impressionism.records import BlockStrengths, GenerationParams, ImageMetadata
 from space.pictures import front
-from space.recipes import BLOCKS, PARAMS
+from space.recipes import PARAMS
 from space.studio import Request, Studio, real
 from space.texts import PageTexts, Size
 
@@ -71,7 +72,7 @@ class Settings:
 
 def how_of(fast: bool, adapter: str | None, *blocks: Any) -> dict[str, Any]:
     """The keywords of Studio.request."""
-    strengths = {name: real(value) for name, value in zip(BLOCKS, blocks, strict=True)}
+    strengths = {name: real(value) for name, value in zip(BLOCK_GROUPS, blocks, strict=True)}
     return {"fast": bool(fast), "adapter": adapter or None, "blocks": BlockStrengths(**strengths)}
 
 
@@ -142,7 +143,7 @@ def make_settings(studio: Studio, texts: PageTexts, metadata: ImageMetadata | No
             [1, 2, 3, 4],
             value=1,
             label="Pairs",
-            info="Each from the next seed; choose among them below the pictures.",
+            info="Each pair uses the next seed; pick one below the pictures.",
             elem_id="count",
             elem_classes=only("paint"),
             render=False,
@@ -150,7 +151,7 @@ def make_settings(studio: Studio, texts: PageTexts, metadata: ImageMetadata | No
         fast=gr.Checkbox(
             fast,
             label="Fast",
-            info="A few steps with an accelerator, in both pictures.",
+            info="Paints both pictures in fewer steps, using an accelerator adapter.",
             visible=painter.accelerator is not None,
             render=False,
         ),
@@ -209,26 +210,10 @@ def ratio(size: Size) -> str:
 
 
 def add_settings(studio: Studio, texts: PageTexts, settings: Settings) -> None:
-    """All but the prompt, below it or, on a phone, below the picture."""
+    """All but the prompt: below it or, on a phone, below the picture."""
     for control in (settings.change, settings.strength, settings.strengths, settings.adapter, settings.against):
         control.render()
     settings.fast.render()
-    if texts.vocabulary:
-        chips = front("chips", texts.vocabulary, elem_id="vocabulary")
-        groups = list(texts.vocabulary.values())
-
-        def choose(prompt: str, event: gr.EventData) -> str:
-            return with_chip(texts, prompt or "", groups[event.group][event.index], trigger_of(studio))
-
-        chips.select(choose, settings.prompt, settings.prompt, **LIGHT)
-    gr.Examples(
-        [list(example) for example in texts.examples],
-        [settings.prompt, settings.shape, settings.seed],
-        example_labels=[text for text, *_ in texts.examples],
-        label="Try",
-        elem_id="examples",
-        api_visibility="private",
-    )
     with gr.Row(elem_id="seeds"):
         settings.seed.render()
         dice = gr.Button("New seed", size="sm", min_width=100, scale=0)
@@ -266,6 +251,26 @@ def add_settings(studio: Studio, texts: PageTexts, settings: Settings) -> None:
     )  # fmt: skip
 
 
+def add_ideas(studio: Studio, texts: PageTexts, settings: Settings) -> None:
+    """Words and examples that the model understands; a click puts them into the prompt."""
+    if texts.vocabulary:
+        chips = front("chips", texts.vocabulary, elem_id="vocabulary")
+        groups = list(texts.vocabulary.values())
+
+        def choose(prompt: str, event: gr.EventData) -> str:
+            return with_chip(texts, prompt or "", groups[event.group][event.index], trigger_of(studio))
+
+        chips.select(choose, settings.prompt, settings.prompt, **LIGHT)
+    gr.Examples(
+        [list(example) for example in texts.examples],
+        [settings.prompt, settings.shape, settings.seed],
+        example_labels=[text for text, *_ in texts.examples],
+        label="Try",
+        elem_id="examples",
+        api_visibility="private",
+    )
+
+
 def with_chip(texts: PageTexts, prompt: str, chip: str, trigger: str = "") -> str:
     """The prompt with another light at its end, or another subject between the trigger phrase and the light it had."""
     _, lights = texts.vocabulary.values()
@@ -286,9 +291,9 @@ def add_hint(studio: Studio, settings: Settings) -> None:
 def hint_of(studio: Studio, prompt: str) -> dict[str, str]:
     trigger = trigger_of(studio)
     if unknown := paint.unknown_words(studio.painter, prompt):
-        return {"text": f"It does not know: {', '.join(unknown)}. Choose a subject and a light from the list."}
+        return {"text": f"The model does not know: {', '.join(unknown)}. Choose a subject and a light from the list."}
     if cut := paint.cut_at(studio.painter, prompt):
-        return {"text": f"The prompt is too long: the model does not read it from “{cut[:60]}” on."}
+        return {"text": f"The prompt is too long: the model ignores everything from “{cut[:60]}” on."}
     if not trigger:
         return {}
     if has_trigger(trigger, prompt):
@@ -315,7 +320,7 @@ def with_or_without(trigger: str, prompt: str) -> str:
 def request_for(studio: Studio, asked: dict[str, Any]) -> Request:
     """What a link or a recipe asks for, checked. An adapter that is not here is replaced by the first."""
     fast = bool(asked.get("fast")) and studio.painter.accelerator is not None
-    blocks = BlockStrengths(**{name: asked[name] for name in BLOCKS if name in asked})
+    blocks = BlockStrengths(**{name: asked[name] for name in BLOCK_GROUPS if name in asked})
     adapter = asked.get("adapter") if asked.get("adapter") in studio.painter.adapters else None
     changes = {name: asked[name] for name in PARAMS if name in asked}
     if "change" in asked:  # a repaint needs no prompt
@@ -330,7 +335,7 @@ def restored(studio: Studio, settings: Settings, asked: dict[str, Any]) -> dict[
     metadata = request_for(studio, asked).items[0].metadata
     strengths = asked.get("strengths", [])
     updates: dict[Any, Any] = {getattr(settings, name): asked[name] for name in (*PARAMS, "change") if name in asked}
-    updates |= {getattr(settings, name): asked.get(name, 1.0) for name in BLOCKS}
+    updates |= {getattr(settings, name): asked.get(name, 1.0) for name in BLOCK_GROUPS}
     updates |= {settings.fast: metadata.fast} if "fast" in asked else {}
     updates |= {settings.adapter: asked["adapter"]} if asked.get("adapter") in studio.painter.adapters else {}
     updates[settings.tabs] = gr.update(selected=tab_of(asked))

@@ -22,7 +22,7 @@ from PIL import Image
 from impressionism import names, paint
 from impressionism.errors import UserError
 from impressionism.files import read_picture
-from impressionism.paint import PaintRequest
+from impressionism.paint import PaintRequest, key_of
 from impressionism.pipeline import Painter
 from impressionism.records import GenerationParams, ImageMetadata, outside
 from space.errors import plain_words
@@ -30,7 +30,6 @@ from space.gate import FULL
 from space.guard import Guard, guard_for
 from space.jobs import Jobs
 from space.preview import Previews
-from space.recipes import key_of
 from space.stepwise import Report, stepwise
 
 MOST_STRENGTHS = 7  # of one call

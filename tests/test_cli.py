@@ -40,7 +40,7 @@ def test_the_commands_are_listed_and_wrong_ones_refused_and_nothing_heavy_is_imp
     assert "impressionism = cli:main" in entry.read_text()
     said = run(installed, COMMAND, "--help")
     assert said.returncode == 0, said.stderr
-    for command in ("paint", "space", "train", "evaluate", "card", "deploy"):
+    for command in ("paint", "grid", "space", "train", "evaluate", "card", "deploy"):
         assert f"\n  {command} " in said.stdout
     listed = run(installed, COMMAND, "train", "--help").stdout
     assert all(command in listed for command in ("curate", "plan", "fit", "push"))

@@ -33,12 +33,12 @@ from space_served import events_of, from_address, pictures_of, served, visitor
 
 from impressionism import paint
 from impressionism.errors import UserError
+from impressionism.paint import key_of
 from impressionism.pipeline import Painter, load_pipeline
 from impressionism.records import GenerationParams, ImageMetadata
 from space import api, app, gate, jobs, preview, studio
 from space.guard import Guard
 from space.jobs import Step
-from space.recipes import key_of
 from space.studio import MOST_STRENGTHS, Studio
 from space.texts import FLUX, MINIATURE
 

@@ -442,12 +442,12 @@ def test_an_example_fills_the_fields(page: Page):
 
 def test_words_that_the_model_does_not_know_are_named_and_a_chip_helps(page: Page):
     page.get_by_label("Prompt").fill("a zxqv at noon")
-    expect(page.locator("#hint")).to_contain_text("It does not know:", timeout=WAIT)
+    expect(page.locator("#hint")).to_contain_text("The model does not know:", timeout=WAIT)
     expect(page.locator("#hint")).to_contain_text("zxqv")
     page.get_by_role("button", name="a windmill", exact=True).click()
     expect(page.get_by_label("Prompt")).to_have_value("a windmill at noon", timeout=WAIT)
     set_strength(page, 0)
-    expect(page.locator("#strength")).to_contain_text("both pictures will be the same")
+    expect(page.locator("#strength")).to_contain_text("the adapter is off")
 
 
 def test_pairs_of_several_seeds_are_chosen_among_and_one_is_upscaled(page: Page):
@@ -475,7 +475,7 @@ def test_a_grid_has_a_row_for_each_value_and_captions_with_what_differs(page: Pa
     open_tab(page, "Grid")
     page.locator("#rows input").click()
     page.get_by_role("option", name="Seed").click()
-    page.get_by_label("Values, one a line").fill("71\n72")
+    page.get_by_label("Values, one per line").fill("71\n72")
     page.get_by_role("button", name="Paint them all").click()
     captions = page.locator("#grid-wall figcaption")
     expect(captions).to_have_count(8, timeout=WAIT)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from impressionism.records import BlockStrengths, GenerationParams, ImageMetadata, Provenance
+from impressionism.records import GenerationParams, ImageMetadata, Provenance
 from space.jobs import Step
-from space.pictures import FRONT, alt, caption_among, inline, progress, view_of
+from space.pictures import FRONT, alt, inline, progress, view_of
 from space.studio import Picture
 
 RECIPE = ImageMetadata(
@@ -51,16 +51,6 @@ def test_when_all_is_painted_nothing_is_left_of_the_progress():
     assert set(view) == {"items", "link", "recipe"}
     assert view["recipe"]["strength"] == 0.5
     assert inline(None) is None
-
-
-def test_captions_name_the_settings_in_which_the_pictures_of_a_grid_differ():
-    other = RECIPE.replace(
-        sampling=RECIPE.sampling.replace(seed=5), blocks=BlockStrengths(early_single=0, late_single=0)
-    )
-    assert caption_among([RECIPE, RECIPE])(RECIPE) == "Impressionist, strength 0.5"
-    caption = caption_among([RECIPE, other])
-    assert caption(RECIPE) == "Impressionist, strength 0.5, seed 4, all blocks"
-    assert caption(other) == "Impressionist, strength 0.5, seed 5, only two stream blocks"
 
 
 @pytest.mark.parametrize("template", sorted(FRONT.glob("*.html")), ids=lambda path: path.name)

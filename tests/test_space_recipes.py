@@ -11,9 +11,9 @@ from PIL import Image, PngImagePlugin
 
 from impressionism import paint
 from impressionism.errors import UserError
+from impressionism.grid import SHEET
 from impressionism.records import BlockStrengths, GenerationParams, ImageMetadata, Provenance
-from space.contact import save_sheet
-from space.recipes import SHEET, link, recipes_in, settings_from, settings_of
+from space.recipes import link, recipes_in, settings_from, settings_of
 
 SAMPLING = GenerationParams(
     prompt="a boat & “seagulls” at 100 % dawn?", seed=7, steps=12, guidance=2.5, width=192, height=144
@@ -52,11 +52,8 @@ def test_a_link_with_no_number_where_one_belongs_is_refused_in_a_sentence(wrong:
         settings_from([wrong])
 
 
-def test_a_picture_brings_its_recipe_and_a_contact_sheet_all_of_them(tmp_path: Path):
-    pictures = [paint.save(Image.new("RGB", (192, 144)), each, tmp_path / f"{each.strength}.png") for each in ROW]
-    assert recipes_in(pictures[0]) == [ROW[0]]
-    sheet = save_sheet([str(picture) for picture in pictures], ROW, tmp_path / "new" / "sheet.png")
-    assert recipes_in(sheet) == ROW
+def test_a_picture_brings_its_recipe(tmp_path: Path):
+    assert recipes_in(paint.save(Image.new("RGB", (192, 144)), ROW[0], tmp_path / "picture.png")) == [ROW[0]]
 
 
 def broken(path: Path) -> None:

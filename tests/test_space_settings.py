@@ -12,7 +12,6 @@ from impressionism.records import GenerationParams
 from space.painting import Job, price
 from space.settings import Settings, hint_of, make_settings, nearest_size, ratio, restored, with_chip, with_or_without
 from space.studio import Studio
-from space.tabs.grid import ROWS, rows_of
 from space.texts import FLUX, MINIATURE
 
 SMALL = {"steps": 2, "width": 64, "height": 64}
@@ -61,17 +60,6 @@ def test_the_trigger_phrase_is_offered_and_can_be_taken_out(tiny_painter: Painte
     assert hint_of(studio, "a")["action"] == "Add it"
     assert with_or_without("a painting of", "a mill") == "a painting of a mill"
     assert with_or_without("a painting of", "A painting of a mill") == "a mill"
-
-
-def test_rows_of_a_grid_change_what_they_name():
-    assert rows_of("Seed", "3\n 5 \n", []) == [({"seed": 3}, {}), ({"seed": 5}, {})]
-    assert rows_of("Prompt", "a boat\na mill", []) == [({"prompt": "a boat"}, {}), ({"prompt": "a mill"}, {})]
-    assert rows_of("Adapter", "", ["a", "b"]) == [({}, {"adapter": "a"}), ({}, {"adapter": "b"})]
-    assert [row["blocks"].late_single for _, row in rows_of("Block group", "", [])] == [0, 0, 1]
-    assert len(rows_of(ROWS[0], "", [])) == 1
-    for kind, lines in (("Seed", ""), ("Steps", "four")):
-        with pytest.raises(UserError, match="one a line"):
-            rows_of(kind, lines, [])
 
 
 def test_the_controls_end_where_painting_ends(studio: Studio, settings: Settings):

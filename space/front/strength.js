@@ -11,8 +11,8 @@ function show() {
   range.value = value;
   range.style.setProperty("--fill", `${100 * Math.min(1, Math.max(0, value / 1.5))}%`);
   element.querySelector("p").textContent = value === 0
-    ? "At 0 the adapter does nothing: both pictures will be the same."
-    : `0 is the base model. This adapter is recommended at ${recommended}.`;
+    ? "At 0 the adapter is off: only the base model paints."
+    : `0 is the base model; ${recommended} is recommended for this adapter.`;
 }
 
 function set(value) {

@@ -17,7 +17,7 @@ function figure({ caption, images }, index) {
 }
 
 function show() {
-  const view = news(), { items = [], preview, columns } = view;
+  const view = news(), { items = [], preview, columns, table } = view;
   wall.shown = painted;
   if (JSON.stringify(items) !== hung) {
     wall.replaceChildren(...items.map(figure));
@@ -29,7 +29,7 @@ function show() {
     wall.append(make("figure", { className: "rough" }, make("div", { className: "pictures" }, rough)));
   }
   if (columns) wall.style.setProperty("--columns", columns);
-  wall.classList.toggle("grid", Boolean(columns));
+  wall.classList.toggle("grid", Boolean(table));
   wall.classList.toggle("empty", !items.length && !preview);
   tell(now, view);
 }

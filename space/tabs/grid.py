@@ -1,6 +1,5 @@
-"""Grid: strengths from left to right, something else from row to row, with a contact sheet and measurements."""
+"""Grid: one setting from left to right and, if wanted, another from top to bottom; contact sheet and measurements."""
 
-import re
 import secrets
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,32 +12,37 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from impressionism.errors import UserError
+from impressionism.grid import Axis, axis, caption_among, changed, contact_sheet, grid_of, save_sheet, sheet_caption
 from impressionism.pictorial import STATISTICS, Assessment, assess
-from impressionism.records import BlockStrengths, ImageMetadata
-from space.contact import save_sheet
+from impressionism.records import ImageMetadata
 from space.painting import Job, Start, add_take, on_click
-from space.pictures import caption_among, front
-from space.recipes import BLOCKS
-from space.settings import LIGHT, Settings, how_of
-from space.studio import MOST_REMEMBERED, Picture, Request, Studio, sampling_of, weakest_first
+from space.pictures import front
+from space.settings import LIGHT, Settings, how_of, only
+from space.studio import MOST_PICTURES, MOST_REMEMBERED, Picture, Request, Studio, real, sampling_of, weakest_first
 
 INDEX = "Impressionist index (0 to 1)"
 LABELS = {
     name: known.label + (f" ({known.unit})" if known.unit else "") + (", exploratory" if known.exploratory else "")
     for name, known in STATISTICS.items()
 }
-
-
-ROWS = ("Nothing (one row)", "Seed", "Prompt", "Steps", "Adapter", "Block group")
-TYPED = ("Seed", "Prompt", "Steps")  # rows whose values a visitor writes
-MOST_ROWS = 7
+SETTINGS = {
+    "strength": "Strength", "seed": "Seed", "prompt": "Prompt", "steps": "Steps", "adapter": "Adapter",
+    "blocks": "Block group",
+}  # fmt: skip
+TYPED = ("seed", "prompt", "steps")  # whose values a visitor writes
 
 
 def add_grid(studio: Studio, settings: Settings, start: Start) -> None:
-    kinds = [kind for kind in ROWS if kind != "Adapter" or len(studio.painter.adapters) > 1]
+    kinds = [(label, name) for name, label in SETTINGS.items() if name != "adapter" or len(studio.painter.adapters) > 1]
+    typed: dict[str, Any] = {"label": "Values, one per line", "visible": False, "lines": 2, "max_lines": 4}
     with gr.Row():
-        kind = gr.Dropdown(kinds, value=kinds[0], label="A row for each", elem_id="rows", min_width=140)
-        values = gr.Textbox(label="Values, one a line", visible=False, lines=2, max_lines=4, elem_id="row-values")
+        with gr.Column(min_width=140):
+            across = gr.Dropdown(kinds, value="strength", label="Columns differ by", elem_id="columns")
+            across_values = gr.Textbox(elem_id="column-values", **typed)
+        with gr.Column(min_width=140):
+            down = gr.Dropdown([("Nothing (single row)", ""), *kinds], value="", label="Rows differ by", elem_id="rows")
+            down_values = gr.Textbox(elem_id="row-values", **typed)
+        plain = gr.Checkbox(label="Also without adapter", min_width=140, scale=0, elem_id="no-adapter")
     board = front("wall", tab="grid", elem_id="grid-wall")
     sheet = gr.DownloadButton(
         "Contact sheet", visible=False, size="sm", min_width=120, scale=0, elem_id="sheet", render=False
@@ -50,69 +54,73 @@ def add_grid(studio: Studio, settings: Settings, start: Start) -> None:
     table = gr.State(None)
 
     def job_of(*values: Any) -> Job:
-        """Strengths from left to right; below each other what the rows name."""
-        params, (strengths, kind, lines, *others) = sampling_of(*values[:6]), values[6:]
-        strengths, how = weakest_first(strengths), how_of(*others)
-        rows = rows_of(kind, lines, list(studio.painter.adapters))
-        requests = [studio.request(params.replace(**changes), strengths, **how | other) for changes, other in rows]
-        items = tuple(item for request in requests for item in request.items)
-        caption = caption_among([item.metadata for item in items])
-        columns = len(strengths) if len(rows) > 1 else None
-        return Job(Request(items), each=len(items), whole=True, columns=columns, caption=caption)
+        params, (strengths, strength, *given), how = sampling_of(*values[:6]), values[6:13], how_of(*values[13:])
+        columns, column_values, rows, row_values, no_adapter = given
 
-    kind.input(lambda kind: gr.update(visible=kind in TYPED), kind, values, **LIGHT)
+        def axis_of(setting: str, lines: str) -> Axis:
+            found = {"strength": map(str, weakest_first(strengths)), "adapter": studio.painter.adapters}
+            return axis(setting, list(found.get(setting, (lines or "").splitlines())))
+
+        strength = real(strength)
+        down = axis_of(rows, row_values) if rows else None
+        grid = grid_of(axis_of(columns, column_values), down, strength, bool(no_adapter))
+        cells = grid.cells()
+        if len(cells) > MOST_PICTURES:
+            raise UserError(f"This asks for {len(cells)} pictures; at most {MOST_PICTURES} at a time.")
+        items = []
+        for cell in cells:
+            one, at, more = changed(params, strength, cell)
+            items += studio.request(one, [at], **how | more).items
+        caption = caption_among([item.metadata for item in items])
+        return Job(Request(tuple(items)), each=len(items), grid=grid, caption=caption)
+
+    def choose(columns: str, rows: str) -> tuple[Any, ...]:
+        """The fields that the two axes need; the strength is a slider where it is no axis."""
+        axes = (columns, rows)
+        tabs = ("paint", "repaint") if "strength" in axes else ("paint", "repaint", "grid")
+        visible = [gr.update(visible=each in TYPED) for each in axes]
+        return *visible, gr.update(elem_classes=only(*tabs)), gr.update(visible="strength" in axes)
+
+    gr.on(
+        [across.input, down.input], choose, [across, down],
+        [across_values, down_values, settings.strength, settings.strengths], **LIGHT,
+    )  # fmt: skip
+    axes = [across, across_values, down, down_values, plain]
     on_click(
         studio,
         start,
         board,
-        [*settings.sampling, settings.strengths, kind, values, *settings.how],
+        [*settings.sampling, settings.strengths, settings.strength, *axes, *settings.how],
         job_of,
         finished={
-            sheet: lambda pictures: gr.update(value=contact_sheet_of(pictures), visible=bool(pictures)),
-            table: measured,
-            measures: lambda pictures: gr.update(visible=is_one_row(pictures)),
+            sheet: lambda job, pictures: gr.update(value=sheet_of(job, pictures), visible=bool(pictures)),
+            table: lambda _, pictures: measured(pictures),
+            measures: lambda _, pictures: gr.update(visible=is_one_row(pictures)),
         },
     )
     gr.on([table.change, chosen.change], curve, [table, chosen], plot, **LIGHT)
 
 
-def rows_of(kind: str, lines: str, adapters: Sequence[str]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """For each row, what it changes of the params and of the other keywords of Studio.request."""
-    if kind == "Adapter":
-        return [({}, {"adapter": name}) for name in adapters]
-    if kind == "Block group":
-        groups = [{name: float(name == only) for name in BLOCKS} for only in BLOCKS]
-        return [({}, {"blocks": BlockStrengths(**group)}) for group in groups]
-    if kind not in TYPED:
-        return [({}, {})]
-    values = [line.strip() for line in (lines or "").splitlines() if line.strip()]
-    if not values:
-        raise UserError(f"Write the values of the rows, one a line: each is a {kind.lower()}.")
-    name, number = kind.lower(), kind != "Prompt"
-    if number and not all(re.fullmatch(r"\d{1,10}", value) for value in values):
-        raise UserError(f"The rows’ values must be whole numbers, one a line: each is a {name}.")
-    return [({name: int(value) if number else value}, {}) for value in values[:MOST_ROWS]]
-
-
 def is_one_row(pictures: Sequence[Picture]) -> bool:
     """Whether the pictures differ by their strength alone."""
-    return bool(pictures) and len({picture.recipe["strength"] for picture in pictures}) == len(pictures)
+    return len(pictures) > 1 and len({picture.recipe["strength"] for picture in pictures}) == len(pictures)
 
 
-def contact_sheet_of(pictures: Sequence[Picture]) -> str | None:
+def sheet_of(job: Job, pictures: Sequence[Picture]) -> str | None:
     """A file that is deleted with the pictures; none of no pictures."""
-    if not pictures:
+    if not pictures or not job.grid:
         return None
     recipes = [ImageMetadata.from_dict(picture.recipe) for picture in pictures]
-    path = Path(get_upload_folder(), secrets.token_hex(16), "contact-sheet.png")
-    save_sheet([picture.path for picture in pictures], recipes, path)
-    return str(path)
+    rows = [job.grid.rows.label(value) for value in job.grid.rows.values] if job.grid.rows else []
+    heads = [job.grid.columns.label(value) for value in job.grid.columns.values]
+    sheet = contact_sheet([Image.open(one.path) for one in pictures], heads, sheet_caption(recipes[0].sampling), rows)
+    return str(save_sheet(sheet, recipes, Path(get_upload_folder(), secrets.token_hex(16), "contact-sheet.png")))
 
 
 def measured(pictures: Sequence[Picture]) -> list[dict[str, float]]:
-    """For each picture its strength, and every statistic by the name that the page gives it."""
+    """For each picture of one row its strength, and every statistic by the name that the page gives it."""
     rows = []
-    for picture in pictures:
+    for picture in pictures if is_one_row(pictures) else ():
         values, index = assessed(picture.path)
         named = {label: values[name] for name, label in LABELS.items()}
         rows.append({"strength": picture.recipe["strength"], INDEX: index, **named})

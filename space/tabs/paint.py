@@ -18,15 +18,15 @@ from space.studio import Request, Studio, real, sampling_of
 from space.texts import Size
 
 SHOWN_LINK = "() => [document.querySelector('#pair .pair')?.shown?.link]"
-STALE = """(prompt, seed, steps, guidance, width, height, strength, fast) => {
+STALE = """(prompt, seed, steps, guidance, width, height, strength, fast, count) => {
   const recipe = document.querySelector("#pair .pair")?.shown?.recipe;
   if (!recipe) return "";
-  const asked = {prompt, seed, steps, guidance, width, height};
-  const same = fast === Boolean(recipe.fast)
+  const shown = recipe.sampling.seed, asked = {prompt, steps, guidance, width, height};
+  const same = fast === Boolean(recipe.fast) && shown >= seed && shown < seed + count
     && Object.keys(asked).every((name) => asked[name] === recipe.sampling[name]);
   if (same && strength === recipe.strength) return "";
-  return same && recipe.strength === 0 ? "The adapted picture is missing; Compare paints it."
-    : "The pictures were painted with other settings; Compare paints these.";
+  return same && recipe.strength === 0 ? "The adapted picture has not been painted; click Compare to paint it."
+    : "These pictures were painted with other settings; click Compare to paint with the current ones.";
 }"""
 
 
@@ -46,7 +46,7 @@ def add_paint(
     upscale = gr.Button("Upscale × 2", size="sm", min_width=110, scale=0, elem_id="upscale", render=False)
     upscale_price = gr.Markdown(elem_classes="price", render=False)
     add_take(upscale, upscale_price)
-    known = [*settings.sampling, settings.strength, settings.fast]
+    known = [*settings.sampling, settings.strength, settings.fast, settings.count]
     gr.on([each.change for each in [*known, board]], None, known, stale, js=STALE, **LIGHT)  # type: ignore[attr-defined]
     board.submit(None, None, None, js="() => document.querySelector('#start-paint').click()")
 
