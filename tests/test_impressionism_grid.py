@@ -11,6 +11,7 @@ from impressionism.grid import (
     LARGEST,
     axis,
     caption_among,
+    changed,
     columns_for,
     contact_sheet,
     grid_of,
