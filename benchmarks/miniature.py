@@ -12,8 +12,10 @@ cores) writes miniature.json and, to look at, miniature.jpg.
 And of the autoencoder: ≥ 30 dB on drawn scenes; a painted scene keeps ≥ 80 % of its stroke statistic.
 
 `--blind FOLDER` writes numbered sheets without captions for 48 prompts in held-out phrasings that name subject and
-light, three a subject: of the base, of the adapter and of painted scenes like those it learned from; and apart from
-them key.json. Write into the key's "named" how many a person named; `--count FOLDER` copies that to miniature.json.
+light, three a subject: of the base, of the adapter and of painted scenes like those it learned from; and their key
+beside the folder, in FOLDER-key.json. Write into the key's "named" how many somebody who saw only the sheets named, and
+into "clarity" the mean of 0 (mush), 1 (guessable), 2 (clear), 3 (clear and well drawn); `--count FOLDER` copies that to
+miniature.json.
 """
 
 import argparse
@@ -277,7 +279,8 @@ def blind(painter: Painter, strength: float, folder: Path) -> None:
         "adapter": lambda i: paint(painter, generation(painter, asked[i][1], 500 + i), strength),
         "painted scenes": lambda i: Image.fromarray(paint_over(draw(asked[i][0]), i)),
     }
-    key: dict = {"date": datetime.date.today().isoformat(), "strength": strength, "named": dict.fromkeys(painters)}
+    key: dict = {"date": datetime.date.today().isoformat(), "strength": strength, "of": len(asked)}
+    key |= {figure: dict.fromkeys(painters) for figure in ("named", "clarity")}
     for kind, make in painters.items():
         order = np.random.default_rng(len(kind)).permutation(len(asked)).tolist()
         pictures = [make(i) for i in tqdm(order, desc=kind)]
@@ -287,7 +290,12 @@ def blind(painter: Painter, strength: float, folder: Path) -> None:
              "seed": 500 + i}
             for n, i in enumerate(order)
         ]  # fmt: skip
-    (folder / "key.json").write_text(json.dumps(key, indent=1) + "\n")
+    key_of(folder).write_text(json.dumps(key, indent=1) + "\n")
+
+
+def key_of(folder: Path) -> Path:
+    """Where whoever gets the folder does not see it."""
+    return folder.with_name(f"{folder.name}-key.json")
 
 
 def write_sheets(pictures: list[Image.Image], folder: Path, name: str) -> None:
@@ -324,11 +332,14 @@ def table(result: dict) -> str:
             for name in ("number", "colour", "place")
             if shares[name] is not None
         ]
-    for kind, named in (result.get("blind") or {}).get("named", {}).items():
+    blind = result.get("blind") or {}
+    for kind, named in blind.get("named", {}).items():
         if named is not None:
-            where = {"adapter": f"the adapter at strength {result['blind']['strength']:g}"}.get(kind, f"the {kind}")
-            rows.append((f"{where}: subject named by a person without captions, {result['blind']['date']}",
-                         f"{named} of 48", f"≥ {TARGETS[kind]}", named >= TARGETS[kind]))  # fmt: skip
+            where = {"adapter": f"the adapter at strength {blind['strength']:g}"}.get(kind, f"the {kind}")
+            clarity = (blind.get("clarity") or {}).get(kind)
+            mean = f", clarity {clarity:.2f} of 3" if clarity is not None else ""
+            rows.append((f"{where}: subject named on sheets without captions, {blind['date']}",
+                         f"{named} of {blind['of']}{mean}", f"≥ {TARGETS[kind]}", named >= TARGETS[kind]))  # fmt: skip
     recommended = d["recommended_strength"]
     rows += [
         ("strength 0 is the base, bit for bit", f"{b['identical']} of {b['pictures']}", "all",
@@ -360,8 +371,8 @@ def main() -> None:
 
     before = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     if arguments.count:
-        key = json.loads((arguments.count / "key.json").read_text())
-        before["blind"] = {name: key[name] for name in ("date", "strength", "named")}
+        key = json.loads(key_of(arguments.count).read_text())
+        before["blind"] = {name: key[name] for name in ("date", "strength", "of", "named", "clarity")}
         arguments.out.write_text(json.dumps(before, indent=1) + "\n")
         return
     painter = load_pipeline("miniature", device="cpu")

@@ -35,7 +35,8 @@ has the same parts as FLUX.1 [dev], only much smaller, and was trained on comput
 
 **Light:** {" · ".join(LIGHTS)}
 
-**Colours and places:** for instance *with red sails*, *a white windmill*, *on the left*, *in the distance*
+**Places and some colours:** for instance *on the left*, *in the distance*, *pink water lilies*, *golden poplars*, *a
+haystack of pink straw*. It cannot count: ask for one thing at a time.
 """,
     licence="""
 The miniature’s weights and the program are under the **MIT licence**. It runs the same code as FLUX.1 [dev];

@@ -18,8 +18,8 @@ from tools.miniature.captions import describe_with
 from tools.miniature.world import Scene, draw, random_scene
 
 
-def scene_of(seed: int, index: int) -> Scene:
-    return random_scene(np.random.default_rng([seed, index]))
+def scene_of(seed: int, index: int, weights: dict[str, float] | None = None) -> Scene:
+    return random_scene(np.random.default_rng([seed, index]), weights)
 
 
 def _picture(job: tuple[Scene, int | None]) -> np.ndarray:
@@ -45,15 +45,24 @@ def pictures(path: Path, scenes: list[Scene], *, painted: bool = False) -> np.nd
     return np.load(path, mmap_mode="r")
 
 
-def write_folder(folder: Path, *, seed: int, count: int, painted: bool, held_out: bool = False) -> None:
+def write_folder(
+    folder: Path,
+    *,
+    seed: int,
+    count: int,
+    painted: bool,
+    held_out: bool = False,
+    weights: dict[str, float] | None = None,
+) -> None:
     """The same scenes as PNG files with a `metadata.jsonl`: file_name, text (the caption), and what the scene is.
 
-    With `held_out` the captions are phrased as none that the miniature was taught with.
+    With `held_out` the captions are phrased as none that the miniature was taught with; `weights` says which subjects
+    come more often.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for index in tqdm(range(count), desc=folder.name):
-        name, scene = f"{index:05d}.png", scene_of(seed, index)
+        name, scene = f"{index:05d}.png", scene_of(seed, index, weights)
         Image.fromarray(_picture((scene, index if painted else None))).save(folder / name)
         caption, said = describe_with(scene, np.random.default_rng([seed, index, 1]), held_out=held_out)
         lines.append({"file_name": name, "text": caption, "says": sorted(said), **dataclasses.asdict(scene)})
