@@ -26,12 +26,8 @@ STEPS = {
         "accelerator": 2000,
     },
 }  # fmt: skip
-SCENES = {
-    "drawn": 2000,
-    "painted": 2000,
-    "style": 1200,
-    "paths": 12,
-}  # paths: batches of the few-step adapter's teacher
+# "paths" counts the batches that the few-step adapter learns from.
+SCENES = {"drawn": 2000, "painted": 2000, "style": 1200, "paths": 12}
 # Of the adapter's scenes more show what strokes dissolve most easily.
 STYLE = {"windmill": 3.0, "parasol": 2.0, "lilies": 1.6, "bridge": 1.4, "orchard": 1.4, "church": 1.3}
 SEEDS = {"drawn": 1, "painted": 2, "style": 4}  # apart, so that no stage sees another's scenes
