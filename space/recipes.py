@@ -1,6 +1,6 @@
 """A picture's settings as a link, and back again: from a link's query, or from a PNG that carries its recipe.
 
-    ?prompt=water+lilies+on+a+pond+at+noon&seed=8&strength=1
+    ?prompt=a+cottage+at+noon&seed=2&strength=1
 
 Nothing is kept on the server; what a link does not name stays as it is on the page.
 """
