@@ -1,9 +1,9 @@
 """Paint from a terminal.
 
 python -m impressionism "a sailing boat on the sea at dawn" --strength 0.8 --seed 7 --out boat.png
-python -m impressionism "a haystack" --compare            also the base model's picture, as NAME-base.png
-python -m impressionism "a haystack" --sweep 0 0.5 1      one picture for each strength
-python -m impressionism "a haystack" --seeds 4            four pictures from four seeds
+python -m impressionism "a cottage at noon" --compare         also the base model's picture, as NAME-base.png
+python -m impressionism "a cottage at noon" --sweep 0 0.5 1   one picture for each strength
+python -m impressionism "a cottage at noon" --seeds 4         four pictures from four seeds
 python -m impressionism "a boat on the sea" --repaint photo.jpg --change 0.6
 python -m impressionism "a boat on the sea" --upscale boat.png --out large.png
 python -m impressionism --from boat.png --out again.png   the same picture again, from the recipe in it

@@ -1,7 +1,7 @@
 """A grid of pictures from the same noise: one setting from left to right, another from top to bottom.
 
 python -m impressionism grid "a haystack at dawn" --columns strength 0 0.5 1 1.5 --rows seed 1 2 3
-python -m impressionism grid --columns prompt "a haystack" "a mill at sunset" --rows adapter ./one ./two
+python -m impressionism grid --columns prompt "a haystack at dawn" "a cottage at sunset" --rows adapter ./one ./two
 python -m impressionism grid "a haystack at dawn" --columns blocks --rows strength 0.5 1 --no-adapter
 
 Writes a labelled PNG, which carries the recipe of every picture, and beside it the same as a page (HTML).

@@ -3,7 +3,7 @@ the API, held by a snapshot in the tests; a parameter may be added if it has a d
 
 from gradio_client import Client
 client = Client("http://127.0.0.1:7860")
-picture, recipe = client.predict(prompt="a windmill at sunset", api_name="/generate")
+picture, recipe = client.predict(prompt="a cottage at sunset", api_name="/generate")
 """
 
 import inspect

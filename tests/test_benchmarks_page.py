@@ -40,6 +40,20 @@ def test_a_claim_that_falls_short_is_called_so():
         assert ("not reached" in line) == verdict
 
 
+@pytest.mark.parametrize(
+    "guess, subject, named",
+    [
+        ("arched bridges over water", "bridge", True),
+        ("House (cottage)", "cottage", True),
+        ("field of flowers", "poppies", False),
+        ("ice floes (perhaps water lilies)", "lilies", False),
+        ("?", "windmill", False),
+    ],
+)
+def test_a_blind_guess_counts_when_it_has_the_noun(guess: str, subject: str, named: bool):
+    assert miniature.names_it(guess, subject) == named
+
+
 def test_the_record_is_of_the_bundled_weights():
     from impressionism.hub import digest_of
     from impressionism.names import MINIATURE, MINIATURE_ADAPTER, WEIGHTS_FILE
