@@ -8,74 +8,60 @@ and is judged by its held-out loss relative to the base's; at each rung the wors
 import math
 import os
 import platform
-import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
+import jinja2
+import numpy as np
 import optuna
 import sqlalchemy
 import torch
 import yaml
-from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm import tqdm
 
+from impressionism import plots
 from impressionism.errors import UserError
-from impressionism.files import write_atomic
-from training import adapter, flow, tune_report, validation
+from impressionism.files import data_url, write_atomic
+from training import adapter, validation
 from training.base import TrainingContext, inject_adapter, prepare, training_batches
 from training.batches import MicroBatch
 from training.examples import say
 from training.fit import leave_on_signals, new_state, train_step
-from training.recipe import TrainingConfig, Tune
+from training.recipe import TrainingConfig, Tune, differences
 from training.runtime import resolve_runtime
 
 HEARTBEAT = 30  # s between a running trial's signs of life; after four without one it counts as lost
-POLL = 2  # s between two looks at the trials of other workers
+ENOUGH = 15  # finished trials for their importance: PED-ANOVA wants at least five among the best third
 CHOICES = {"adapter.rank": "ranks", "adapter.targets": "targets", "flow.sigmas": "sigmas", "flow.shift": "shifts"}
 SPANS = {"optimizer.learning_rate": "learning_rates", "data.caption_dropout": "caption_dropout"}
-FREE = {  # sections and keys in which the workers of a study may differ: none of them changes a trial
-    "curate", "caption", "preview", "model.device", "model.keep_quantized", "optimizer.steps", "run.folder",
+FREE = (  # sections and keys in which the workers of a study may differ: none of them changes a trial
+    "curate", "caption", "preview", "log", "model.device", "model.keep_quantized", "optimizer.steps", "run.folder",
     "run.cache", "run.log_every", "run.validate_every", "run.checkpoint_every", "run.keep", "run.save",
     "tune.trials", "tune.storage", *CHOICES, *SPANS,
-}  # fmt: skip
+)  # fmt: skip
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-
-
-class Taken(Exception):
-    """Another worker took the last place while this one asked for it."""
 
 
 class Left(Exception):
     """The worker was told to leave in the middle of a trial."""
 
 
-class Lost(BaseException):
-    """The worker was silent for so long that another one runs the trial again. Optuna would tell the storage of an
-    Exception, which takes no more of this trial."""
-
-
 def tune(recipe: TrainingConfig) -> bool:
-    """Run what is left of the study; false if told to leave by SIGTERM or Ctrl-C."""
+    """Run what is left of the study; false if told to leave by SIGTERM or Ctrl-C. Where several workers are at the
+    last trials, each finishes its own, so there may be a few more than tune.trials."""
     _check(recipe)
     study, wanted = open_study(recipe), recipe.tune.trials
-    done = len(_trials(study, *DONE))
+    done = len(study.get_trials(deepcopy=False, states=DONE))
     say(f"{_folder(recipe)}: {done} of {wanted} trials are done, {max(0, wanted - done)} are left.")
-    with leave_on_signals() as received, tqdm(total=wanted, initial=done, desc="trials", disable=done >= wanted) as bar:
-        worker = None
-        while (done := len(_trials(study, *DONE))) < wanted and not received:
-            bar.update(done - bar.n)
-            optuna.storages.fail_stale_trials(study)
-            if _has_place(study, wanted):
-                worker = worker or Worker.start(recipe, received)
-                _run_one(study, worker)
-                _write(study, recipe)
-            else:  # others are at work on the last trials: whoever is lost is replaced
-                time.sleep(POLL)
-        bar.update(done - bar.n)
+    if done < wanted:
+        with leave_on_signals() as received:
+            worker = Worker.start(recipe, received)
+            enough = optuna.study.MaxTrialsCallback(wanted, states=DONE)
+            study.optimize(worker.run, catch=(Left,), callbacks=[worker.after, enough])
     _write(study, recipe)
     return _conclude(study, recipe)
 
@@ -95,40 +81,44 @@ def _folder(recipe: TrainingConfig) -> Path:
     return recipe.run.folder / "tune"
 
 
-# ---- The study: who runs what
+# ---- The study
 
 
 def open_study(recipe: TrainingConfig) -> optuna.Study:
     """The study of this name: made, or found as another worker left it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the heartbeat, from 2021
-    _folder(recipe).mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(_folder(recipe) / ".lock"):  # two processes cannot make the tables at once
-        name, storage = recipe.run.folder.name, _open_storage(recipe)
-        how: dict[str, Any] = {
-            "sampler": Sampler(recipe.run.seed),
-            "pruner": optuna.pruners.SuccessiveHalvingPruner(min_resource=rungs(recipe.tune)[0], reduction_factor=2),
-        }
-        try:
-            study = optuna.create_study(storage=storage, study_name=name, direction="minimize", **how)
-        except optuna.exceptions.DuplicatedStudyError:
-            study = optuna.load_study(storage=storage, study_name=name, **how)
-        else:
-            study.set_user_attr("recipe", _decisive(recipe))
+    folder, name = _folder(recipe), recipe.run.folder.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / ".lock"):  # two processes cannot make the tables at once
+        study = optuna.create_study(
+            storage=_open_storage(recipe), study_name=name, direction="minimize", load_if_exists=True,
+            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=rungs(recipe.tune)[0], reduction_factor=2),
+        )  # fmt: skip
+        if "recipe" not in study.user_attrs:
+            study.set_user_attr("recipe", recipe.model_dump(mode="json", exclude={"tune": {"storage"}}))
             if own := own_numbers(recipe):
                 study.enqueue_trial(own, user_attrs={"own": True})
-    _refuse_another_recipe(study, recipe)
+        written = TrainingConfig.model_validate(study.user_attrs["recipe"])
+        if different := differences(written, recipe, besides=FREE):
+            raise UserError(
+                f"The study {name} is of another recipe: {'; '.join(different)}; set run.folder, or remove {folder}."
+            )
+        workers = study.user_attrs.get("workers", 0)  # each draws others, as does one that goes on
+        study.set_user_attr("workers", workers + 1)
+        study.sampler = optuna.samplers.TPESampler(seed=recipe.run.seed + workers)
     return study
 
 
 def _open_storage(recipe: TrainingConfig) -> optuna.storages.RDBStorage:
     url = recipe.tune.storage or f"sqlite:///{_folder(recipe) / 'study.db'}"
     try:
-        known = sqlalchemy.make_url(url)
         return optuna.storages.RDBStorage(
             url,
-            engine_kwargs={"connect_args": {"timeout": 60}} if known.get_backend_name() == "sqlite" else {},
-            heartbeat_interval=HEARTBEAT, grace_period=4 * HEARTBEAT, heartbeat_stale_trial_callback=_once_more,
+            engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {},
+            heartbeat_interval=HEARTBEAT, grace_period=4 * HEARTBEAT,
+            # once: a trial may be what its worker died of
+            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=1),
         )  # fmt: skip
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError) as error:
         reason = " ".join(str(getattr(error, "orig", error) or error).split())
@@ -138,65 +128,10 @@ def _open_storage(recipe: TrainingConfig) -> optuna.storages.RDBStorage:
         ) from None
 
 
-def _decisive(recipe: TrainingConfig) -> dict[str, Any]:
-    """All that decides a trial's result, besides its numbers."""
-    sections = recipe.model_dump(mode="json")
-    return {
-        f"{section}.{key}": value
-        for section, keys in sections.items()
-        for key, value in keys.items()
-        if not {section, f"{section}.{key}"} & FREE
-    }
-
-
-def _refuse_another_recipe(study: optuna.Study, recipe: TrainingConfig) -> None:
-    here, there = _decisive(recipe), study.user_attrs.get("recipe", {})
-    different = [f"{path} is {there[path]!r} there and {value!r} here"
-                 for path, value in here.items() if path in there and there[path] != value]  # fmt: skip
-    if different:
-        raise UserError(
-            f"The study {study.study_name} is of another recipe: {'; '.join(different)}; set run.folder, or remove "
-            f"{_folder(recipe)}."
-        )
-
-
-def _trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=states)
-
-
-def _has_place(study: optuna.Study, wanted: int) -> bool:
-    """Whether a trial waits, or may be added."""
-    taken = _trials(study, *DONE, TrialState.RUNNING)
-    return len(taken) < wanted
-
-
-def _once_more(study: optuna.Study, lost: FrozenTrial) -> None:
-    """The numbers of a lost trial are tried again, once: they may be what its worker died of."""
-    if lost.params and "again" not in lost.user_attrs:
-        marks = {key: value for key, value in lost.user_attrs.items() if key == "own"}
-        study.enqueue_trial(lost.params, user_attrs=marks | {"again": lost.number})
-
-
-class Sampler(BaseSampler):
-    """TPE whose draws are a function of (seed, trial): neither a resumed study nor another worker repeats them."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-
-    def infer_relative_search_space(self, study, trial):
-        return TPESampler().infer_relative_search_space(study, trial)
-
-    def sample_relative(self, study, trial, search_space):
-        return self._for(trial).sample_relative(study, trial, search_space)
-
-    def sample_independent(self, study, trial, param_name, param_distribution):
-        return self._for(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
-
-    def _for(self, trial: FrozenTrial, *what: str) -> TPESampler:
-        return TPESampler(seed=flow.generator(self.seed, "tune", trial.number, *what).initial_seed() % 2**32)
-
-
-# ---- The numbers
+def rungs(options: Tune) -> list[int]:
+    """The steps after which the worse half stops."""
+    first = options.steps // 2**options.rungs
+    return [first * 2**rung for rung in range(options.rungs)]
 
 
 def suggest(trial: Trial, options: Tune) -> dict[str, Any]:
@@ -209,9 +144,15 @@ def suggest(trial: Trial, options: Tune) -> dict[str, Any]:
     return choices | spans
 
 
+def numbers_of(recipe: TrainingConfig) -> dict[str, Any]:
+    """The recipe's own, by their paths."""
+    paths = [path.split(".") for path in (*CHOICES, *SPANS)]
+    return {f"{section}.{key}": getattr(getattr(recipe, section), key) for section, key in paths}
+
+
 def own_numbers(recipe: TrainingConfig) -> dict[str, Any] | None:
-    """The recipe's own, which are the first trial where they lie in the space."""
-    values = {path: tune_report.value_of(recipe, path) for path in (*CHOICES, *SPANS)}
+    """They are the first trial where they lie in the space."""
+    values = numbers_of(recipe)
     ranges = {path: getattr(recipe.tune, key) for path, key in SPANS.items()}
     chosen = all(values[path] in getattr(recipe.tune, key) for path, key in CHOICES.items())
     within = all(low <= values[path] <= high for path, (low, high) in ranges.items())
@@ -224,12 +165,6 @@ def lay_over(recipe: TrainingConfig, numbers: dict[str, Any]) -> TrainingConfig:
         section, key = path.split(".")
         values[section][key] = value
     return TrainingConfig.model_validate(values)
-
-
-def rungs(options: Tune) -> list[int]:
-    """The steps after which the worse half stops."""
-    first = options.steps // 2**options.rungs
-    return [first * 2**rung for rung in range(options.rungs)]
 
 
 # ---- A trial
@@ -257,17 +192,17 @@ class Worker:
 
     def run(self, trial: Trial) -> float:
         """Train the trial's adapter; its held-out loss in parts of the base's."""
-        taken = [t for t in trial.study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
-        if sum(other.number < trial.number for other in taken) >= self.recipe.tune.trials:
-            raise Taken
         try:
             trial.set_user_attr("worker", f"{platform.node()}:{os.getpid()}")
             numbers = suggest(trial, self.recipe.tune) | {"optimizer.steps": self.recipe.tune.steps}
             return self.train(lay_over(self.recipe, numbers), trial)
         except torch.OutOfMemoryError:
-            return _give_up(trial, "out of memory")
-        except optuna.exceptions.UpdateFinishedTrialError:
-            raise Lost from None
+            return _stop(trial, "out of memory")
+        except optuna.exceptions.UpdateFinishedTrialError:  # Optuna would tell an Exception to the finished trial
+            raise SystemExit(
+                f"This worker gave no sign of life for {4 * HEARTBEAT} s, so trial {trial.number} is run again by "
+                "another one; start the same command again."
+            ) from None
 
     def train(self, recipe: TrainingConfig, trial: Trial) -> float:
         base, options = self.base, recipe.optimizer
@@ -278,56 +213,114 @@ class Worker:
             if self.received:
                 raise Left
             if not math.isfinite(train_step(base, recipe, state, batches, step - 1).grad_norm):
-                return _give_up(trial, f"diverged at step {step}")
+                return _stop(trial, f"diverged at step {step}")
             if step not in (*stops, options.steps):
                 continue
             with state.ema_weights():
                 score = validation.score(base, self.held_out, recipe).mean / self.before
             if not math.isfinite(score):
-                return _give_up(trial, f"diverged by step {step}")
+                return _stop(trial, f"diverged by step {step}")
             trial.report(score, step)
             if step in stops and trial.should_prune():
-                raise optuna.TrialPruned
+                return _stop(trial, f"stopped after {step} steps")
         return score
 
+    def after(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Tell of the trial; one that was left in the middle is queued again."""
+        if trial.state == TrialState.FAIL:
+            study.enqueue_trial(trial.params, user_attrs={key: True for key in trial.user_attrs if key == "own"})
+        else:
+            how = " ".join(f"{path}={_rounded(value)}" for path, value in trial.params.items())
+            say(f"trial {trial.number}: {outcome(trial)} ({how})")
+        if self.received:
+            study.stop()
+        _write(study, self.recipe)
 
-def _give_up(trial: Trial, why: str) -> float:
-    """A trial that cannot end well is done, and the sampler learns to stay away from its numbers."""
+
+def _stop(trial: Trial, why: str) -> float:
+    """The trial is done, and the sampler learns to stay away from its numbers."""
     trial.set_user_attr("why", why)
     raise optuna.TrialPruned
-
-
-def _run_one(study: optuna.Study, worker: Worker) -> None:
-    try:
-        study.optimize(worker.run, n_trials=1, catch=(Taken, Left), callbacks=[_after])
-    except Lost:
-        say("This worker gave no sign of life for too long; another one runs the trial again.")
-
-
-def _after(study: optuna.Study, trial: FrozenTrial) -> None:
-    if trial.state == TrialState.FAIL:
-        _once_more(study, trial)
-    else:
-        how = " ".join(f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}"
-                       for path, value in trial.params.items())  # fmt: skip
-        say(f"trial {trial.number}: {tune_report.outcome(trial)} ({how})")
 
 
 # ---- The results
 
 
+def outcome(trial: FrozenTrial) -> str:
+    """In words; `value` is that of the last rung where the trial was stopped."""
+    loss = f"held-out loss {trial.value - 1:+.2%} against the base's" if trial.value is not None else ""
+    return ", ".join(filter(None, (trial.user_attrs.get("why"), loss)))
+
+
+def _rounded(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _best(study: optuna.Study) -> FrozenTrial | None:
+    finished = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    return min(finished, key=lambda trial: (trial.value, trial.number), default=None)
+
+
 def _write(study: optuna.Study, recipe: TrainingConfig) -> None:
     """report.html, trials.csv and best.yaml, as the study stands."""
-    folder, trials = _folder(recipe), [trial for trial in study.get_trials(deepcopy=False) if trial.params]
-    best = _best(study)
-    write_atomic(folder / "trials.csv", tune_report.table(trials))
-    write_atomic(folder / "report.html", tune_report.page(study.study_name, trials, best, recipe))
+    folder, best = _folder(recipe), _best(study)
+    write_atomic(folder / "trials.csv", _table(study).to_csv(index=False))
+    write_atomic(folder / "report.html", report(study, recipe))
     if best:
         write_atomic(folder / "best.yaml", best_recipe(recipe, best))
 
 
-def _best(study: optuna.Study) -> FrozenTrial | None:
-    return min(_trials(study, TrialState.COMPLETE), key=lambda trial: (trial.value, trial.number), default=None)
+def _table(study: optuna.Study) -> Any:
+    """A row for each trial; `change` is its last held-out loss relative to the base's, less 1."""
+    rows = study.trials_dataframe(attrs=("number", "state", "value", "params", "duration", "user_attrs"))
+    rows = rows.rename(columns=lambda name: name.removeprefix("params_").removeprefix("user_attrs_"))
+    rows["seconds"] = rows.pop("duration").astype("timedelta64[ns]").dt.total_seconds().round(1)
+    return rows.assign(value=rows["value"] - 1).rename(columns={"number": "trial", "value": "change"})
+
+
+def report(study: optuna.Study, recipe: TrainingConfig) -> str:
+    """One HTML file with plots, which needs no network."""
+    best, states = _best(study), [trial.state for trial in study.get_trials(deepcopy=False)]
+    finished, importance = states.count(TrialState.COMPLETE), {}
+    if finished >= ENOUGH:
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=1 / 3)
+        importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(
+        Path(__file__).with_name("tune_report.html.j2").read_text(encoding="utf-8")
+    )
+    return template.render(
+        study=study.study_name, best=best, outcome=outcome, rounded=_rounded, recipe=numbers_of(recipe),
+        finished=finished, stopped=states.count(TrialState.PRUNED), importance=importance,
+        plots=[data_url(image, "png") for image in _plots(study)],
+        table=_table(study).to_html(index=False, na_rep="", border=0, float_format="{:.4g}".format),
+        command=f"python -m training fit {_folder(recipe) / 'best.yaml'}",
+    )  # fmt: skip
+
+
+def _plots(study: optuna.Study) -> list[bytes]:
+    """The held-out loss by step, and at the end by each number; what went astray is drawn at the upper edge."""
+    trials = [trial for trial in study.get_trials(deepcopy=False, states=DONE) if trial.value is not None]
+    if not trials:
+        return []
+    best, changes = _best(study), [100 * ((trial.value or 0) - 1) for trial in trials]
+    colours = [plots.ORANGE if best and trial.number == best.number else plots.BLUE for trial in trials]
+    top = max(2.0, float(np.quantile(changes, 0.9)))
+    by_step, axes = plots.canvas()
+    for trial, colour in zip(trials, colours, strict=True):
+        reached = {0: 1.0} | trial.intermediate_values
+        axes.plot(reached.keys(), [100 * (value - 1) for value in reached.values()], color=colour, linewidth=1)
+    axes.set(xlabel="step", ylabel="held-out loss against the base's, %", ylim=(None, top))
+    by_number, axes = plots.canvas(height=5, width=10)
+    axes.remove()
+    for name, axes in zip(trials[0].params, by_number.subplots(2, 3, sharey=True).flat, strict=True):
+        values = [trial.params[name] for trial in trials]
+        values = [str(value) for value in values] if any(isinstance(value, str) for value in values) else values
+        axes.scatter(values, np.minimum(changes, top), c=colours, s=16)
+        axes.set_xlabel(name)
+        if name == "optimizer.learning_rate":
+            axes.set_xscale("log")
+            axes.tick_params(axis="x", which="minor", labelbottom=False)
+    return [plots.png(figure, legend=False) for figure in (by_step, by_number)]
 
 
 def best_recipe(recipe: TrainingConfig, best: FrozenTrial) -> str:
@@ -335,18 +328,19 @@ def best_recipe(recipe: TrainingConfig, best: FrozenTrial) -> str:
     folder = recipe.run.folder
     run = recipe.run.model_copy(update={"folder": folder.with_name(f"{folder.name}-tuned")})
     values = lay_over(recipe, best.params).model_copy(update={"run": run}).model_dump(mode="json", exclude={"tune"})
-    head = f"# Trial {best.number} of the study {folder.name}: {tune_report.outcome(best)}.\n"
+    head = f"# Trial {best.number} of the study {folder.name}: {outcome(best)}.\n"
     return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _conclude(study: optuna.Study, recipe: TrainingConfig) -> bool:
-    folder, best, left = _folder(recipe), _best(study), recipe.tune.trials - len(_trials(study, *DONE))
+    folder, best = _folder(recipe), _best(study)
+    left = recipe.tune.trials - len(study.get_trials(deepcopy=False, states=DONE))
     if left > 0:
         say(f"{folder}: left with {left} trials to do; the same command goes on from there.")
         return False
     if best is None:
         say(f"{folder}: done, but no trial came to its end; lower tune.learning_rates. See {folder / 'report.html'}.")
         return True
-    say(f"{folder}: done. The best is trial {best.number}, {tune_report.outcome(best)}; see {folder / 'report.html'}.")
+    say(f"{folder}: done. The best is trial {best.number}, {outcome(best)}; see {folder / 'report.html'}.")
     say(f"Train with its numbers: python -m training fit {folder / 'best.yaml'}")
     return True
