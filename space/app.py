@@ -3,6 +3,7 @@
 python -m space
 """
 
+import os
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from typing import Any
 import gradio as gr
 from gradio.routes import ORJSONResponse
 
+from impressionism import names
 from impressionism.pipeline import Painter
 from space import gate, gradio_security
 from space.agents import Agents
@@ -24,7 +26,7 @@ from space.gallery import SHOWCASE, pairs_in
 from space.jobs import INFERENCE_EXECUTOR, TELL_EVERY
 from space.painting import add_start
 from space.pictures import FRONT
-from space.settings import add_hint, add_ideas, add_settings, make_settings, only
+from space.settings import add_hint, add_ideas, add_settings, make_settings
 from space.studio import Studio
 from space.tabs.about import add_about
 from space.tabs.gallery import add_gallery
@@ -57,13 +59,14 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
                 to_paint = add_start("paint", "Compare")
                 to_repaint = add_start("repaint", "Repaint")
                 to_sweep = add_start("grid", "Paint them all")
-                add_hint(studio, settings)
-                stale = gr.Markdown(elem_classes=[*only("paint"), "stale"])
+                hint = add_hint(studio, settings)
+                if names.on_zero_gpu() and os.environ.get("OAUTH_CLIENT_ID"):  # of hf_oauth, in the Space's README
+                    gr.LoginButton("Sign in to see your quota", size="sm", variant="secondary", elem_id="login")
             with gr.Column(elem_id="easel", min_width=320):
                 settings.tabs.render()
                 with settings.tabs:
                     with gr.Tab("Paint", id="paint", elem_id="paint"):
-                        board = add_paint(studio, settings, to_paint, stale, showcase, first, texts.sizes["Square"])
+                        board = add_paint(studio, settings, to_paint, showcase, first, texts.sizes["Square"])
                     with gr.Tab("Repaint", id="repaint", elem_id="repaint"):
                         add_repaint(studio, texts, settings, to_repaint, photograph)
                     with gr.Tab("Grid", id="grid", elem_id="grid"):
@@ -75,7 +78,7 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
                 with gr.Column(elem_id="ideas"):
                     add_ideas(studio, texts, settings)
             with gr.Column(elem_id="more", min_width=260):
-                add_settings(studio, texts, settings)
+                add_settings(studio, texts, settings, hint)
                 add_arrivals(page, studio, settings, board, photograph)
         gr.Markdown(f"{painter.about} {NOTICE}", elem_id="notice")
         add_endpoints(studio)

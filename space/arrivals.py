@@ -5,14 +5,14 @@ from typing import Any
 import gradio as gr
 
 from impressionism.errors import UserError
-from impressionism.files import picture_size
+from impressionism.files import open_picture
 from impressionism.records import ImageMetadata
 from space.errors import plain_words
 from space.gate import LIMITS
 from space.pictures import View, hang, size_of, view_of
 from space.recipes import link, recipes_in, settings_from, settings_of
 from space.settings import AT_ONCE, Settings, recommended_strength, request_for, restored, tab_of, warn_of_other_weights
-from space.studio import Studio
+from space.studio import MOST_PIXELS, Studio
 
 PAINT_IF_FREE = "(view) => { if (view?.paint) document.querySelector('#start-paint').click(); }"
 
@@ -21,7 +21,7 @@ def add_arrivals(page: gr.Blocks, studio: Studio, settings: Settings, board: gr.
     """A link sets everything, and its pair is painted where that costs nothing; a PNG of ours is shown with its
     settings; another picture goes to Repaint."""
     load = gr.UploadButton(
-        "Load a PNG’s settings or a photo, or drop it anywhere",
+        "Open a picture, or drop it anywhere",
         file_types=["image"],
         size="sm",
         elem_id="load",
@@ -40,8 +40,8 @@ def add_arrivals(page: gr.Blocks, studio: Studio, settings: Settings, board: gr.
         try:
             recipes = recipes_in(path)
         except UserError:
-            with plain_words():
-                picture_size(path, name="This file")
+            with plain_words(), open_picture(path, name="This file", max_pixels=MOST_PIXELS):
+                pass
             return {photograph: path, settings.tabs: gr.update(selected="repaint")}
         with plain_words():
             updates = restored(studio, settings, settings_of(recipes))

@@ -109,6 +109,8 @@ def readme(repo: str, adapter: str) -> str:
         "license": "mit",
         "tags": ["mcp-server"],
         "startup_duration_timeout": "1h",
+        "hf_oauth": True,  # who signs in sees how much ZeroGPU quota is left, for which the Hub asks for this scope
+        "hf_oauth_scopes": ["read-billing"],
     }
     return f"""---
 {yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)}---

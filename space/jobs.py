@@ -90,9 +90,15 @@ def visitor_here() -> Visitor:
     request = LocalContext.request.get(None)
     if request is None or request.request is None:
         return Visitor("local")
-    scope = request.request.scope
-    login = scope.get("session", {}).get("oauth_info", {}).get("userinfo", {})  # of hf_oauth, in a signed cookie
-    return Visitor(address_of(scope), request.session_hash, request.username or login.get("preferred_username"))
+    name = request.username or login_here().get("userinfo", {}).get("preferred_username")
+    return Visitor(address_of(request.request.scope), request.session_hash, name)
+
+
+def login_here() -> dict[str, Any]:
+    """The visitor's login with hf_oauth, from a signed cookie: userinfo and access_token; empty without one."""
+    request = LocalContext.request.get(None)
+    scope = request.request.scope if request and request.request else {}
+    return scope.get("session", {}).get("oauth_info") or {}
 
 
 async def in_thread(call: Callable[..., Any], *values: Any) -> Any:

@@ -13,8 +13,9 @@ from impressionism import names
 from impressionism.errors import UserError
 from impressionism.grid import Grid, caption_of, columns_for
 from impressionism.records import ImageMetadata
+from space import zerogpu
 from space.errors import plain_words
-from space.jobs import Step, Waiting, in_thread, visitor_here
+from space.jobs import Step, Waiting, in_thread, login_here, visitor_here
 from space.pictures import Item, View, progress, size_of, view_of
 from space.settings import LIGHT, only
 from space.studio import Picture, Request, Studio
@@ -50,6 +51,9 @@ class Job(NamedTuple):
     """All pictures stay on the board; the link of a single row names all its strengths."""
     caption: Callable[[ImageMetadata], str] = caption_of
     """What distinguishes a picture from the others."""
+
+
+LESS = "choose Fast, fewer steps or fewer or smaller pictures."
 
 
 class Start(NamedTuple):
@@ -88,7 +92,17 @@ def price(studio: Studio, ask: Callable[[], Job]) -> str:
         return ""
     if seconds is None:
         return ""
-    return f"Reserves {seconds} s of your ZeroGPU quota." if seconds else "Painted before: costs nothing."
+    if not seconds:
+        return "Painted before: costs nothing."
+    token = login_here().get("access_token")
+    left = zerogpu.left(token) if token else None
+    if left is not None and seconds > left:
+        return f"Needs {seconds} s of your ZeroGPU quota, and {left:.0f} s are left today: {LESS}"
+    if not token and seconds > zerogpu.ANONYMOUS:
+        a_day = f"without signing in you have {zerogpu.ANONYMOUS} s a day"
+        return f"Needs {seconds} s of ZeroGPU quota; {a_day}. Sign in, or {LESS}"
+    rest = "" if left is None else f", of which {left:.0f} s are left today"
+    return f"Reserves {seconds} s of your ZeroGPU quota{rest}."
 
 
 def on_click(

@@ -177,8 +177,9 @@ def make_settings(studio: Studio, texts: PageTexts, metadata: ImageMetadata | No
     return settings
 
 
-def recommended_strength(studio: Studio) -> float:
-    info = studio.painter.adapter
+def recommended_strength(studio: Studio, adapter: str | None = None) -> float:
+    """Of this adapter, or of the first."""
+    info = studio.painter.adapters.get(adapter or "", studio.painter.adapter)
     return info.recommended_strength if info else names.DEFAULT_STRENGTH
 
 
@@ -209,7 +210,7 @@ def ratio(size: Size) -> str:
     return name if size[0] >= size[1] else ":".join(reversed(name.split(":")))
 
 
-def add_settings(studio: Studio, texts: PageTexts, settings: Settings) -> None:
+def add_settings(studio: Studio, texts: PageTexts, settings: Settings, hint: gr.HTML) -> None:
     """All but the prompt: below it or, on a phone, below the picture."""
     for control in (settings.change, settings.strength, settings.strengths, settings.adapter, settings.against):
         control.render()
@@ -236,12 +237,19 @@ def add_settings(studio: Studio, texts: PageTexts, settings: Settings) -> None:
         default = paint.defaults(studio.painter, "any", fast)
         return default.steps, default.guidance
 
-    def strength_of(name: str) -> float:
-        return studio.painter.adapters[name].recommended_strength
+    def of_adapter(name: str, prompt: str) -> tuple[Any, str, Any]:
+        """The adapter's own strength, and its trigger phrase in the place of another one's."""
+        every = [trigger_of(studio, each) for each in studio.painter.adapters]
+        was = max((one for one in every if one and has_trigger(one, prompt)), key=len, default="")
+        new = f"{trigger_of(studio, name)} {prompt[len(was) :].strip()}".strip() if was else prompt
+        recommended = recommended_strength(studio, name)
+        return gr.update(value=recommended, recommended=recommended), new, hint_of(studio, new, name)
 
     most = studio.limits()["seed"][1]
     settings.fast.input(steps_of, settings.fast, [settings.steps, settings.guidance], **LIGHT)
-    settings.adapter.input(strength_of, settings.adapter, settings.strength, **LIGHT)
+    settings.adapter.input(
+        of_adapter, [settings.adapter, settings.prompt], [settings.strength, settings.prompt, hint], **LIGHT
+    )
     dice.click(lambda: random.randint(0, most), None, settings.seed, **LIGHT)
     settings.shape.change(size_of, settings.shape, [settings.width, settings.height], **LIGHT)
     gr.on(
@@ -257,10 +265,10 @@ def add_ideas(studio: Studio, texts: PageTexts, settings: Settings) -> None:
         chips = front("chips", texts.vocabulary, elem_id="vocabulary")
         groups = list(texts.vocabulary.values())
 
-        def choose(prompt: str, event: gr.EventData) -> str:
-            return with_chip(texts, prompt or "", groups[event.group][event.index], trigger_of(studio))
+        def choose(prompt: str, adapter: str, event: gr.EventData) -> str:
+            return with_chip(texts, prompt or "", groups[event.group][event.index], trigger_of(studio, adapter))
 
-        chips.select(choose, settings.prompt, settings.prompt, **LIGHT)
+        chips.select(choose, [settings.prompt, settings.adapter], settings.prompt, **LIGHT)
     gr.Examples(
         [list(example) for example in texts.examples],
         [settings.prompt, settings.shape, settings.seed],
@@ -281,15 +289,17 @@ def with_chip(texts: PageTexts, prompt: str, chip: str, trigger: str = "") -> st
     return f"{before} {chip} {light}".strip()
 
 
-def add_hint(studio: Studio, settings: Settings) -> None:
+def add_hint(studio: Studio, settings: Settings) -> gr.HTML:
     """What the model cannot read in the prompt, and the adapter's trigger phrase, which a click adds or removes."""
-    hint = front("hint", hint_of(studio, settings.prompt.value or ""), elem_id="hint")
-    settings.prompt.change(lambda prompt: hint_of(studio, prompt or ""), settings.prompt, hint, **TYPING)
-    hint.submit(lambda prompt: with_or_without(trigger_of(studio), prompt), settings.prompt, settings.prompt, **LIGHT)
+    prompt, both = settings.prompt, [settings.prompt, settings.adapter]
+    hint = front("hint", hint_of(studio, prompt.value or ""), elem_id="hint")
+    prompt.change(lambda prompt, adapter: hint_of(studio, prompt or "", adapter), both, hint, **TYPING)
+    hint.submit(lambda prompt, adapter: with_or_without(trigger_of(studio, adapter), prompt), both, prompt, **LIGHT)
+    return hint
 
 
-def hint_of(studio: Studio, prompt: str) -> dict[str, str]:
-    trigger = trigger_of(studio)
+def hint_of(studio: Studio, prompt: str, adapter: str | None = None) -> dict[str, str]:
+    trigger = trigger_of(studio, adapter)
     if unknown := paint.unknown_words(studio.painter, prompt):
         return {"text": f"The model does not know: {', '.join(unknown)}. Choose a subject and a light from the list."}
     if cut := paint.cut_at(studio.painter, prompt):
@@ -301,8 +311,9 @@ def hint_of(studio: Studio, prompt: str) -> dict[str, str]:
     return {"text": f"The adapter was trained on prompts that begin with “{trigger}”.", "action": "Add it"}
 
 
-def trigger_of(studio: Studio) -> str:
-    info = studio.painter.adapter
+def trigger_of(studio: Studio, adapter: str | None = None) -> str:
+    """Of this adapter, or of the first."""
+    info = studio.painter.adapters.get(adapter or "", studio.painter.adapter)
     return ((info and info.trigger) or "").strip()
 
 
@@ -326,7 +337,7 @@ def request_for(studio: Studio, asked: dict[str, Any]) -> Request:
     if "change" in asked:  # a repaint needs no prompt
         changes["prompt"] = changes.get("prompt") or "any"
     params = paint.defaults(studio.painter, "any", fast).replace(**changes)
-    strengths = asked.get("strengths", [recommended_strength(studio)])
+    strengths = asked.get("strengths", [recommended_strength(studio, adapter)])
     return studio.request(params, strengths, change=asked.get("change"), fast=fast, adapter=adapter, blocks=blocks)
 
 
@@ -337,12 +348,14 @@ def restored(studio: Studio, settings: Settings, asked: dict[str, Any]) -> dict[
     updates: dict[Any, Any] = {getattr(settings, name): asked[name] for name in (*PARAMS, "change") if name in asked}
     updates |= {getattr(settings, name): asked.get(name, 1.0) for name in BLOCK_GROUPS}
     updates |= {settings.fast: metadata.fast} if "fast" in asked else {}
-    updates |= {settings.adapter: asked["adapter"]} if asked.get("adapter") in studio.painter.adapters else {}
+    adapter = asked.get("adapter") if asked.get("adapter") in studio.painter.adapters else None
+    updates |= {settings.adapter: adapter} if adapter else {}
     updates[settings.tabs] = gr.update(selected=tab_of(asked))
     if len(strengths) > 1:
         updates[settings.strengths] = gr.update(choices=sorted({*STRENGTHS, *strengths}), value=strengths)
     elif strengths:
-        updates[settings.strength] = strengths[0]
+        mark = {"recommended": recommended_strength(studio, adapter)} if adapter else {}
+        updates[settings.strength] = gr.update(value=strengths[0], **mark)
     return updates
 
 

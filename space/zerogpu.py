@@ -2,7 +2,9 @@
 
 import math
 import os
+import time
 from collections import deque
+from functools import lru_cache
 from typing import Any
 
 from impressionism import names
@@ -21,6 +23,7 @@ PER_STEP = (
     0.7  # seconds per step and megapixel on half an RTX PRO 6000: an estimate, never measured there; `Pace` learns it
 )
 LARGE = 42 * 2**30  # bytes on the GPU from which ZeroGPU lends a whole card, at twice the quota: xlarge_threshold there
+ANONYMOUS = 120  # seconds a day of a visitor who is not signed in, as the Hub's documentation says
 MEASURED = 20  # paintings whose pace is kept
 TELLING = 2.0  # steps times megapixels from which the steps, not decoding and saving, decide how long it takes
 
@@ -34,6 +37,21 @@ def on_gpu(function, duration):
 def reserved(seconds: int) -> int:
     """What a visitor's quota has to hold for it; used up is what the painting takes."""
     return round(seconds * factor())
+
+
+def left(token: str) -> float | None:
+    """Seconds of ZeroGPU that a signed-in visitor has left today; none if the Hub does not say."""
+    return _left(token, int(time.time() / 20))  # asked at most every 20 s
+
+
+@lru_cache(100)
+def _left(token: str, _: int) -> float | None:
+    from huggingface_hub import HfApi, errors
+
+    try:
+        return HfApi().get_zero_gpu_quota(token=token).remaining
+    except (errors.HfHubHTTPError, OSError, KeyError, ValueError):  # the login has ended, or lacks the scope
+        return None
 
 
 def factor() -> float:

@@ -85,7 +85,8 @@ def route(method: str, path: str) -> Callable:
 def whoami(call: "Call") -> dict:
     if not call.user:
         raise Refusal(401, "Invalid username or password.")
-    return {"type": "user", "name": call.user, "orgs": [], "auth": {"accessToken": {"role": call.role}}}
+    person = {"fullname": call.user.title(), "avatarUrl": f"{call.hub.url}/{call.user}.png"}
+    return {"type": "user", "name": call.user, **person, "orgs": [], "auth": {"accessToken": {"role": call.role}}}
 
 
 @route("POST", "/api/repos/create")

@@ -26,6 +26,8 @@ class State:
 
 
 SPACES: dict[str, State] = {}
+QUOTA: dict[str, float] = {}
+"""Seconds of ZeroGPU that a user has left."""
 
 
 def first(method: str, path: str) -> Callable:
@@ -86,3 +88,10 @@ def put(call: "Call") -> dict[str, Any]:
 
 def state(call: "Call", *, write: bool = False) -> State:
     return SPACES[call.repo(write=write).id]
+
+
+@first("GET", "/api/spaces/zero-gpu/quota")
+def quota(call: "Call") -> dict:
+    if not call.user:
+        raise Refusal(401, "Invalid username or password.")
+    return {"base": 300, "current": QUOTA[call.user], "resetsAt": None, "overquotaUsed": None}

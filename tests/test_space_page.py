@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
+import hub_spaces
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from gradio.utils import get_upload_folder
+from hub import TOKENS, Hub
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from space_served import visitor
@@ -391,7 +393,7 @@ def test_when_the_second_picture_fails_the_first_stays_and_the_page_says_why(pag
     expect(page.locator("#pair img.base")).to_have_attribute("alt", re.compile("seed 16"))
     expect(page.locator("#pair img.adapted")).to_be_hidden()
     expect(page.locator("#pair progress")).to_be_hidden()
-    expect(page.get_by_text("The adapted picture is missing")).to_be_visible()
+    expect(page.get_by_text("The adapted picture has not been painted")).to_be_visible()
 
 
 def test_the_difference_is_black_where_the_pictures_agree(page: Page, tmp_path: Path):
@@ -564,19 +566,32 @@ def test_a_pair_of_the_gallery_comes_to_the_easel_with_its_settings(page: Page):
 
 
 def test_on_zerogpu_a_click_has_its_price_and_every_genre_of_the_showcase_is_seen_on_a_phone(
-    browser: BrowserContext, tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch
+    browser: BrowserContext, tiny_painter: Painter, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ):
-    """With the committed showcase, which another base model painted."""
+    """With the committed showcase, which another base model painted. Locally, Gradio's login is the machine's own."""
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    blocks = app.build(tiny_painter)
-    page = visit(browser, app.launch(blocks, prevent_thread_lock=True, quiet=True), width=360)
+    monkeypatch.setenv("OAUTH_CLIENT_ID", "here")
+    monkeypatch.setitem(hub_spaces.QUOTA, "monet", 34.0)
+    monkeypatch.setitem(TOKENS, "mock-oauth-token-for-local-dev", ("monet", "read"))  # as Gradio calls it
+    [(name, info)] = tiny_painter.adapters.items()
+    second = dataclasses.replace(info, recommended_strength=0.6, title="The second")
+    blocks = app.build(dataclasses.replace(tiny_painter, adapters={name: info, "second": second}))
+    there = app.launch(blocks, prevent_thread_lock=True, quiet=True)
+    page = visit(browser, there, width=360)
     said = page.locator(".block.price").locator("visible=true")
     expect(said).to_have_text(re.compile(r"Reserves \d+ s of your ZeroGPU quota"), timeout=WAIT)
+    page.get_by_label("Adapter", exact=True).click()  # the slider and its mark follow the chosen adapter
+    page.get_by_role("option", name="The second").click()
+    expect(page.locator("#strength input[type=number]")).to_have_value("0.6", timeout=WAIT)
+    expect(page.locator("#strength")).to_contain_text("0.6 is recommended for this adapter")
     few = said.inner_text()
     unfold(page)
     page.get_by_label("number input for Steps").fill("100")
     page.get_by_label("number input for Steps").blur()
     expect(said).not_to_have_text(few, timeout=WAIT)
+    page.goto(f"{there}login/callback?_target_url=/")
+    expect(page.get_by_role("button", name="Logout (monet)")).to_be_visible(timeout=WAIT)
+    expect(said).to_have_text(re.compile(r"Reserves \d+ s .*, of which 34 s are left today\."), timeout=WAIT)
     open_tab(page, "Gallery")
     genres = by_genre(pairs_in(SHOWCASE))
     for genre in genres:

@@ -3,14 +3,28 @@
 import dataclasses
 
 import gradio as gr
+import hub_spaces
 import pytest
+from hub import WRITER, Hub
 from space_served import events_of
 
 from impressionism.errors import UserError
 from impressionism.pipeline import Painter
 from impressionism.records import GenerationParams
+from space import zerogpu
 from space.painting import Job, price
-from space.settings import Settings, hint_of, make_settings, nearest_size, ratio, restored, with_chip, with_or_without
+from space.settings import (
+    Settings,
+    hint_of,
+    make_settings,
+    nearest_size,
+    ratio,
+    recommended_strength,
+    request_for,
+    restored,
+    with_chip,
+    with_or_without,
+)  # fmt: skip
 from space.studio import Studio
 from space.texts import FLUX, MINIATURE
 
@@ -51,6 +65,16 @@ def test_a_chip_changes_the_subject_or_the_light_of_the_prompt():
     assert with_chip(MINIATURE, "", "at night") == "at night"
 
 
+def test_a_second_adapter_has_its_own_strength_and_trigger_phrase(tiny_painter: Painter):
+    [(name, info)] = tiny_painter.adapters.items()
+    second = dataclasses.replace(info, recommended_strength=0.6, trigger="a drawing of")
+    studio = Studio(dataclasses.replace(tiny_painter, adapters={name: info, "second": second}))
+    assert recommended_strength(studio) == info.recommended_strength
+    assert request_for(studio, {"prompt": "a", "adapter": "second"}).items[0].metadata.strength == 0.6
+    assert hint_of(studio, "a", name) == {}
+    assert hint_of(studio, "a", "second")["action"] == "Add it"
+
+
 def test_the_trigger_phrase_is_offered_and_can_be_taken_out(tiny_painter: Painter):
     [(name, info)] = tiny_painter.adapters.items()
     triggered = dataclasses.replace(info, trigger="a painting of")
@@ -88,7 +112,7 @@ def test_a_recipe_that_cannot_be_painted_reaches_no_control(studio: Studio, sett
         restored(studio, settings, asked)
 
 
-def test_the_quota_is_told_before_the_click(tiny_painter: Painter, monkeypatch: pytest.MonkeyPatch):
+def test_the_quota_is_told_before_the_click(tiny_painter: Painter, hub: Hub, monkeypatch: pytest.MonkeyPatch):
     studio = Studio(tiny_painter)
     request = studio.request(GenerationParams(prompt="a quay", seed=61, **SMALL), [0.0, 1.0])
 
@@ -102,6 +126,14 @@ def test_the_quota_is_told_before_the_click(tiny_painter: Painter, monkeypatch: 
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     assert price(studio, ask) == f"Reserves {studio.seconds(request)} s of your ZeroGPU quota."
     assert price(studio, ask_for_nonsense) == ""
+    with monkeypatch.context() as slow:
+        slow.setattr(zerogpu, "COLD", 200)
+        assert "without signing in you have 120 s a day" in price(studio, ask)
+    monkeypatch.setitem(hub_spaces.QUOTA, "monet", 3.0)
+    assert (zerogpu.left(WRITER), zerogpu.left("of nobody")) == (3.0, None)
+    with monkeypatch.context() as signed_in:
+        signed_in.setattr("space.painting.login_here", lambda: {"access_token": WRITER})
+        assert "and 3 s are left today: choose Fast, fewer steps" in price(studio, ask)
     monkeypatch.delenv("SPACES_ZERO_GPU")
     events_of(studio, request)
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")

@@ -24,6 +24,7 @@ function show() {
   put("base", base, preview);
   put("adapted", adapted, base && preview);
   pair.classList.toggle("two", Boolean(base && (adapted || preview)));
+  pair.classList.toggle("single", Boolean(base && !adapted && !view.job));
   pair.classList.toggle("rough", Boolean(preview));
   pair.classList.toggle("empty", !base && !preview);
   find(".nothing span").textContent = view.empty ?? "";

@@ -1,12 +1,11 @@
-// A slider from 0 to 1.5 with a mark at what the adapter is recommended at; the field beside it takes more.
+// A slider from 0 to 1.5 with a mark at what the chosen adapter is recommended at; the field beside it takes more.
 const [number, range] = element.querySelectorAll("input"), mark = element.querySelector(".mark");
-const { least, most, recommended } = props;
-Object.assign(number, { min: least, max: most });
-mark.style.setProperty("--at", recommended / 1.5);
-mark.textContent = `${recommended}`;
+Object.assign(number, { min: props.least, max: props.most });
 
 function show() {
-  const value = Number(props.value);
+  const value = Number(props.value), { recommended } = props;
+  mark.style.setProperty("--at", recommended / 1.5);
+  mark.textContent = `${recommended}`;
   if (document.activeElement !== number) number.value = String(value);
   range.value = value;
   range.style.setProperty("--fill", `${100 * Math.min(1, Math.max(0, value / 1.5))}%`);
@@ -23,5 +22,5 @@ function set(value) {
 range.addEventListener("input", () => set(Number(range.value)));
 number.addEventListener("change", () => set(Number(number.value)));
 number.addEventListener("blur", show);
-watch("value", show);
+watch(["value", "recommended"], show);
 show();

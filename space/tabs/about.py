@@ -4,8 +4,23 @@ from typing import Any
 
 import gradio as gr
 
+from space.api import ENDPOINTS
 from space.studio import Studio
 from space.texts import NOTICE, PRIVACY, PageTexts
+
+PROGRAMS = f"""
+A Python program paints with three lines, in which ADDRESS is what your browser shows above:
+
+```python
+from gradio_client import Client
+
+picture, recipe = Client("ADDRESS").predict(prompt="a windmill at sunset", api_name="/generate")
+```
+
+For an agent, add `ADDRESS/gradio_api/mcp/` as an MCP server (streamable HTTP). Its tools {", ".join(ENDPOINTS)} return
+pictures with their recipes; `status` tells the limits and the defaults. Programs and agents wait in the same line as
+everybody else.
+"""
 
 
 def add_about(studio: Studio, texts: PageTexts) -> None:
@@ -13,6 +28,7 @@ def add_about(studio: Studio, texts: PageTexts) -> None:
         gr.Markdown("## What this model knows\n" + texts.knows)
         gr.Markdown("## What paints here\n" + weights(studio))
         gr.Markdown(f"## Licence and limits\n{texts.licence}\n\n{NOTICE} {studio.guard.about()}\n\n{PRIVACY}")
+        gr.Markdown("## For programs and agents\n" + PROGRAMS)
 
 
 def weights(studio: Studio) -> str:

@@ -31,10 +31,12 @@ def add_gallery(studio: Studio, settings: Settings, board: gr.HTML, folder: Path
 
 
 def introduction(pairs: Sequence[Pair]) -> str:
-    painters = " and ".join(sorted({pair.recipe.provenance.base for pair in pairs}))
+    bases = {pair.recipe.provenance.base for pair in pairs}
+    painters = " and ".join(sorted("the bundled miniature" if base == "miniature" else base for base in bases))
     return (
         f"Painted by {painters}: without the adapter on the left, with it on the right. Best, typical and weakest pair "
-        "of each genre, picked by how much more Impressionist the adapter made them. Click one to load it."
+        "of each genre, picked by how much the adapter raises the Impressionist index (0 to 1), which is the number in "
+        "brackets. Click one to load it."
     )
 
 

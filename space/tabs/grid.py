@@ -36,13 +36,13 @@ def add_grid(studio: Studio, settings: Settings, start: Start) -> None:
     kinds = [(label, name) for name, label in SETTINGS.items() if name != "adapter" or len(studio.painter.adapters) > 1]
     typed: dict[str, Any] = {"label": "Values, one per line", "visible": False, "lines": 2, "max_lines": 4}
     with gr.Row():
-        with gr.Column(min_width=140):
+        with gr.Column(min_width=200):
             across = gr.Dropdown(kinds, value="strength", label="Columns differ by", elem_id="columns")
             across_values = gr.Textbox(elem_id="column-values", **typed)
-        with gr.Column(min_width=140):
+        with gr.Column(min_width=200):
             down = gr.Dropdown([("Nothing (single row)", ""), *kinds], value="", label="Rows differ by", elem_id="rows")
             down_values = gr.Textbox(elem_id="row-values", **typed)
-        plain = gr.Checkbox(label="Also without adapter", min_width=140, scale=0, elem_id="no-adapter")
+    plain = gr.Checkbox(label="Also without the adapter", elem_id="no-adapter")
     board = front("wall", tab="grid", elem_id="grid-wall")
     sheet = gr.DownloadButton(
         "Contact sheet", visible=False, size="sm", min_width=120, scale=0, elem_id="sheet", render=False

@@ -34,7 +34,6 @@ def add_paint(
     studio: Studio,
     settings: Settings,
     start: Start,
-    stale: gr.Markdown,
     showcase: Path,
     first: Pair | None,
     size: Size,
@@ -45,7 +44,8 @@ def add_paint(
     board = front("pair", shown, size=size, strip="pairs", tab="paint", elem_id="pair")
     upscale = gr.Button("Upscale × 2", size="sm", min_width=110, scale=0, elem_id="upscale", render=False)
     upscale_price = gr.Markdown(elem_classes="price", render=False)
-    add_take(upscale, upscale_price)
+    stale = gr.Markdown(elem_classes="stale", render=False)
+    add_take(upscale, upscale_price, stale)
     known = [*settings.sampling, settings.strength, settings.fast, settings.count]
     gr.on([each.change for each in [*known, board]], None, known, stale, js=STALE, **LIGHT)  # type: ignore[attr-defined]
     board.submit(None, None, None, js="() => document.querySelector('#start-paint').click()")
