@@ -18,7 +18,7 @@ from impressionism.errors import UserError
 from impressionism.files import pictures_in, read_text
 from training.examples import sample_id, written_captions
 from training.parcel import one_line, plain, portable, secrets, secrets_in
-from training.push import AGAIN, address, open_pulls, prepare_repo, upload_errors
+from training.push import AGAIN, address, prepare_repo, proposed, upload_errors
 from training.recipe import TrainingConfig
 from training.sources import json_lines, say
 
@@ -67,8 +67,11 @@ def push_dataset(
 
     with upload_errors(repo):
         is_private = prepare_repo(api, repo, "dataset", MARK, private=private, pull_request=pull_request)
-        if done := already_there(api, repo, tag, title, pull_request=pull_request):
-            say(f"{done}; nothing to do.")
+        if tag in (ref.name for ref in api.list_repo_refs(repo, repo_type="dataset").tags):
+            say(f"{repo} holds all of this; nothing to do.")
+            return
+        if pull_request and (url := proposed(api, repo, "dataset", title)):
+            say(f"{url} proposes all of this; nothing to do.")
             return
         splits = datasets.DatasetDict({name: table(folder / name, lines, columns) for name, lines in rows.items()})
         commit = splits.push_to_hub(repo, private=private, commit_message=title, create_pr=pull_request)
@@ -146,14 +149,6 @@ def licence_problems(readme: Path, licence: str | None) -> list[str]:
     if licence not in (None, stated):
         return [f"its README.md says that the licence is {stated}; leave --license out, or change it there"]
     return []
-
-
-def already_there(api: HfApi, repo: str, tag: str, title: str, *, pull_request: bool) -> str | None:
-    """Where on the Hub these pictures are already, if they are; the tag is named after them."""
-    if tag in (one.name for one in api.list_repo_refs(repo, repo_type="dataset").tags):
-        return f"{repo} holds all of this"
-    pulls = [pull for pull in open_pulls(api, repo, "dataset") if pull.title == title] if pull_request else []
-    return f"{pulls[0].url} proposes all of this" if pulls else None
 
 
 def card(folder: Path, record: dict[str, Any], licence: str | None, pushed: DatasetCard, columns: list[str]) -> str:

@@ -1,5 +1,6 @@
 """What of a finished run goes to the Hub: only what belongs there, whole, and with nothing of this machine in it."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from impressionism import names
 from impressionism.errors import UserError
 from impressionism.files import open_picture
-from impressionism.hub import digest_of
+from impressionism.hub import digest_of, sha256_of
 from impressionism.records import Run, Scores
 from training.sources import say
 
@@ -45,8 +46,9 @@ class UploadBundle:
     files: dict[str, Path | bytes]
     """Path in the repository → the file here, or its content."""
     tag: str
+    """Names the weights by their digest, so that it never has to move."""
     title: str
-    """Of the commit."""
+    """Of the commit; names the files by their digest."""
     description: str
     strength: float | None = None
     """The strength that evaluation recommends; none: these weights were not evaluated."""
@@ -88,12 +90,15 @@ def gather(folder: Path) -> UploadBundle:
     files["recipe.yaml"] = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=110).encode()  # pyright: ignore[reportArgumentType]
     if problems := problems + problems_of(files):  # pyright: ignore[reportArgumentType]
         raise UserError(f"{folder} cannot go to the Hub: {'; '.join(problems)}.")
+    weights, content = sha256_of(adapter / names.WEIGHTS_FILE).hex(), hashlib.sha256()
+    for name, source in files.items():
+        content.update(f"{name} ".encode() + (source if isinstance(source, bytes) else sha256_of(source)))
     return UploadBundle(
         name=plain(run.name),
         folder=adapter,
         files=files,  # pyright: ignore[reportArgumentType]
-        tag=plain(f"{run.name}-step-{run.steps}"),
-        title=f"{run.name}, step {run.steps}",
+        tag=plain(f"{run.name}-step-{run.steps}-{weights[:8]}"),
+        title=f"{run.name}, step {run.steps} ({content.hexdigest()[:8]})",
         description=f"Trained on {run.dataset} from {run.base} in {run.seconds / 60:.0f} minutes.",
         strength=strength,
     )

@@ -8,30 +8,23 @@ What has reached the Hub is not sent again, so after an interruption the same co
 means that all is done.
 """
 
-import dataclasses
 import filecmp
-import hashlib
-import io
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, errors, get_token
-from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils.sha import git_hash
 
 from impressionism import names
 from impressionism.errors import UserError, explain
-from training.parcel import UploadBundle, gather, one_line
+from impressionism.lora_file import linears_of, read_adapter
+from training.parcel import gather, one_line
 from training.recipe import TrainingConfig
 from training.sources import say
-
-if TYPE_CHECKING:
-    from impressionism.pipeline import Painter  # loaded late: a push that has nothing to do is quick
 
 # What a repository may hold that this command has not filled yet.
 BESIDE = {".gitattributes", "README.md", "LICENSE", "LICENSE.md", names.WEIGHTS_FILE}
@@ -64,14 +57,13 @@ def push(
         say("Nothing was sent (--dry-run).")
         return
 
+    check_fit(recipe.model.base, bundle.weights)
     with upload_errors(repo):
         is_private = prepare_repo(api, repo, "model", names.WEIGHTS_FILE, private=private, pull_request=pull_request)
-        if done := already_there(api, repo, bundle, pull_request=pull_request):
-            say(f"{done}; nothing to do.")
+        refs, before = api.list_repo_refs(repo).tags, api.repo_info(repo).sha
+        if pull_request and (url := proposed(api, repo, "model", bundle.title)):
+            say(f"{url} proposes all of this; nothing to do.")
             return
-
-    painter = painter_at_hand(recipe.model.base, bundle.weights)  # refuses what does not fit
-    with upload_errors(repo):
         commit = api.create_commit(  # or none where all is there; large files that the Hub lacks are sent before it
             repo,
             [CommitOperationAdd(name, source) for name, source in bundle.files.items()],
@@ -79,18 +71,27 @@ def push(
             commit_description=bundle.description,
             create_pr=pull_request,
         )
-    with tempfile.TemporaryDirectory() as cache:
-        with upload_errors(repo):
-            returned = Path(api.hf_hub_download(repo, names.WEIGHTS_FILE, revision=commit.oid, cache_dir=cache))
-        compare(bundle, returned, painter)
-    if not pull_request:
-        with upload_errors(repo):
+        if commit.oid == before and (pull_request or bundle.tag in {ref.name for ref in refs}):
+            say(f"{repo} holds all of this; nothing to do.")
+            return
+        with tempfile.TemporaryDirectory() as cache:
+            returned = api.hf_hub_download(repo, names.WEIGHTS_FILE, revision=commit.oid, cache_dir=cache)
+            if not filecmp.cmp(bundle.weights, returned, shallow=False):
+                raise UserError(f"{names.WEIGHTS_FILE} came back from the Hub changed: {AGAIN}.")
+        if not pull_request:
             api.create_tag(repo, tag=bundle.tag, revision=commit.oid, exist_ok=True)
-    same = f"the adapter came back byte for byte{' and paints the same picture' if painter else ''}"
-    say(f"{commit.pr_url or commit.commit_url} ({'private' if is_private else 'public'}): {same}.")
+    say(f"{commit.pr_url or commit.commit_url} ({'private' if is_private else 'public'}): the adapter came back byte "
+        "for byte.")  # fmt: skip
     if not pull_request:
         strength = "" if bundle.strength is None else f" --strength {bundle.strength:g}"
         say(f'Paint with it: python -m impressionism "…" --adapter {repo} --adapter-revision {bundle.tag}{strength}')
+
+
+def check_fit(base: str, weights: Path) -> None:
+    """Refuse an adapter that does not fit the base of its recipe, where that lies here."""
+    folder = names.MINIATURE if base == "miniature" else Path(base)
+    if folder.is_dir():
+        read_adapter(weights, linears_of(folder))
 
 
 # ---- To the Hub
@@ -136,41 +137,13 @@ def prepare_repo(api: HfApi, repo: str, kind: str, mark: str, *, private: bool, 
     return bool(there.private)
 
 
-def already_there(api: HfApi, repo: str, bundle: UploadBundle, *, pull_request: bool) -> str | None:
-    """Where on the Hub all of it is already, if it is; a tag on other weights is refused."""
-    tags = [tag.name for tag in api.list_repo_refs(repo).tags]
-    if bundle.tag in tags and not is_there(api, repo, bundle, [names.WEIGHTS_FILE], bundle.tag):
-        raise UserError(
-            f"The tag {bundle.tag} of {repo} names something else: choose another folder, "
-            f"or give the tag up with `hf repos tag delete {repo} {bundle.tag} --type model`."
-        )
-    if is_there(api, repo, bundle, bundle.files, "main") and (pull_request or bundle.tag in tags):
-        return f"{repo} holds all of this"
-    for pull in open_pulls(api, repo, "model") if pull_request else ():
-        if is_there(api, repo, bundle, bundle.files, f"refs/pr/{pull.num}"):
-            return f"{pull.url} proposes all of this"
-    return None
-
-
-def open_pulls(api: HfApi, repo: str, kind: str) -> Iterable[Any]:
-    """The user's own pull requests."""
-    return api.get_repo_discussions(
-        repo, repo_type=kind, author=api.whoami()["name"], discussion_type="pull_request", discussion_status="open"
+def proposed(api: HfApi, repo: str, kind: str, title: str) -> str | None:
+    """The address of the user's own open pull request of this title, which names the files by their digest."""
+    user = api.whoami()["name"]
+    pulls = api.get_repo_discussions(
+        repo, repo_type=kind, author=user, discussion_type="pull_request", discussion_status="open"
     )
-
-
-def is_there(api: HfApi, repo: str, bundle: UploadBundle, wanted: Iterable[str], revision: str) -> bool:
-    """Whether the repository holds these of the bundle's files, by their hashes."""
-    entries = api.get_paths_info(repo, list(wanted), revision=revision)
-    there = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
-    return there.keys() == set(wanted) and all(is_same(there[name], bundle.files[name]) for name in wanted)
-
-
-def is_same(there: RepoFile, here: Path | bytes) -> bool:
-    if there.lfs:
-        with io.BytesIO(here) if isinstance(here, bytes) else here.open("rb") as content:
-            return there.lfs.sha256 == hashlib.file_digest(content, "sha256").hexdigest()
-    return there.blob_id == git_hash(here if isinstance(here, bytes) else here.read_bytes())
+    return next((pull.url for pull in pulls if pull.title == title), None)
 
 
 @contextmanager
@@ -203,34 +176,3 @@ ADVICE = {
     403: "use a token that may write there, a repository of your own, or --pull-request",
     409: "the name is taken; choose another with --repo",
 }
-
-
-# ---- Back
-
-
-def painter_at_hand(base: str, adapter: Path) -> "Painter | None":
-    """A painter with the adapter, where the base is here and paints within seconds."""
-    import torch
-
-    from impressionism.pipeline import load_pipeline, weight_files
-
-    folder = names.MINIATURE if base == "miniature" else Path(base)
-    small = sum(file.stat().st_size for file in weight_files(folder)) < 1e9
-    if not folder.is_dir() or not (small or torch.cuda.is_available()):
-        return None
-    return load_pipeline(folder, adapter)
-
-
-def compare(bundle: UploadBundle, returned: Path, painter: "Painter | None") -> None:
-    """The adapter that came back is the one that left, in its bytes and in what it paints."""
-    if not filecmp.cmp(bundle.weights, returned, shallow=False):
-        raise UserError(f"{names.WEIGHTS_FILE} came back from the Hub changed: {AGAIN}.")
-    if painter:
-        from impressionism.paint import defaults, paint
-        from impressionism.pipeline import load_adapter
-
-        params = dataclasses.replace(defaults(painter, f"{names.TRIGGER} a boat"), steps=4)
-        before = paint(painter, params, bundle.strength)
-        load_adapter(painter.pipe, returned)
-        if paint(painter, params, bundle.strength).tobytes() != before.tobytes():
-            raise UserError("The adapter that came back paints another picture than the one here: do not use it.")
