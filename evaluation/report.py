@@ -4,7 +4,6 @@ python -m evaluation dashboard runs/NAME            writes runs/NAME/report.html
 """
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
@@ -16,13 +15,13 @@ from evaluation.exhibits import own_strength, pairs, read_gallery, read_scores
 from evaluation.features import in_parallel
 from evaluation.rows import SEEN
 from impressionism import plots
+from impressionism.estimates import interval, is_sure, number, p_value, percent, short
 from impressionism.files import data_url, read_picture, write_atomic
 from impressionism.pictorial import STATISTICS
-from impressionism.records import FEATURES, FEW_PROMPTS, KINDS, QUESTIONS, Estimate, Metric, Scores
+from impressionism.records import FEATURES, FEW_PROMPTS, KINDS, QUESTIONS, Metric, Scores
 
 BUDGET = 10_000_000  # bytes of the gallery's pictures before they become text, a third longer
 SIZES = ((512, 80), (384, 78), (320, 75), (256, 70), (192, 60))  # pixels and WebP quality
-SURE = 0.05  # Holm's p below which a row is coloured
 
 
 def dashboard(run: Path) -> None:
@@ -33,13 +32,7 @@ def dashboard(run: Path) -> None:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {
-        "number": number,
-        "interval": interval,
-        "percent": percent,
-        "p": p_value,
-        "short": "{:g}".format,
-    }
+    environment.filters |= {written.__name__: written for written in (number, interval, percent, p_value, short)}
     files = [run / "gallery" / exhibit.file for exhibit in exhibits]
     references = {kind: sorted((run / "references" / kind).glob("*.webp")) for kind in ("real", "training")}
     table, strength = pictures.set_index("file"), own_strength(exhibits)
@@ -89,17 +82,15 @@ def name_of(row: Metric) -> tuple[str, str]:
 
 
 def colour(row: Metric) -> str:
-    """good or bad, where the difference is sure (Holm's p, or the interval of rows that have no p) and large enough to
-    see; a gap closed twice over is as far from the paintings as before."""
-    if row.difference is None or (row.p is not None and row.p >= SURE):
+    """good or bad, where the difference is sure and large enough to see; a gap closed twice over is as far from the
+    paintings as before."""
+    if row.difference is None or not is_sure(row):
         return ""
     if row.better == "closer":
         closed = row.gap_closed
         if closed is None or abs(closed.value) < SEEN:
             return ""
         return "good" if closed.low > 0 and closed.high < 2 else "bad" if closed.high < 0 or closed.low > 2 else ""
-    if row.difference.low <= 0 <= row.difference.high:
-        return ""
     return "good" if (row.difference.value > 0) == (row.better == "higher") else "bad"
 
 
@@ -111,7 +102,7 @@ def nearest_first(table: Table, adapted: list[str]) -> list[str]:
 
 
 def trait_plot(scores: Scores, real: Table) -> bytes:
-    """Base and adapter beside the middle 80 % of real paintings, each statistic in units of that range."""
+    """Base and adapter beside the middle 80% of real paintings, each statistic in units of that range."""
     rows = [row for row in scores.metrics if row.name in STATISTICS and row.base and row.adapter]
     figure, axes = plots.canvas(1.0 + 0.45 * len(rows))
     for place, row in enumerate(reversed(rows)):
@@ -124,40 +115,10 @@ def trait_plot(scores: Scores, real: Table) -> bytes:
             ends = [(value - low) / width for value in (estimate.low, estimate.value, estimate.high)]  # pyright: ignore[reportOptionalMemberAccess]
             axes.plot([ends[0], ends[2]], [place + shift] * 2, color=tint, linewidth=2)
             axes.plot(ends[1], place + shift, "o", color=tint, label=label if place == 0 else None)
-    axes.axvspan(0, 1, color=plots.ORANGE, alpha=0.15, label="80 % of real paintings")
+    axes.axvspan(0, 1, color=plots.ORANGE, alpha=0.15, label="80% of real paintings")
     axes.set_yticks(range(len(rows)), [STATISTICS[row.name].label for row in reversed(rows)])
-    axes.set_xticks([0, 1], ["10 %", "90 %"])
+    axes.set_xticks([0, 1], ["10%", "90%"])
     return plots.png(figure)
-
-
-# ---- In words
-
-
-def number(value: float | None) -> str:
-    """Three digits that count, and no exponent."""
-    if value is None:
-        return "–"
-    if value == 0 or abs(value) >= 1000:
-        return f"{value:.0f}"
-    digits = max(0, 2 - int(f"{abs(value):e}".split("e")[1]))
-    return f"{value:.{min(digits, 4)}f}"
-
-
-def interval(estimate: Estimate | None, write: Callable[[float], str] = number) -> str:
-    """Value [low, high]; the bracket does not break."""
-    if estimate is None:
-        return "–"
-    value, low, high = map(write, (estimate.value, estimate.low, estimate.high))
-    return f"{value} [{low},\N{NO-BREAK SPACE}{high}]"
-
-
-def percent(estimate: Estimate | None) -> str:
-    return interval(estimate, "{:.0%}".format)
-
-
-def p_value(p: float | None) -> str:
-    """Resampling gives no p below its floor, so a small one is a bound."""
-    return "" if p is None else "≤ 0.001" if p <= 0.001 else f"{p:.3f}"
 
 
 def reproduce(run: Path) -> str:

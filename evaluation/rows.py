@@ -159,7 +159,8 @@ def vendi_row(evidence: ScoreInputs, vectors: Vectors) -> Found:
     """Effective number of distinct pictures among those of one prompt."""
     if evidence.pictures["seed"].nunique() < 2:
         return {"note": "Not computed: there is one picture a prompt."}
-    return compared(*(distinct(evidence, vectors, evidence.rows(arm)) for arm in ("base", "adapter")))
+    base, adapter = (distinct(evidence, vectors, evidence.rows(arm)) for arm in ("base", "adapter"))
+    return compared(base, adapter)
 
 
 def distinct(evidence: ScoreInputs, vectors: Vectors, rows: np.ndarray) -> ByPrompt:
@@ -183,7 +184,10 @@ def copies_row(evidence: ScoreInputs, vectors: Vectors) -> Found:
     limit = copy_limit(evidence)
     base, adapter = sides_of(evidence, evidence.pictures["likeness"] > limit)
     real = share((evidence.real["likeness"] > limit).astype(float).to_numpy())
-    return compared(base, adapter) | {"base": share(base), "adapter": share(adapter), "real": real}
+    found = {"base": share(base), "adapter": share(adapter), "real": real}
+    if found["base"].value == found["adapter"].value == 0:  # nothing to draw a difference from
+        return found
+    return compared(base, adapter) | found
 
 
 def copy_limit(evidence: ScoreInputs) -> float:

@@ -25,6 +25,7 @@ from evaluation.learned import learned_rows
 from evaluation.numbers import bootstrap, holm
 from evaluation.prompt_set import PromptSet, digest
 from evaluation.rows import SEEN, copies_row, copy_limit, distinct, gap_of, kid_row, weightless
+from impressionism.estimates import percent
 from impressionism.files import thumbnail, write_atomic
 from impressionism.hub import digest_of, label
 from impressionism.records import FEATURES, FEW_PROMPTS, AtStrength, Estimate, Failure, GenreScores, Scores
@@ -34,7 +35,7 @@ CONTENT_KEPT = 0.8
 DIVERSE = 0.8
 """Distinct pictures of a prompt, relative to the base's, below which an adapter surely repeats itself."""
 COPIED = 0.02
-"""Share of pictures closer to a training picture than 99 % of real paintings, above which an adapter surely copies."""
+"""Share of pictures closer to a training picture than 99% of real paintings, above which an adapter surely copies."""
 DISTANCES = ("pictorial", "network", "palette")  # features in which no adapter may surely move away
 SHOWN = 12  # of the best, of the worst, and of real paintings
 THUMBNAIL = 256  # pixels, of a picture that is not the gallery's
@@ -160,10 +161,6 @@ def words_gap(evidence: ScoreInputs) -> Estimate | None:
     """The gap that a prompt worded in the style closes without the adapter."""
     base, styled = (evidence.column("score", arm) for arm in ("base", "base-styled"))
     return gap_of(evidence, base, styled, evidence.real_of("score")) if styled else None
-
-
-def percent(estimate: Estimate) -> str:
-    return f"{estimate.value:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
 
 
 def in_words(scores: Scores) -> str:

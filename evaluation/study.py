@@ -88,7 +88,7 @@ class Study(Record):
     """Pairs of a session shown once more with sides changed."""
     rules: Rules = dataclasses.field(default_factory=Rules)
     analysis: str = (
-        "Win rate of the adapter with ties and 'neither' as halves, votes of one prompt averaged first; 95 % interval "
+        "Win rate of the adapter with ties and 'neither' as halves, votes of one prompt averaged first; 95% interval "
         "by 10,000 bootstrap draws of prompts; p by flipping prompts' signs, Holm-corrected over the questions, and "
         "apart from these over questions and genres. A rater's first answer to a question about a pair counts. "
         f"Sessions that break a rule are left out whole. Fewer than {FEW_PROMPTS} prompts are exploratory."

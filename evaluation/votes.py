@@ -20,7 +20,8 @@ from filelock import FileLock
 from evaluation.numbers import binomial_p, holm, paired_p, proportion, share
 from evaluation.study import PRIMARY, QUESTIONS, Comparison, Kind, Study
 from impressionism.errors import UserError
-from impressionism.records import FEW_PROMPTS, Estimate, Preference, Question, Record, StudyResult
+from impressionism.estimates import percent
+from impressionism.records import FEW_PROMPTS, Preference, Question, Record, StudyResult
 
 Answer = Literal["left", "right", "tie", "neither"]
 DECISIVE = ("left", "right")
@@ -228,10 +229,6 @@ def wins_by_prompt(asked: Iterable[tuple[str, Vote]]) -> dict[str, list[float]]:
 
 def table(result: StudyResult) -> str:
     """The main results for a terminal."""
-
-    def percent(estimate: Estimate | None) -> str:
-        return "–" if estimate is None else f"{estimate.value:.0%} [{estimate.low:.0%}, {estimate.high:.0%}]"
-
     lines = [
         f"{result.votes} of {result.planned} planned votes on {result.prompts} prompts by {result.raters} raters in "
         f"{result.sessions} sessions" + (" — SYNTHETIC, no person voted" if result.synthetic else ""),

@@ -32,8 +32,8 @@ def png(figure: Any, *, legend: bool = True) -> bytes:
     return file.getvalue()
 
 
-def strength_curve(scores: Scores) -> bytes:
-    """Gap closed, kept composition and variety against the strength, with 95 % intervals; the index where the scores
+def strength_curve(scores: Scores, real: str = "real paintings") -> bytes:
+    """Gap closed, kept composition and variety against the strength, with 95% intervals; the index where the scores
     have no gap."""
     figure, axes = canvas()
     curve = sorted(scores.curve, key=lambda point: point.strength)
@@ -42,7 +42,7 @@ def strength_curve(scores: Scores) -> bytes:
     if any(point.gap_closed for point in curve):
         base = Estimate(value=0, low=0, high=0, n=0)
         closed = [point.gap_closed if point.strength else base for point in curve]
-        _band(axes, curve, closed, BLUE, "gap closed (1: real paintings)")
+        _band(axes, curve, closed, BLUE, f"gap closed (1: {real})")
     else:
         _band(axes, curve, [point.index for point in curve], BLUE, "Impressionist index")
     _band(axes, curve, [point.content for point in curve], ORANGE, "composition kept")
@@ -78,7 +78,7 @@ def training_loss(log: list[dict[str, Any]]) -> bytes:
 
 
 def gaps_closed(rows: list[tuple[str, Metric]], real: str = "real paintings") -> bytes:
-    """How far each (label, metric) moved from the base model (0) to real pictures (1), with 95 % intervals."""
+    """How far each (label, metric) moved from the base model (0) to real pictures (1), with 95% intervals."""
     figure, axes = canvas(1.2 + 0.42 * len(rows))
     measured = [(label, metric.gap_closed) for label, metric in reversed(rows) if metric.gap_closed]
     for row, (_, gap) in enumerate(measured):
@@ -87,5 +87,7 @@ def gaps_closed(rows: list[tuple[str, Metric]], real: str = "real paintings") ->
     axes.axvline(0, color=GREY, linewidth=1, label="base model")
     axes.axvline(1, color=ORANGE, linewidth=1, label=real)
     axes.set_yticks(range(len(measured)), [label for label, _ in measured])
+    low, high = min([-0.2, *(gap.value for _, gap in measured)]), max([1.2, *(gap.value for _, gap in measured)])
+    axes.set_xlim(low - 0.3, high + 0.8)  # of a very wide interval the end is not shown
     axes.set(xlabel=f"share of the distance from the base model to {real}", ylim=(-0.6, len(measured) - 0.4))
     return png(figure)

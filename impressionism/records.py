@@ -293,7 +293,7 @@ class Pair(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate(Record):
-    """A number with its 95 % interval."""
+    """A number with its 95% interval."""
 
     value: float
     low: float
@@ -355,7 +355,7 @@ KINDS = {  # and what it measures
     "preferred": "People's preference, as a model of it predicts (100 × cosine with the prompt)",
     "vendi": "Distinct pictures for a prompt (Vendi)",
     "nearest": "Likeness to the nearest training picture, mirrored and cropped ones included",
-    "copies": "Share closer to a training picture than 99 % of held-out pictures",
+    "copies": "Share closer to a training picture than 99% of held-out pictures",
 }
 
 
@@ -375,7 +375,7 @@ class AtStrength(Record):
     gap_closed: Estimate | None = None
     """Of the main measure: (this - base) / (real - base)."""
     copies: Estimate | None = None
-    """Share of pictures closer to a training picture than 99 % of held-out paintings; none: no training pictures."""
+    """Share of pictures closer to a training picture than 99% of held-out paintings; none: no training pictures."""
     problems: list[str] = dataclasses.field(default_factory=list)
     """What speaks against this strength: the scene lost, a distance to real paintings that grew, copies …"""
 

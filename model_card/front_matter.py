@@ -55,7 +55,7 @@ def evaluation_results(records: RunRecords, repo: str | None) -> list[Any]:
             dataset_name=f"prompt set {scores.prompt_set}",
             dataset_revision=scores.prompt_set_sha256,
             metric_type=metric.name,
-            metric_name=f"{label(metric)} (95 % CI {metric.adapter.low:.3g} to {metric.adapter.high:.3g}, "
+            metric_name=f"{label(metric)} (95% CI {metric.adapter.low:.3g} to {metric.adapter.high:.3g}, "
             f"{metric.adapter.n} prompts)",
             metric_value=round(metric.adapter.value, 4),
         )
@@ -69,7 +69,7 @@ def evaluation_results(records: RunRecords, repo: str | None) -> list[Any]:
             dataset_name="blind comparison with the base model asked for the style in words",
             dataset_revision=votes.study_sha256,
             metric_type=f"human-win-rate-{row.question}",
-            metric_name=f"People's choice, {ASKED[row.question]} (95 % CI {row.win_rate.low:.2f} to "
+            metric_name=f"People's choice, {ASKED[row.question]} (95% CI {row.win_rate.low:.2f} to "
             f"{row.win_rate.high:.2f}, {votes.votes} votes)",
             metric_value=round(row.win_rate.value, 4),
         )

@@ -63,7 +63,7 @@ def compose(records: RunRecords, preset: Preset, *, repo: str | None, space: str
     sheet_rows, gaps = strength_rows(records, shown), gap_rows(scores)
     pictured = [*shown, *(exhibit for row in rows + worst for exhibit in row[:3] if exhibit)]
     files = {picture_name(exhibit): encoded(small(records, exhibit), exhibit) for exhibit in pictured}
-    files["images/strength.png"] = plots.strength_curve(scores)
+    files["images/strength.png"] = plots.strength_curve(scores, preset.real)
     files["images/training.png"] = plots.training_loss(records.log)
     if sheet_rows:
         files["images/strengths.webp"] = encoded(sheet(records, sheet_rows))

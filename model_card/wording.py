@@ -2,12 +2,12 @@
 
 import functools
 import json
-import math
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from impressionism.estimates import NONE, interval, is_sure, number, p_value, percent, short
 from impressionism.records import FEATURES, KINDS, Estimate, Exhibit, Metric, Scores
 from model_card.presets import Preset
 from model_card.run_records import RunRecords
@@ -72,58 +72,27 @@ def weaknesses(records: RunRecords, preset: Preset) -> list[str]:
             f"{interval(plain)} against {interval(styled)}."
         )
     if found:
-        found.append(f"All of this is at strength {short(records.gallery_strength)}.")
+        found.append(f"This was measured at strength {short(records.gallery_strength)}.")
     return found
 
 
 # ---- Numbers
 
 
-def short(value: float) -> str:
-    """A strength or a guidance, with two decimals at most."""
-    return f"{round(value, 2):g}"
+def mean(estimate: Estimate | None) -> str:
+    return number(estimate.value) if estimate else NONE
 
 
-def interval(estimate: Estimate | None) -> str:
-    """Value (low to high), with as many decimals as the interval's width allows."""
-    if estimate is None:
-        return "–"
-    width = estimate.high - estimate.low
-    decimals = min(3, max(0, 1 - math.floor(math.log10(width)))) if width > 1e-3 else 2
-    value, low, high = (minus(f"{one:.{decimals}f}") for one in (estimate.value, estimate.low, estimate.high))
-    return f"{value} ({low} to {high})"
-
-
-def minus(text: str) -> str:
-    """With a minus sign, and none before zero."""
-    return text.lstrip("-") if not any(digit in text for digit in "123456789") else text.replace("-", "−")
-
-
-def change(estimate: Estimate | None) -> str:
-    """A difference with its sign, bold where its interval excludes zero."""
-    if estimate is None:
-        return "–"
-    text = f"{'+' if estimate.value > 0 else ''}{interval(estimate)}"
-    return f"**{text}**" if estimate.low > 0 or estimate.high < 0 else text
-
-
-def percent(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "–"
-    value, low, high = (minus(f"{one * 100:.0f}") for one in (estimate.value, estimate.low, estimate.high))
-    return f"{value} % ({low} to {high})"
+def change(metric: Metric) -> str:
+    """The difference with its sign, bold where it is sure, and p."""
+    sign = "+" if metric.difference and metric.difference.value > 0 else ""
+    text = f"{sign}{interval(metric.difference)}"
+    return (f"**{text}**" if is_sure(metric) else text) + (f"<br>p {p_value(metric.p)}" if metric.p is not None else "")
 
 
 def stacked(text: str) -> str:
     """The interval below its value, for narrow columns."""
-    return text.replace(" (", "<br>(").replace(" to ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")
-
-
-def p_value(p: float | None) -> str:
-    """On a line of its own below the difference."""
-    if p is None:
-        return ""
-    return "<br>p < 0.001" if p < 0.001 else f"<br>p {p:.3f}"
+    return text.replace(" [", "<br>[")
 
 
 def duration(seconds: float) -> str:
@@ -154,7 +123,7 @@ def image(exhibit: Exhibit | None, alt: str) -> str:
 
 
 FILTERS: dict[str, Callable[..., str]] = {
-    **{f.__name__: f for f in (short, interval, change, percent, stacked, p_value, duration, cell, image, label)},
+    **{f.__name__: f for f in (short, mean, interval, change, percent, stacked, duration, cell, image, label)},
     "file": picture_name,
     "python": functools.partial(json.dumps, ensure_ascii=False),
     "shell": shlex.quote,

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page
 from evaluation import report
 from evaluation.__main__ import main
 from evaluation.exhibits import read_scores
+from impressionism import estimates
 from impressionism.errors import UserError
 from impressionism.records import Estimate, Metric
 
@@ -84,8 +85,16 @@ def test_colour_needs_certainty_and_an_effect_that_can_be_seen():
 
 
 def test_numbers_are_short_and_small_ps_are_bounds():
-    assert [report.number(v) for v in (0, 0.01234, 1.5, 123.4, 12345.6)] == ["0", "0.0123", "1.50", "123", "12346"]
-    assert [report.p_value(p) for p in (None, 0.0002, 0.04)] == ["", "≤ 0.001", "0.040"]
+    written = [estimates.number(v) for v in (0, 0.01234, 1.5, -123.4, 12345.6)]
+    assert written == ["0", "0.0123", "1.50", "−123", "12346"]
+    assert [estimates.p_value(p) for p in (None, 0.0002, 0.04)] == ["", "≤ 0.001", "0.040"]
+    small, wide = (
+        Estimate(value=0.0022, low=0.0016, high=0.0033, n=9),
+        Estimate(value=65.5, low=-59.6, high=69.7, n=9),
+    )
+    assert [estimates.interval(one).replace("\N{NO-BREAK SPACE}", " ") for one in (small, wide)] == [
+        "0.0022 [0.0016, 0.0033]", "66 [−60, 70]",
+    ]  # fmt: skip
 
 
 def test_a_run_without_scores_is_told_how_to_get_them(tmp_path: Path):

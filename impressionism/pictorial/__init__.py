@@ -80,7 +80,7 @@ def score(values: np.ndarray, model: dict[str, np.ndarray]) -> np.ndarray:
 
     A statistic beyond the range of real paintings counts as its end: more than they have makes no picture more
     Impressionist. Features are standardised and bent (3 tanh(z / 3)), so that one extreme value cannot decide. The
-    penalty grows with the root mean square distance from the mean painting, beyond the distance that 95 % of real
+    penalty grows with the root mean square distance from the mean painting, beyond the distance that 95% of real
     paintings stay within.
     """
     within = np.clip(values, model["low"], model["high"])

@@ -36,9 +36,9 @@ class Statistic:
     auc_styles: float = math.nan
     """The same against paintings of other styles."""
     low: float = math.nan
-    """5 % of real paintings have less."""
+    """5% of real paintings have less."""
     high: float = math.nan
-    """5 % of real paintings have more."""
+    """5% of real paintings have more."""
     dose: float = math.nan
     """Spearman correlation, towards `impressionist`, with the dose of strokes laid over photographs by a renderer."""
 
