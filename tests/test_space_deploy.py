@@ -1,7 +1,7 @@
 """The way to the Hub and what opens there: over HTTP, to the Hub of hub.py."""
 
-import subprocess
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
