@@ -88,7 +88,7 @@ def test_from_scenes_to_a_picture_by_a_space_that_fetched_the_pushed_adapter(
     run("training", "push", "scenes.yaml")
     assert "the adapter came back byte for byte" in capsys.readouterr().err
 
-    pushed = hub.repos["monet/scenes"].find("scenes-step-2")
+    pushed = hub.repos["monet/scenes"].find("main")
     card = ModelCard.load("monet/scenes")
     assert card.data.base_model == names.BASE and "monet/scenes" in card.text
     assert card.content.encode() == Path("runs/scenes/adapter/README.md").read_bytes()
