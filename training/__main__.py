@@ -27,44 +27,30 @@ ADAPTERS = {  # commands of training/reshape.py, which are given adapters and no
     "convert": "Write an adapter in the layout of diffusers or of ComfyUI and kohya's scripts.",
 }
 PAGE = {"ui": "Open a page in the browser for all of this: pictures, captions, plan, training, previews, upload."}
-OPTIONS: dict[str, list[tuple[str, dict]]] = {  # beside the recipe; handed to the function by name
+SWITCH: dict = {"action": "store_true"}
+OPTIONS: dict[str, list[tuple[str, str, dict]]] = {  # beside the recipe; handed to the function by name
     "plan": [
-        ("--vram", {"type": float, "metavar": "GIB", "help": "plan for a GPU with this much memory"}),
-        (
-            "--processes",
-            {"type": int, "default": 1, "metavar": "N", "help": "number of training processes (see model.shard)"},
-        ),
-        ("--json", {"action": "store_true", "help": "the figures of the recipe as written, in bytes and seconds"}),
+        ("--vram", "plan for a GPU with this much memory", {"type": float, "metavar": "GIB"}),
+        ("--processes", "number of training processes (see model.shard)", {"type": int, "default": 1, "metavar": "N"}),
+        ("--json", "the figures of the recipe as written, in bytes and seconds", SWITCH),
     ],
     "measure": [
-        (
-            "--variant",
-            {
-                "action": "append",
-                "default": [],
-                "metavar": "'section.key=value …'",
-                "help": "measure the recipe with these keys instead; may be repeated",
-            },
-        ),
-        ("--steps", {"type": int, "default": 6, "help": "steps for each variant (default: 6)"}),
-        ("--json", {"action": "store_true", "help": "one line of JSON for each variant, in bytes and seconds"}),
+        ("--variant", "measure the recipe with these keys instead; may be repeated",
+         {"action": "append", "default": [], "metavar": "'section.key=value …'"}),
+        ("--steps", "steps for each variant (default: 6)", {"type": int, "default": 6}),
+        ("--json", "one line of JSON for each variant, in bytes and seconds", SWITCH),
     ],
-    "best": [("--save", {"type": int, "metavar": "STEP", "help": "make this checkpoint the run's adapter"})],
-    "fit": [
-        (
-            "--quick",
-            {"action": "store_true", "help": "try it end to end on 8 pictures, in a folder of its own"},
-        ),
-    ],
+    "best": [("--save", "make this checkpoint the run's adapter", {"type": int, "metavar": "STEP"})],
+    "fit": [("--quick", "try it end to end on 8 pictures, in a folder of its own", SWITCH)],
     "push": [
-        ("--dataset", {"action": "store_true", "help": "send the curated pictures of data.source, not the adapter"}),
-        ("--license", {"metavar": "ID", "help": "licence of the pictures, if their README.md does not state one"}),
-        ("--repo", {"metavar": "USER/NAME", "help": "repository to push to (default: your name and the run's)"}),
-        ("--private", {"action": "store_true", "help": "make the repository private"}),
-        ("--pull-request", {"action": "store_true", "help": "open a pull request and leave the main branch as it is"}),
-        ("--dry-run", {"action": "store_true", "help": "check, and list what would be sent; send nothing"}),
+        ("--dataset", "send the curated pictures of data.source, not the adapter", SWITCH),
+        ("--license", "licence of the pictures, if their README.md does not state one", {"metavar": "ID"}),
+        ("--repo", "repository to push to (default: your name and the run's)", {"metavar": "USER/NAME"}),
+        ("--private", "make the repository private", SWITCH),
+        ("--pull-request", "open a pull request and leave the main branch as it is", SWITCH),
+        ("--dry-run", "check, and list what would be sent; send nothing", SWITCH),
     ],
-}
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,21 +89,18 @@ def _parsed(arguments: list[str] | None) -> dict:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=names.program("train", "training"), description="Train an adapter on pictures."
-    )
+    program = names.program("train", "training")
+    parser = argparse.ArgumentParser(prog=program, description="Train an adapter on pictures.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("recipe", type=Path, help="a YAML file such as training/recipes/miniature.yaml")
         command.add_argument("override", nargs="*", metavar="section.key=value", help="overrides a key of the recipe")
-        for flag, how in OPTIONS.get(name, []):
-            command.add_argument(flag, **how)
+        for flag, meaning, how in OPTIONS.get(name, []):
+            command.add_argument(flag, help=meaning, **how)
     for name, text in PAGE.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument(
-            "--folder", type=Path, default=Path("adapters"), help="where adapters are kept (adapters/)"
-        )
+        command.add_argument("--folder", type=Path, default="adapters", help="where adapters are kept (adapters/)")
         command.add_argument("--port", type=int, help="of the page on this machine (default: the first that is free)")
     for name, text in ADAPTERS.items():
         command = commands.add_parser(name, help=text, description=text)

@@ -17,9 +17,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from impressionism.files import open_picture, picture_size, read_picture, read_t
 from impressionism.pictorial import to_lab
 from training.examples import sample_id
 from training.recipe import Curate, TrainingConfig
-from training.report import write_report
+from training.report import grouped, write_report
 from training.sources import CurateSource, bytes_of, dataset_errors, open_source, same_word, say, skip, split_of
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -102,8 +102,6 @@ class ImageRecord:
     """Mean distance from grey in CIELAB."""
     hash: str = ""
     """Perceptual hash, 64 bits as hexadecimal digits."""
-    palette: list[str] = field(default_factory=list)
-    """Five colours."""
     box: list[float] | None = None
     """Where borders were cut away: left, top, right, bottom of what is left, in parts of the sides."""
     reason: str | None = None
@@ -318,14 +316,11 @@ def _jpeg(picture: Image.Image, *, quality: int) -> bytes:
 def _measures(picture: Image.Image) -> dict:
     small = _shrunk(picture, SMALL)
     lab = to_lab(np.asarray(small))
-    few = _shrunk(small, 64).quantize(5)
-    colours = np.array(few.getpalette(), dtype=np.uint8)[: 3 * 5].reshape(-1, 3)
     return {
         "width": picture.width,
         "height": picture.height,
         "chroma": round(float(np.hypot(lab[..., 1], lab[..., 2]).mean()), 2),
         "hash": str(imagehash.phash(small)),
-        "palette": ["#" + bytes(colour).hex() for colour in colours],
     }
 
 
@@ -418,11 +413,11 @@ def _without_duplicates(records: list[ImageRecord], settings: Curate) -> list[Im
 
 def _balance(records: list[ImageRecord], settings: Curate) -> list[ImageRecord]:
     """No artist outweighs a genre; where there are too many pictures, genres and artists take turns."""
-    genres = _grouped((picture for picture in records if picture.kept), lambda picture: picture.genre or "")
+    genres = grouped((picture for picture in records if picture.kept), lambda picture: picture.genre or "")
     stay: list[tuple[int, int, str]] = []  # turn, lot, id
     capped: set[str] = set()
     for pictures in genres.values():
-        artists = _grouped(pictures, _artist)
+        artists = grouped(pictures, _artist)
         cap = artist_cap([len(works) for works in artists.values()], settings.artist_share, settings.artist_floor)
         turns = []
         for works in artists.values():
@@ -453,24 +448,17 @@ def _held_out(kept: list[ImageRecord], settings: Curate) -> set[str]:
     wanted = round(settings.held_out * len(kept))
     if settings.held_out and not wanted and len(kept) > 1:  # a small set has a held-out loss too
         wanted = 1
-    artists = _grouped(kept, _artist)
+    artists = grouped(kept, _artist)
     held: set[str] = set()
     for artist in sorted(artists, key=lambda artist: _draw(settings, artist)):
         if len(held) + len(artists[artist]) <= wanted / 2:
             held |= {picture.id for picture in artists[artist]}
     turns = []
-    for pictures in _grouped(kept, lambda picture: picture.genre or "").values():
+    for pictures in grouped(kept, lambda picture: picture.genre or "").values():
         pictures.sort(key=lambda picture: (picture.id not in held, _draw(settings, picture.id)))
         turns += [(place / len(pictures), picture.id) for place, picture in enumerate(pictures)]
     rest = (id for _, id in sorted(turns) if id not in held)
     return held | set(itertools.islice(rest, wanted - len(held)))
-
-
-def _grouped(pictures: Iterable[ImageRecord], key: Callable[[ImageRecord], str]) -> dict[str, list[ImageRecord]]:
-    groups: dict[str, list[ImageRecord]] = collections.defaultdict(list)
-    for picture in pictures:
-        groups[key(picture)].append(picture)
-    return groups
 
 
 # ---- The dataset

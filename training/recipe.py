@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)  # fmt: skip
 
 from impressionism.errors import UserError
 from impressionism.names import BASE, TRIGGER
@@ -35,20 +44,27 @@ Targets = Literal["attention", "all", "every", "style", "compact"]
 Sigmas = Literal["logit-normal", "uniform"]
 
 
-def _check_size(size: Any) -> None:
+def _check_size(size: Any) -> Any:
     if isinstance(size, int) and not isinstance(size, bool):
         if size < 2 * MULTIPLE or size % MULTIPLE:
             raise ValueError(f"should be a multiple of {MULTIPLE} from {2 * MULTIPLE} up, not {size}")
-        return
+        return size
     match = re.fullmatch(r"(\d+)x(\d+)", str(size))
     if not match or any(int(side) % MULTIPLE or not int(side) for side in match.groups()):
         raise ValueError(f"{size!r} should be WIDTHxHEIGHT in multiples of {MULTIPLE}")
+    return size
 
 
-def _check_shift(shift: Any) -> None:
+def _check_shift(shift: Any) -> Any:
     number = not isinstance(shift, bool) and isinstance(shift, int | float) and shift > 0
     if shift != "resolution" and not number:
         raise ValueError(f'should be a number above 0 or "resolution", not {shift!r}')
+    return shift
+
+
+Shift = Annotated[float | Literal["resolution"], BeforeValidator(_check_shift)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -120,9 +136,9 @@ class Data(Section):
     the picture is large enough for. Or exact sizes: [192x192, 192x144]."""
     held_out: float = Field(default=0.05, ge=0, le=0.5)
     """Part of the pictures, chosen by content, that is never trained on and gives the validation loss."""
-    caption_dropout: float = Field(default=0.0, ge=0, le=1)
+    caption_dropout: Share = 0.0
     """Part of the visits that see the empty caption instead."""
-    content_captions: float = Field(default=0.0, ge=0, le=1)
+    content_captions: Share = 0.0
     """Part of the visits that see the trigger and the content only."""
 
     @field_validator("resolution", mode="before")
@@ -197,24 +213,18 @@ class Flow(Section):
     """Mean of the logit-normal; above 0 favours noisy levels."""
     std: float = Field(default=1.0, gt=0)
     """Standard deviation of the logit-normal."""
-    shift: float | Literal["resolution"] = "resolution"
+    shift: Shift = "resolution"
     """sigma → shift·sigma / (1 + (shift - 1)·sigma); "resolution": the scheduler's, by picture size."""
     weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
     """Weight of the loss by noise level, named as in diffusers: 1, sigma^-2, or 2 / (pi (1 - 2 sigma + 2 sigma^2))."""
     guidance: float = Field(default=1.0, ge=0)
     """Distilled guidance fed while training; only at 1 is the distilled model's target the flow itself."""
 
-    @field_validator("shift", mode="before")
-    @classmethod
-    def _shift(cls, value: Any) -> Any:
-        _check_shift(value)
-        return value
-
 
 class Optimizer(Section):
     name: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
     """adamw8bit keeps its state in 8 bits (bitsandbytes); prodigy finds the rate itself: set learning_rate=1."""
-    learning_rate: float = Field(default=1e-4, gt=0, le=1)
+    learning_rate: LearningRate = 1e-4
     """Learning rate after the warm-up."""
     lr_warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the learning rate rises from zero."""
@@ -252,14 +262,8 @@ class Preview(Section):
     """Denoising steps."""
     guidance: float = Field(default=3.5, ge=0, le=20)
     """Distilled guidance."""
-    size: str = "1024x1024"
+    size: Annotated[str, AfterValidator(_check_size)] = "1024x1024"
     """WIDTHxHEIGHT of a preview."""
-
-    @field_validator("size")
-    @classmethod
-    def _size(cls, value: str) -> str:
-        _check_size(value)
-        return value
 
 
 class Log(Section):
@@ -341,26 +345,19 @@ class Tune(Section):
     before it at half of those."""
     ranks: tuple[Rank, ...] = (4, 8, 16, 32)
     """Ranks to try."""
-    learning_rates: tuple[float, float] = (2e-5, 1e-3)
+    learning_rates: tuple[LearningRate, LearningRate] = (2e-5, 1e-3)
     """Least and greatest learning rate, drawn on a logarithmic scale; prodigy wants [1, 1]."""
     targets: tuple[Targets, ...] = ("attention", "all", "style")
     """Targets to try; with `every` among them the modulation's weights stay in memory."""
     sigmas: tuple[Sigmas, ...] = ("logit-normal", "uniform")
     """Distributions of noise levels to try."""
-    shifts: tuple[float | Literal["resolution"], ...] = ("resolution", 1.0, 3.0)
+    shifts: tuple[Shift, ...] = ("resolution", 1.0, 3.0)
     """Shifts of the noise levels to try; to the logit-normal a shift is a mean that is higher by its logarithm."""
-    caption_dropout: tuple[float, float] = (0.0, 0.2)
+    caption_dropout: tuple[Share, Share] = (0.0, 0.2)
     """Least and greatest caption dropout."""
     storage: str | None = None
     """Optuna storage URL that several workers share, such as postgresql://host/tune; none: a SQLite file in the run's
     folder, which workers on this machine share."""
-
-    @field_validator("shifts", mode="before")
-    @classmethod
-    def _shifts(cls, values: Any) -> Any:
-        for shift in values if isinstance(values, list | tuple) else [values]:
-            _check_shift(shift)
-        return values
 
     @field_validator("ranks", "targets", "sigmas", "shifts")
     @classmethod
@@ -369,18 +366,11 @@ class Tune(Section):
             raise ValueError(f"should name at least one choice, and none twice, not {list(values)}")
         return values
 
-    @field_validator("learning_rates")
+    @field_validator("learning_rates", "caption_dropout")
     @classmethod
-    def _rates(cls, values: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < values[0] <= values[1] <= 1:
-            raise ValueError(f"should be the least and the greatest, above 0 and up to 1, not {list(values)}")
-        return values
-
-    @field_validator("caption_dropout")
-    @classmethod
-    def _dropout(cls, values: tuple[float, float]) -> tuple[float, float]:
-        if not 0 <= values[0] <= values[1] <= 1:
-            raise ValueError(f"should be the least and the greatest, from 0 to 1, not {list(values)}")
+    def _least_first(cls, values: tuple[float, float]) -> tuple[float, float]:
+        if values[0] > values[1]:
+            raise ValueError(f"should be the least and the greatest, not {list(values)}")
         return values
 
     @model_validator(mode="after")

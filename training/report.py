@@ -1,7 +1,6 @@
 """What `curate` examined, kept and dropped, as one HTML page with pictures that loads nothing from the network."""
 
 import collections
-import colorsys
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
-from PIL import Image
 
 from impressionism import plots
 from impressionism.files import data_url, thumbnail, write_atomic
@@ -23,7 +21,6 @@ SHEET = 60  # pictures on the sheet of the kept
 REASON_SHEET = 18  # pictures on a sheet of the dropped
 PAIRS = 24
 ARTISTS = 25  # rows of the table; the others are one row
-COLUMNS = 160  # pictures in a palette
 SIDES = (0, 256, 512, 768, 1024, 1536, 2048, 3072)  # px
 ASPECTS = (0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4, 1.6, 1.8, 2.2)  # width / height
 
@@ -46,20 +43,19 @@ def write_report(
     pairs = [(by_id[record.twin], record) for record in examined if record.twin in by_id]
     counts = collections.Counter(record.reason for record in records)
     values = settings.model_dump() | {"genres": ", ".join(settings.genres) or "all"}
-    by_genre = _grouped(kept, _genre)
+    by_genre = grouped(kept, _genre)
 
-    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(path_of_template.parent), autoescape=True)
+    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
     templates.filters |= {
         "readable": readable,
         "size": lambda record: f"{record.width} × {record.height}",
         "thumbnail": lambda record, before: _thumbnail(pictures / (f"{record.id}.before" if before else record.file)),
     }
-    page = templates.get_template(path_of_template.name).render(
+    page = templates.get_template("report.html.j2").render(
         source=source, records=records, kept=kept, held=len(held), unseen=sorted(unseen), settings=values,
         reasons=[("kept", "", counts[None]),
                  *((why, text.format(**values), counts[why]) for why, text in meaning.items() if counts[why])],
         table=_table(examined), chart=data_url(_histograms(examined), "png"),
-        palettes=[(genre, len(group), _palette(group)) for genre, group in by_genre.items()],
         kept_sheets=[(genre, len(group), _spread(group, max(1, SHEET // len(by_genre))))
                      for genre, group in by_genre.items()],
         cut=len(cut), cut_shown=_spread(cut, REASON_SHEET), pairs=len(pairs), pairs_shown=_spread(pairs, PAIRS),
@@ -67,9 +63,6 @@ def write_report(
                         for why in meaning if counts[why] and why.name not in ("STYLE", "GENRE", "DUPLICATE")],
     )  # fmt: skip
     write_atomic(path, page)
-
-
-path_of_template = Path(__file__).with_name("report.html.j2")
 
 
 def readable(name: str) -> str:
@@ -88,7 +81,7 @@ def _artist(record: "ImageRecord") -> str:
     return record.artist or "unsigned"
 
 
-def _grouped(records: "Iterable[ImageRecord]", key: "Callable[[ImageRecord], str]") -> "dict[str, list[ImageRecord]]":
+def grouped(records: "Iterable[ImageRecord]", key: "Callable[[ImageRecord], str]") -> "dict[str, list[ImageRecord]]":
     """The largest group first."""
     groups: dict[str, list[ImageRecord]] = {}
     for record in records:
@@ -98,7 +91,7 @@ def _grouped(records: "Iterable[ImageRecord]", key: "Callable[[ImageRecord], str
 
 def _table(examined: "list[ImageRecord]") -> tuple[list[str], list[tuple[str, list[tuple[int, int]]]]]:
     """(genres and "all", for each artist, the rest of them and all: how many pictures of each genre, how many kept)."""
-    genres, artists = list(_grouped(examined, _genre)), _grouped(examined, _artist)
+    genres, artists = list(grouped(examined, _genre)), grouped(examined, _artist)
     rows = dict(list(artists.items())[:ARTISTS])
     if others := list(artists.values())[ARTISTS:]:
         rows[f"{len(others)} more"] = [record for group in others for record in group]
@@ -129,25 +122,6 @@ def _histograms(examined: "list[ImageRecord]") -> bytes:
         axes.set(xlabel=label, ylabel="pictures")
         axes.legend(frameon=False)
     return plots.png(figure, legend=False)
-
-
-def _palette(records: "list[ImageRecord]") -> str:
-    """Five rows of colours, light above, for up to COLUMNS pictures, from warm to cool; a data URL."""
-    columns = [sorted((_rgb(colour) for colour in record.palette), key=_light, reverse=True)
-               for record in _spread(records, COLUMNS)]  # fmt: skip
-    columns.sort(key=lambda column: sum(blue - red for red, _, blue in column) / len(column))
-    full = [[column[row * len(column) // 5] for row in range(5)] for column in columns]
-    image = Image.fromarray(np.array(full, dtype=np.uint8).swapaxes(0, 1))
-    return data_url(image, "png")
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
-    return red, green, blue
-
-
-def _light(colour: tuple[int, int, int]) -> float:
-    return colorsys.rgb_to_yiq(*colour)[0]
 
 
 def _thumbnail(path: Path) -> str:
