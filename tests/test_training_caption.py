@@ -82,8 +82,7 @@ def cut(number, body):
 
 
 @pytest.fixture
-def serve(monkeypatch):
-    monkeypatch.setattr(captioner, "BACKOFF", 0.01)
+def serve():
     servers = []
 
     def start(answer) -> Server:
@@ -154,7 +153,6 @@ def test_a_server_that_is_busy_broken_or_cut_off_is_asked_again(pictures, serve)
         lambda *_: said("wait", 429, **{"Retry-After": "0.3"}),
         lambda *_: said("broken", 500),
         cut,
-        lambda *_: (200, {}, "<html>no chat completion</html>"),
         lambda *_: said(GOOD),
     ]
     times = []
@@ -164,8 +162,8 @@ def test_a_server_that_is_busy_broken_or_cut_off_is_asked_again(pictures, serve)
         return troubles[number - 1](number, body)
 
     caption(recipe(pictures, endpoint=serve(answer).url))
-    assert len(times) == 5 and len(lines_of(pictures)) == 1
-    assert times[1] - times[0] >= 0.3 > times[2] - times[1]
+    assert len(times) == 4 and len(lines_of(pictures)) == 1
+    assert times[1] - times[0] >= 0.3
 
 
 def test_a_server_that_does_not_answer_is_given_up_after_a_while(pictures, serve, capsys, monkeypatch):
@@ -177,7 +175,7 @@ def test_a_server_that_does_not_answer_is_given_up_after_a_while(pictures, serve
         return said(GOOD)
 
     caption(recipe(pictures, endpoint=serve(answer).url, retries=1))
-    assert "1 failed (1 × inference timeout error)" in capsys.readouterr().err
+    assert "1 failed (1 × request timed out)" in capsys.readouterr().err
 
 
 def test_bad_answers_end_nothing_and_are_asked_for_again_by_the_next_run(pictures, serve, capsys):
@@ -185,12 +183,17 @@ def test_bad_answers_end_nothing_and_are_asked_for_again_by_the_next_run(picture
     (pictures / "torn.png").write_bytes(b"no picture")
 
     def answer(number, body):
+        if number == 2:
+            return 200, {}, "<html>no chat completion</html>"
         return said({"full": 1, "content": []} if number % 3 else "I'd rather not.", 503 if number == 1 else 200)
 
     caption(recipe(pictures, endpoint=serve(answer).url, concurrency=1, retries=0))
     err = capsys.readouterr().err
     assert lines_of(pictures) == [] and "Skipped torn.png: cannot be read" in err
-    assert "0 pictures have captions; 6 failed (5 × no captions in the answer, 1 × HTTP 503)" in err
+    assert (
+        "0 pictures have captions; 6 failed (4 × no captions in the answer, 1 × HTTP 503, 1 × an answer that is no chat"
+        in err
+    )
     good = serve(lambda number, body: said(GOOD))
     caption(recipe(pictures, endpoint=good.url))
     caption(recipe(pictures, endpoint=good.url))

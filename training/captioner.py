@@ -1,25 +1,18 @@
 """What writes the captions: a vision-language model in this process, or one behind an endpoint."""
 
-import contextlib
-import email.utils
 import os
-import random
-import re
-import time
 from typing import Any, Protocol
 from urllib.parse import urlparse
 
-from huggingface_hub import InferenceClient, get_token
-from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub import get_token
 from PIL import Image
 
 from impressionism.errors import UserError
 from impressionism.files import data_url
 from training.recipe import Caption, Model
 
+HUB = "https://router.huggingface.co/v1"  # of the Hub's inference providers
 TIMEOUT = 300.0  # seconds for an answer: a server on a CPU takes long
-BACKOFF = 1.0  # seconds before the second try; doubled for each further one
-LONGEST_WAIT = 300.0  # seconds, whatever Retry-After says
 TOKENS = 2048  # of an answer: some models think first
 
 
@@ -68,57 +61,52 @@ class Local:
 
 
 class Endpoint:
-    """An OpenAI-compatible server, or the Hub's inference providers; several threads may call it."""
+    """An OpenAI-compatible server, or the Hub's inference providers; several threads may call it. The client tries
+    again after lost connections and where the server is busy, after the time that it names."""
 
     def __init__(self, wanted: Caption):
+        import openai
+
         self.wanted = wanted
         self.takes_format = True  # response_format, until it says otherwise
-        self.url = None if wanted.endpoint == "hf" else wanted.endpoint
-        if self.url is None and not get_token():
+        url, token = HUB if wanted.endpoint == "hf" else str(wanted.endpoint), get_token()
+        self.on_the_hub = f".{urlparse(url).hostname}".endswith((".huggingface.co", ".huggingface.cloud", ".hf.space"))
+        if wanted.endpoint == "hf" and not token:
             raise UserError("The Hub's inference providers need a login: run `hf auth login`.")
-        # else the client would show the Hub's token to whoever serves there
-        key = None if self._on_the_hub() else os.environ.get("OPENAI_API_KEY") or "none"
-        self.client = InferenceClient(provider="auto", base_url=self.url, api_key=key, timeout=TIMEOUT)
+        key = token if self.on_the_hub else os.environ.get("OPENAI_API_KEY")  # nobody else is shown the Hub's token
+        self.client = openai.OpenAI(base_url=url, api_key=key or "none", timeout=TIMEOUT, max_retries=wanted.retries)
 
     def __call__(self, picture: Image.Image, prompt: str, *, as_json: bool) -> str:
-        parts = [
-            {"type": "image_url", "image_url": {"url": data_url(picture, "jpeg", quality=92)}},
-            {"type": "text", "text": prompt},
-        ]
-        messages = [{"role": "user", "content": parts}]
-        for attempt in range(self.wanted.retries + 1):
-            try:
-                return self._answer(messages, as_json=as_json)
-            except HfHubHTTPError as error:
-                self._raise_if_final(error)
-                reason, delay = f"HTTP {error.response.status_code}", _retry_after(error)
-            except (HTTPError, OSError) as error:  # no answer, or half of one
-                reason, delay = _kind(error), 0.0
-            except (ValueError, LookupError, TypeError, AttributeError):  # an answer, but no chat completion
-                reason, delay = "an answer that is no chat completion", 0.0
-            if attempt < self.wanted.retries:
-                time.sleep(min(LONGEST_WAIT, max(delay, BACKOFF * 2**attempt * random.uniform(0.5, 1))))
-        raise NoCaption(reason)
+        from openai import APIConnectionError, APIStatusError
 
-    def _answer(self, messages: list[dict], *, as_json: bool) -> str:
-        # json_object: the client turns a json_schema for a server of one's own into TGI's dialect
-        options: dict[str, Any] = {"model": self.wanted.model, "temperature": 0.0, "max_tokens": TOKENS}
-        json_only: dict[str, Any] = (
-            {"response_format": {"type": "json_object"}} if as_json and self.takes_format else {}
-        )
+        address = data_url(picture, "jpeg", quality=92)
+        parts = [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": prompt}]
         try:
-            answer = self.client.chat_completion(messages, **options, **json_only)
-        except HfHubHTTPError as error:
-            if not json_only or error.response.status_code not in (400, 422, 501):
-                raise
-            answer = self.client.chat_completion(messages, **options)
-            self.takes_format = False
-        return answer.choices[0].message.content or ""
+            return self._answer([{"role": "user", "content": parts}], as_json=as_json)
+        except APIStatusError as error:
+            raise self._refusal(error.status_code) from None
+        except APIConnectionError as error:
+            raise NoCaption(str(error).rstrip(".").lower()) from None
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise NoCaption("an answer that is no chat completion") from None
 
-    def _raise_if_final(self, error: HfHubHTTPError) -> None:
-        """Raises unless another try may help."""
-        status = error.response.status_code
-        login = "log in with `hf auth login`" if self._on_the_hub() else "set OPENAI_API_KEY to a key that it takes"
+    def _answer(self, messages: list[Any], *, as_json: bool) -> str:
+        from openai import BadRequestError, UnprocessableEntityError
+
+        options: dict[str, Any] = {"model": self.wanted.model, "temperature": 0.0, "max_tokens": TOKENS}
+        if as_json and self.takes_format:
+            try:
+                answer = self.client.chat.completions.create(
+                    messages=messages, response_format={"type": "json_object"}, **options
+                )
+                return answer.choices[0].message.content or ""
+            except (BadRequestError, UnprocessableEntityError):
+                self.takes_format = False
+        return self.client.chat.completions.create(messages=messages, **options).choices[0].message.content or ""
+
+    def _refusal(self, status: int) -> Exception:
+        """A UserError where no other picture would fare better."""
+        login = "log in with `hf auth login`" if self.on_the_hub else "set OPENAI_API_KEY to a key that it takes"
         remedy = {
             401: login,
             402: "the account's credit is used up",
@@ -126,25 +114,5 @@ class Endpoint:
             404: "it does not know the model or the address; set caption.model and caption.endpoint",
         }.get(status)
         if remedy:
-            raise UserError(f"{self.wanted.endpoint} refused (HTTP {status}): {remedy}.") from None
-        if status not in (408, 409, 425, 429) and status < 500:
-            raise NoCaption(f"HTTP {status}") from None
-
-    def _on_the_hub(self) -> bool:
-        host = urlparse(self.url or "https://huggingface.co").hostname or ""
-        return f".{host}".endswith((".huggingface.co", ".huggingface.cloud", ".hf.space"))
-
-
-def _retry_after(error: HfHubHTTPError) -> float:
-    """Seconds to wait, as the server's header has them: a number or a date."""
-    value = error.response.headers.get("Retry-After", "")
-    with contextlib.suppress(ValueError):
-        return max(0.0, float(value))
-    with contextlib.suppress(ValueError):
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    return 0.0
-
-
-def _kind(error: Exception) -> str:
-    """ReadTimeout → "read timeout"."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
+            return UserError(f"{self.wanted.endpoint} refused (HTTP {status}): {remedy}.")
+        return NoCaption(f"HTTP {status}")
