@@ -1,11 +1,8 @@
 """The way to the Hub and back, over HTTP against the Hub in hub.py."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -195,41 +192,6 @@ def test_what_evaluation_did_not_find_good_is_sent_with_a_word(hub: Hub, recipe_
     assert "made with other weights" in capsys.readouterr().err
     (adapter.parent / "scores.json").write_text("{")
     assert send(recipe_file, "--dry-run") == 2
-
-
-def test_the_plain_hf_command_takes_the_adapter_folder_too(hub: Hub, recipe_file: Path, tmp_path: Path) -> None:
-    (adapter_of(recipe_file) / "notes.txt").unlink()
-    hf = Path(sys.executable).with_name("hf")
-    command = [str(hf), "upload", "monet/plain", str(adapter_of(recipe_file))]
-    environment = os.environ | hub.environment(tmp_path / "home")
-    for options in ([], ["--create-pr"]):
-        done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        if not options:
-            here = adapter_of(recipe_file)
-            assert hub.files("monet/plain") == {
-                path.relative_to(here).as_posix(): path.read_bytes() for path in here.rglob("*") if path.is_file()
-            }
-            (here / "README.md").write_text(CARD + "They glow.\n")
-    assert b"They glow" in hub.files("monet/plain", "refs/pr/1")["README.md"]
-
-
-@pytest.mark.parametrize("what", ["pictures", "votes"])
-def test_the_plain_hf_command_takes_a_dataset_too(hub: Hub, tmp_path: Path, what: str) -> None:
-    """A curated folder as `curate` leaves it, or a run's votes."""
-    folder = tmp_path / what
-    folder.mkdir()
-    if what == "pictures":
-        Image.new("RGB", (64, 64), "teal").save(folder / "0.png")
-        (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "a pond"}) + "\n")
-    else:
-        (folder / "votes.jsonl").write_text(json.dumps({"trial": 0, "answer": "left"}) + "\n")
-    hf = Path(sys.executable).with_name("hf")
-    command = [str(hf), "upload", f"monet/{what}", str(folder), "--type", "dataset", "--private"]
-    done = subprocess.run(command, env=os.environ | hub.environment(tmp_path / "home"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert hub.files(f"datasets/monet/{what}") == {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert hub.repos[f"datasets/monet/{what}"].private
 
 
 # ---- When the way is bad

@@ -12,7 +12,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 GROUP = 128  # weights of quanto's int4 and int2 that share a scale and a shift
@@ -93,19 +93,34 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Linear:
+    """A linear layer of a block."""
+
+    name: str
+    rows: int
+    columns: int
+    rank: int = 0
+    """Of its update; 0: it has none."""
+    offloaded: bool = False
+    packed: bool = True
+    """In the recipe's precision; else as it is."""
+    banked: bool = False
+    """Its outputs were computed ahead."""
+
+    @property
+    def numbers(self) -> int:
+        """To train."""
+        return self.rank * (self.rows + self.columns)
+
+
+@dataclass(frozen=True)
 class Block:
-    single: bool
-    ranks: tuple[int, ...]
-    """Of its linear layers' updates, in their order; 0: none."""
+    layers: tuple[Linear, ...]
     recomputed: bool = False
     """By gradient checkpointing."""
     reached: bool = True
     """By a gradient: something in front of it learns."""
     offloaded: bool = False
-
-    @property
-    def trained(self) -> bool:
-        return any(self.ranks)
 
 
 @dataclass(frozen=True)
@@ -155,16 +170,13 @@ def fullest(costs: list[Cost]) -> Moment:
 def cost(block: Block, shape: Shape) -> Cost:
     """Run one block, and look."""
     tape = Tape(shape)
-    sizes = LINEARS["single_transformer_blocks" if block.single else "transformer_blocks"].items()
     layers = {
-        name: Linear(rows * shape.width, columns * shape.width, rank, block.offloaded,
-                     row=shape.banked and name in MODULATION)
-        for (name, (rows, columns)), rank in zip(sizes, block.ranks, strict=True)
-    }  # fmt: skip
-    run = functools.partial(single_block if block.single else double_block, tape, layers)
+        one.name: replace(one, offloaded=block.offloaded, banked=shape.banked and one.name in MODULATION)
+        for one in block.layers
+    }
+    run = functools.partial(single_block if "proj_mlp" in layers else double_block, tape, layers)
     forward = functools.partial(Checkpoint, tape, run) if block.recomputed else run
-    numbers = sum(layer.rank * (layer.rows + layer.columns) for layer in layers.values())
-    made = 0 if shape.accumulating else WIDE * numbers
+    made = 0 if shape.accumulating else WIDE * sum(layer.numbers for layer in block.layers)
     return observe(tape, forward, reached=block.reached, gradients=made)
 
 
@@ -175,7 +187,7 @@ def tail_cost(shape: Shape, channels: int) -> Cost:
 
     def run(image: Tensor, _: Tensor) -> tuple[Tensor, ...]:
         scale, shift = tape.split(tape.row(2 * shape.batch * width), [shape.batch * width] * 2)
-        prediction = tape.linear(Linear(channels, width, packed=False), tape.modulated(image, scale, shift))
+        prediction = tape.linear(Linear("proj_out", channels, width, packed=False), tape.modulated(image, scale, shift))
         error = tape.add(tape.to(prediction, WIDE))
         return (tape.mean(tape.square(error), 1),)
 
@@ -262,19 +274,6 @@ def single_block(tape: "Tape", layers: Layers, image: "Tensor", text: "Tensor") 
     both = tape.mul(linear("proj_out", both), gate)
     both = tape.add(residual, both)
     return tape.slice(both, sizes[0]), tape.slice(both, sizes[1])
-
-
-@dataclass(frozen=True)
-class Linear:
-    rows: int
-    columns: int
-    rank: int = 0
-    """Of its update; 0: it has none."""
-    offloaded: bool = False
-    packed: bool = True
-    """In the recipe's precision; else as it is."""
-    row: bool = False
-    """Its outputs were computed ahead."""
 
 
 # ---- Tensors without contents, and PyTorch's operations on them
@@ -428,7 +427,7 @@ class Tape:
 
     def linear(self, layer: Linear, x: Tensor) -> Tensor:
         """As impressionism.lora.FrozenLinear and LoraLinear compute it."""
-        if layer.row:
+        if layer.banked:
             return self.row(x.numel // layer.columns * layer.rows)
         tokens, size = x.numel // layer.columns, x.itemsize
         weight = self.expanded(layer, size)

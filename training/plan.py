@@ -24,7 +24,7 @@ from training import cards, examples, footprint, sources
 from training import recipe as recipes
 from training.cards import GIB, GpuSpec
 from training.examples import Size
-from training.footprint import LINEARS, MODULATION, Block, Cost, Moment, Shape
+from training.footprint import LINEARS, MODULATION, Block, Cost, Linear, Moment, Shape
 from training.recipe import COMPILABLE, Model, Optimizer, TrainingConfig
 from training.targets import rank_of
 
@@ -68,22 +68,6 @@ FLUX = Facts(  # black-forest-labs/FLUX.1-dev: its config.json files
     encoder_numbers={"vae": 83_819_683, "text_encoder": 123_060_480, "text_encoder_2": 4_762_310_656},
     download=33_700_000_000,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A linear layer of a block."""
-
-    name: str
-    rows: int
-    columns: int
-    rank: int
-    """Of its update; 0: it has none."""
-
-    @property
-    def numbers(self) -> int:
-        """To train."""
-        return self.rank * (self.rows + self.columns)
 
 
 @dataclass(frozen=True)
@@ -264,14 +248,13 @@ def shape_of(recipe: TrainingConfig, facts: Facts, size: Size, card: GpuSpec) ->
     )
 
 
-def costs_of(blocks: list[list[Layer]], shape: Shape, model: Model, facts: Facts) -> list[Cost]:
+def costs_of(blocks: list[list[Linear]], shape: Shape, model: Model, facts: Facts) -> list[Cost]:
     """Of each block in turn, and of what follows them; recomputed and offloaded as training.base does it."""
     first, recomputed = gradients_from(blocks), recomputed_of(blocks, model)
     return [
         footprint.cost(
             Block(
-                single=index >= facts.transformer["num_layers"],
-                ranks=tuple(layer.rank for layer in block),
+                layers=tuple(block),
                 recomputed=index in recomputed,
                 reached=index > first,
                 offloaded=index >= len(blocks) - model.offload,
@@ -282,27 +265,27 @@ def costs_of(blocks: list[list[Layer]], shape: Shape, model: Model, facts: Facts
     ] + [footprint.tail_cost(shape, facts.transformer["in_channels"])]
 
 
-def gradients_from(blocks: list[list[Layer]]) -> int:
+def gradients_from(blocks: list[list[Linear]]) -> int:
     """The first block that is trained."""
     return next(index for index, block in enumerate(blocks) if any(layer.rank for layer in block))
 
 
-def recomputed_of(blocks: list[list[Layer]], model: Model) -> range:
+def recomputed_of(blocks: list[list[Linear]], model: Model) -> range:
     first, wanted = gradients_from(blocks), model.gradient_checkpointing
     return range(first, len(blocks) if wanted is True else min(first + wanted, len(blocks)))
 
 
-def passes(blocks: list[list[Layer]], model: Model) -> int:
+def passes(blocks: list[list[Linear]], model: Model) -> int:
     """Through a block, of a batch: forward, forward again where it is recomputed, and backward, which counts twice."""
     return len(blocks) + len(recomputed_of(blocks, model)) + 2 * (len(blocks) - gradients_from(blocks))
 
 
-def left_out(layer: Layer, shape: Shape) -> bool:
+def left_out(layer: Linear, shape: Shape) -> bool:
     """Of memory, by the modulation bank."""
     return shape.banked and layer.name in MODULATION
 
 
-def _stored(layer: Layer, shape: Shape) -> int:
+def _stored(layer: Linear, shape: Shape) -> int:
     return footprint.stored(shape.quantize, layer.rows, layer.columns, shape.itemsize)
 
 
@@ -374,7 +357,7 @@ def _numbers_in(folder: Path) -> int:
     return total
 
 
-def layers_of(facts: Facts, recipe: TrainingConfig) -> list[list[Layer]]:
+def layers_of(facts: Facts, recipe: TrainingConfig) -> list[list[Linear]]:
     """The linear layers of each block, in the order in which a picture meets them."""
     config, width = facts.transformer, width_of(facts)
     counts = {"transformer_blocks": config["num_layers"], "single_transformer_blocks": config["num_single_layers"]}
@@ -384,7 +367,7 @@ def layers_of(facts: Facts, recipe: TrainingConfig) -> list[list[Layer]]:
 
     blocks = [
         [
-            Layer(name, rows * width, columns * width, rank(f"{kind}.{index}.{name}"))
+            Linear(name, rows * width, columns * width, rank(f"{kind}.{index}.{name}"))
             for name, (rows, columns) in LINEARS[kind].items()
         ]
         for kind, count in counts.items()
