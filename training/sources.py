@@ -228,19 +228,25 @@ def json_lines(path: Path, keys: tuple[str, ...]) -> list[dict]:
 
 def _dataset_splits(data: Data) -> dict[str, Callable[[bool | None, slice], Iterator[Row]]]:
     """Each split's rows; of the Hub a split is streamed where only its first rows are wanted."""
+    name, window = split_of(data.split)
+    streaming = data.limit is not None or window.stop is not None
+    result = _open_dataset("data.source", data.source, data.revision, name, streaming=streaming)
+    return {name: functools.partial(_dataset_rows, split, data, name) for name, split in result.items()}
+
+
+def _open_dataset(key: str, source: str, revision: str | None, split: str, *, streaming: bool) -> dict[str, Any]:
+    """The splits of a dataset on the Hub or in a folder that `datasets` wrote; one dataset is whatever is asked for."""
     import datasets
 
-    folder, streaming = Path(data.source), data.limit is not None or split_of(data.split)[1].stop is not None
+    folder = Path(source)
     if not folder.exists() and folder.parent != Path() and folder.parent.is_dir():
-        raise UserError(f"data.source: there is no {folder} here; make it, or set another folder or a dataset's id.")
-    with dataset_errors("data.source", data.source):
+        raise UserError(f"{key}: there is no {folder} here; make it, or set another folder or a dataset's id.")
+    with dataset_errors(key, source):
         if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
-            result = datasets.load_from_disk(data.source)
+            result: Any = datasets.load_from_disk(source)
         else:
-            result = datasets.load_dataset(data.source, revision=data.revision, streaming=streaming)
-    if isinstance(result, datasets.Dataset):
-        result = {split_of(data.split)[0]: result}
-    return {str(name): functools.partial(_dataset_rows, split, data, str(name)) for name, split in result.items()}
+            result = datasets.load_dataset(source, revision=revision, streaming=streaming)
+    return {str(name): one for name, one in result.items()} if isinstance(result, dict) else {split: result}
 
 
 @contextmanager
@@ -362,23 +368,20 @@ def open_source(settings: Curate) -> CurateSource:
         columns = {what: what for what in COLUMNS}
         return CurateSource(stream, folder.resolve().name, "image", columns, {}, len(pictures))
     split, window = split_of(settings.split)
-    with dataset_errors("curate.source", name):
-        if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
-            saved = datasets.load_from_disk(name)
-            if isinstance(saved, datasets.DatasetDict):
-                if split not in saved:
-                    raise UserError(f"{name} has no split {split!r}; it has {', '.join(map(str, saved))}.")
-                saved = saved[split]
-            stream, total = saved.to_iterable_dataset(), len(saved)
-        else:
-            stream = datasets.load_dataset(name, revision=settings.revision, split=split, streaming=True)
-            info = (stream.info.splits or {}).get(split)
-            total = info.num_examples if info else None
-        if window.start:
-            stream, total = stream.skip(window.start), total and max(0, total - window.start)
-        if window.stop is not None:
-            count = max(0, window.stop - (window.start or 0))
-            stream, total = stream.take(count), count if total is None else min(count, total)
+    there = _open_dataset("curate.source", name, settings.revision, split, streaming=True)
+    if split not in there:
+        raise UserError(f"{name} has no split {split!r}; it has {', '.join(there)}.")
+    stream = there[split]
+    if isinstance(stream, datasets.Dataset):
+        stream, total = stream.to_iterable_dataset(), len(stream)
+    else:
+        info = (stream.info.splits or {}).get(split)
+        total = info.num_examples if info else None
+    if window.start:
+        stream, total = stream.skip(window.start), total and max(0, total - window.start)
+    if window.stop is not None:
+        count = max(0, window.stop - (window.start or 0))
+        stream, total = stream.take(count), count if total is None else min(count, total)
     return _with_columns(stream, folder.resolve().name if folder.is_dir() else name, total, settings)
 
 
