@@ -1,13 +1,10 @@
 """python -m evaluation COMMAND …"""
 
-import argparse
-import importlib
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from impressionism import names
+from impressionism.commands import Options, run_command
 
 RUN: tuple[str, dict[str, Any]] = (
     "run",
@@ -20,7 +17,7 @@ COMMANDS = {  # a command is the function of that name in the module of that nam
     "dashboard": "Show pictures and numbers in one HTML file that needs no server: report.html.",
     "statistics": "Measure pictures: a row for each, with every statistic that docs/method.md explains, and the index.",
 }
-OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {  # handed to the function by name
+OPTIONS: dict[str, Options] = {  # handed to the function by name
     "gallery": [
         RUN,
         ("--prompts", {"type": Path, "help": "a prompt set's file (default: flux or miniature, as suits the model)"}),
@@ -62,28 +59,8 @@ OPTIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {  # handed to the functi
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = vars(_parser().parse_args(arguments))
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors that nobody uses
-    command = options.pop("command")
-    from impressionism.errors import status_of
-
-    def run() -> int:
-        module = importlib.import_module(f"evaluation.{'report' if command == 'dashboard' else command}")
-        return getattr(module, command)(**options) or 0
-
-    return status_of(run)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=names.program("evaluate", "evaluation"), description="What an adapter does, shown and measured."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for name, text in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text)
-        for flag, how in OPTIONS.get(name, []):
-            command.add_argument(flag, **how)
-    return parser
+    description = "What an adapter does, shown and measured."
+    return run_command("evaluation", "evaluate", description, COMMANDS, OPTIONS, arguments)
 
 
 if __name__ == "__main__":

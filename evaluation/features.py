@@ -1,13 +1,14 @@
 """From pictures to vectors, without a download: statistics, the index's network, composition, colours."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from impressionism.files import read_picture
 from impressionism.pictorial import features, index_of, statistics_of, to_lab, to_size
@@ -56,16 +57,17 @@ def measure_file(file: Path) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     return {**statistics, "index": index_of(values)}, vectors
 
 
-def measure_files(files: Iterable[Path]) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
+def measure_files(files: Sequence[Path]) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
     """The same of many, on all cores: a dict for each picture, and (pictures, d) by the vector's name."""
     measured = in_parallel(measure_file, files)
     statistics = [values for values, _ in measured]
     return statistics, {name: np.stack([vectors[name] for _, vectors in measured]) for name in measured[0][1]}
 
 
-def in_parallel(function: Callable[[Path], Any], files: Iterable[Path]) -> list[Any]:
+def in_parallel(function: Callable[[Path], Any], files: Sequence[Path], title: str = "") -> list[Any]:
+    """A result for each file, on all cores; with a title, progress is shown."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV and PyTorch let other threads run
-        return list(pool.map(function, files))
+        return list(tqdm(pool.map(function, files), title, len(files), disable=not title))
 
 
 def small_lab(pixels: np.ndarray) -> np.ndarray:

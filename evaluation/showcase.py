@@ -36,7 +36,7 @@ def write(gallery: Path, exhibits: list[Exhibit]) -> None:
 
 def gains(gallery: Path, compared: list[tuple[Exhibit, Exhibit]]) -> list[float]:
     """How much more Impressionist each pair's adapted picture is than its base."""
-    base, adapted = (measure_files(gallery / pair[side].file for pair in compared)[0] for side in (0, 1))
+    base, adapted = (measure_files([gallery / pair[side].file for pair in compared])[0] for side in (0, 1))
     return [after["index"] - before["index"] for before, after in zip(base, adapted, strict=True)]
 
 

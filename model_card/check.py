@@ -88,14 +88,14 @@ class FrontMatterLoader(yaml.SafeLoader):
         return node
 
 
-def check(folder: Path, *, base: str | None = None) -> bool:
-    """Print every fault as a sentence; whether there is none."""
+def check(folder: Path, *, base: str | None = None) -> int:
+    """Prints every fault as a sentence, and returns the exit status: 1 where there is one."""
     found = faults(folder, base)
     for fault in found:
         print(f"- {fault}", file=sys.stderr)
     count = f"{len(found)} fault{'s' * (len(found) > 1)}" if found else "nothing is wrong"
     print(f"{folder}: {count}.", file=sys.stderr)
-    return not found
+    return 1 if found else 0
 
 
 def faults(folder: Path, base: str | None = None) -> list[str]:

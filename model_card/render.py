@@ -6,6 +6,7 @@ The text is in card.md.j2, every number comes from a record, and the same record
 """
 
 import io
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from impressionism import names, plots
 from impressionism.errors import UserError
+from impressionism.files import write_atomic
 from impressionism.records import FEW_PROMPTS, QUESTIONS, Exhibit, Pair
-from model_card import modelspec
 from model_card.front_matter import emissions, front_matter
 from model_card.presets import Preset, preset_for
 from model_card.run_records import RunRecords, read
@@ -50,7 +51,7 @@ def render(run: Path, *, base: str | None = None, repo: str | None = None, space
             changed += 1
     for old in set((records.adapter / "images").iterdir()) - {records.adapter / name for name in files}:
         old.unlink()
-    modelspec.relabel(records.comfy, **modelspec_of(records, preset))
+    relabel(records.comfy, modelspec_of(records, preset))
     print(f"{records.adapter / 'README.md'}: {len(files)} files, {changed or 'none'} of them new or changed.")
 
 
@@ -209,6 +210,23 @@ def modelspec_of(records: RunRecords, preset: Preset) -> dict[str, str]:
         "usage_hint": f"Strength {short(scores.strength)}, useful from {short(scores.strength_low)} to "
         f"{short(scores.strength_high)}; 0 is the base model.",
     }
+
+
+def relabel(file: Path, facts: dict[str, str]) -> None:
+    """Lays ModelSpec keys over those of a safetensors file; its tensors stay as they are, and the same facts give the
+    same bytes."""
+    from impressionism.lora_file import open_file
+
+    known = open_file(file, weights=False)[1]
+    metadata = known | {f"modelspec.{key}": value for key, value in facts.items()}
+    if metadata == known:
+        return
+    content = file.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start]) | {"__metadata__": dict(sorted(metadata.items()))}
+    encoded = json.dumps(header, ensure_ascii=False).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the tensors stay aligned
+    write_atomic(file, len(encoded).to_bytes(8, "little") + encoded + content[start:])
 
 
 def notice(records: RunRecords, preset: Preset) -> str:

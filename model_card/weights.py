@@ -4,19 +4,21 @@ diffusers reads alpha from its own metadata or from tensors, ComfyUI, Forge and 
 alpha a strength of 1 is the update as it stands. So they agree where alpha equals the rank, or is written as tensors.
 """
 
+import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
 
 from impressionism import names
 from impressionism.errors import UserError
-from model_card import modelspec
 
 if TYPE_CHECKING:
     from impressionism.lora_file import Update  # PyTorch takes seconds
 
 CLOSE = 0.02  # relative difference of two updates: bfloat16 rounds each factor by 0.004
-PROBES = 4
+MUST = ("sai_model_spec", "architecture", "implementation", "title")  # github.com/Stability-AI/ModelSpec
 
 
 def when(*cases: tuple[object, str]) -> list[str]:
@@ -49,22 +51,30 @@ def faults(folder: Path, base: Path | None) -> list[str]:
 def header_faults(file: Path) -> list[str]:
     """What the file says of itself: the ModelSpec's keys, and an alpha that all tools read alike."""
     try:
-        header, _ = modelspec.read_header(file)
-    except UserError:
+        with safe_open(file, "numpy") as stored:
+            keys, metadata = stored.keys(), stored.metadata() or {}
+            shapes = {key: stored.get_slice(key).get_shape() for key in keys}
+    except SafetensorError:
         return []  # reading its tensors says why
-    name, metadata = file.name, header.get("__metadata__", {})
-    missing = [key for key in modelspec.MUST if f"modelspec.{key}" not in metadata]
+    missing = [key for key in MUST if f"modelspec.{key}" not in metadata]
     digest = metadata.get("modelspec.hash_sha256")
-    return alphas(name, header, metadata) + when(
-        (missing, f"{name} lacks the ModelSpec's {', '.join(missing)}: tools cannot say what it is."),
-        (not missing and digest and digest != modelspec.hash_of(file),
-         f"{name}: modelspec.hash_sha256 is of other tensors than it holds."),
+    return alphas(file.name, shapes, metadata) + when(
+        (missing, f"{file.name} lacks the ModelSpec's {', '.join(missing)}: tools cannot say what it is."),
+        (not missing and digest and digest != hash_of(file),
+         f"{file.name}: modelspec.hash_sha256 is of other tensors than it holds."),
     )  # fmt: skip
 
 
-def alphas(name: str, header: dict[str, Any], metadata: dict[str, str]) -> list[str]:
+def hash_of(file: Path) -> str:
+    """Of the tensors' bytes, which follow the header, as `modelspec.hash_sha256` asks."""
+    with file.open("rb") as stream:
+        stream.seek(int.from_bytes(stream.read(8), "little"), 1)
+        return f"0x{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+
+
+def alphas(name: str, shapes: dict[str, list[int]], metadata: dict[str, str]) -> list[str]:
     """Where alpha is written, and whether all tools read the same; the first fault."""
-    tensors = any(key.endswith("alpha") for key in header)
+    tensors = any(key.endswith("alpha") for key in shapes)
     if "lora_adapter_metadata" not in metadata:
         return [] if tensors else [f"{name} says no alpha: tools guess a strength; write lora_adapter_metadata."]
     if tensors:
@@ -75,7 +85,7 @@ def alphas(name: str, header: dict[str, Any], metadata: dict[str, str]) -> list[
     except (ValueError, AttributeError):
         return [f"{name}: lora_adapter_metadata is no JSON object."]
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    ranks = {entry["shape"][0] for key, entry in header.items() if key.endswith("lora_A.weight")}
+    ranks = {shape[0] for key, shape in shapes.items() if key.endswith("lora_A.weight")}
     known = {rank, *(config.get("rank_pattern") or {}).values()}
     patterns = [config.get(f"{what}_pattern") or {} for what in ("alpha", "rank")]
     unsafe = alpha != rank or config.get("use_rslora") or patterns[0] != patterns[1]
@@ -89,21 +99,12 @@ def alphas(name: str, header: dict[str, Any], metadata: dict[str, str]) -> list[
 
 def differ(first: tuple[str, dict[str, "Update"]], other: tuple[str, dict[str, "Update"]]) -> list[str]:
     """Two files of one folder should be one adapter under different names."""
-    import torch
-
-    def changes(updates: dict[str, "Update"]) -> set[str]:
-        return {path for path, update in updates.items() if update.up.any()}
-
-    def distance(path: str) -> float:
-        """Of what the two add to random inputs, relative to its size."""
-        one, two = updates[path], others[path]
-        x = torch.randn(one.down.shape[1], PROBES, generator=torch.Generator().manual_seed(0))
-        added, wanted = (update.scale * (update.up.float() @ (update.down.float() @ x)) for update in (two, one))
-        return float((added - wanted).norm() / wanted.norm().clamp(min=1e-12))
+    from impressionism.lora_file import relative_difference
 
     (name, updates), (other_name, others) = first, other
     start = f"{name} and {other_name} are different adapters: "
-    if missing := changes(updates) ^ changes(others):
+    changed = [{path for path, update in one.items() if update.up.any()} for one in (updates, others)]
+    if missing := changed[0] ^ changed[1]:
         return [f"{start}only one of them changes {min(missing)}."]
-    far = [path for path in updates.keys() & others.keys() if distance(path) > CLOSE]
+    far = [path for path in changed[0] if not relative_difference(updates[path], others[path]) <= CLOSE]
     return [f"{start}at {min(far)} they add something else."] if far else []

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tiny import make_tiny_adapter
 
-from impressionism.lora_file import linears_of, read_adapter, write_adapter
+from impressionism.lora_file import linears_of, open_file, read_adapter, write_adapter
 from impressionism.names import WEIGHTS_FILE
 from impressionism.records import Run
 from model_card import __main__ as model_card
-from model_card import check, modelspec, weights
+from model_card import check, weights
 from model_card.presets import FLUX
 
 # A card with nothing wrong, written by hand as anyone might.
@@ -277,7 +277,7 @@ def test_hostile_front_matter_ends_in_one_sentence(folder: Path, hostile: str) -
 def remade(folder: Path, change) -> None:
     """The file again, with its tensors and its metadata changed by `change`."""
     file = folder / WEIGHTS_FILE
-    tensors, metadata = load_file(file), modelspec.metadata_of(file)
+    tensors, metadata = open_file(file)
     change(tensors, metadata)
     metadata.pop("modelspec.hash_sha256", None)
     save_file(tensors, file, metadata)

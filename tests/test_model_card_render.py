@@ -16,10 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from impressionism import names
+from impressionism.lora_file import open_file
 from impressionism.pictorial import STATISTICS
 from impressionism.records import Estimate, Preference, Scores, StudyResult
 from model_card import __main__ as model_card
-from model_card import check, modelspec, render, run_records
+from model_card import check, render, run_records, weights
 from model_card.presets import FLUX, MINIATURE
 from training import parcel
 
@@ -147,7 +148,7 @@ def test_numbers_follow_the_scores_into_text_snippets_and_the_file_s_hint(run: P
     assert 'set_adapters("impressionism", 0.85)' in card and "strength=0.85," in card
     assert "`strength_model`\n0.85" in card and "47 prompts × 3 seeds" in card
     assert "From **0.35** to **1.15** nothing measured speaks against the adapter" in card
-    hint = modelspec.metadata_of(run / "adapter" / "lilies_comfy.safetensors")["modelspec.usage_hint"]
+    hint = open_file(run / "adapter" / "lilies_comfy.safetensors", weights=False)[1]["modelspec.usage_hint"]
     assert hint == "Strength 0.85, useful from 0.35 to 1.15; 0 is the base model."
 
 
@@ -181,13 +182,13 @@ def test_a_card_says_where_its_pictures_are_not_at_the_recommended_strength(run:
 
 
 def test_rendering_leaves_the_evaluated_file_and_all_tensors_alone(run: Path) -> None:
-    weights, comfy = (run / "adapter" / name for name in (names.WEIGHTS_FILE, "lilies_comfy.safetensors"))
-    before, tensors = weights.read_bytes(), load_file(comfy)
+    evaluated, comfy = (run / "adapter" / name for name in (names.WEIGHTS_FILE, "lilies_comfy.safetensors"))
+    before, tensors = evaluated.read_bytes(), load_file(comfy)
     write(run)
     after = load_file(comfy)
-    assert weights.read_bytes() == before
+    assert evaluated.read_bytes() == before
     assert after.keys() == tensors.keys() and all((after[key] == tensors[key]).all() for key in after)
-    assert modelspec.metadata_of(comfy)["modelspec.hash_sha256"] == modelspec.hash_of(comfy)
+    assert open_file(comfy, weights=False)[1]["modelspec.hash_sha256"] == weights.hash_of(comfy)
 
 
 def test_what_people_chose_is_told_with_its_interval(run: Path) -> None:
@@ -248,7 +249,7 @@ def test_a_run_that_is_not_there_is_named_and_nothing_else(tmp_path: Path, capsy
 
 
 def other_weights(run: Path) -> None:
-    modelspec.relabel(run / "adapter" / names.WEIGHTS_FILE, title="trained further")
+    render.relabel(run / "adapter" / names.WEIGHTS_FILE, {"title": "trained further"})
 
 
 def another_run(run: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from galleries import make_gallery, make_paintings
 from playwright.sync_api import Browser, Page
 
-from evaluation import report
+from evaluation import dashboard
 from evaluation.__main__ import main
 from evaluation.exhibits import read_scores
 from impressionism import estimates
@@ -76,12 +76,12 @@ def row(value: float, reach: float, **more) -> Metric:
 
 
 def test_colour_needs_certainty_and_an_effect_that_can_be_seen():
-    assert report.colour(row(0.6, 0.2, better="closer", p=0.01)) == "good"
-    assert report.colour(row(0.6, 0.2, better="closer", p=0.2)) == "", "Holm's p"
-    assert report.colour(row(0.05, 0.01, better="closer", p=0.01)) == "", "less than can be seen"
-    assert report.colour(row(-0.6, 0.2, better="closer", p=0.01)) == "bad"
-    assert report.colour(row(2.6, 0.2, better="closer", p=0.01)) == "bad", "overdone"
-    assert report.colour(row(0.6, 0.2, better="lower")) == "bad"
+    assert dashboard.colour(row(0.6, 0.2, better="closer", p=0.01)) == "good"
+    assert dashboard.colour(row(0.6, 0.2, better="closer", p=0.2)) == "", "Holm's p"
+    assert dashboard.colour(row(0.05, 0.01, better="closer", p=0.01)) == "", "less than can be seen"
+    assert dashboard.colour(row(-0.6, 0.2, better="closer", p=0.01)) == "bad"
+    assert dashboard.colour(row(2.6, 0.2, better="closer", p=0.01)) == "bad", "overdone"
+    assert dashboard.colour(row(0.6, 0.2, better="lower")) == "bad"
 
 
 def test_numbers_are_short_and_small_ps_are_bounds():
@@ -99,4 +99,4 @@ def test_numbers_are_short_and_small_ps_are_bounds():
 
 def test_a_run_without_scores_is_told_how_to_get_them(tmp_path: Path):
     with pytest.raises(UserError, match="evaluation score"):
-        report.dashboard(tmp_path)
+        dashboard.dashboard(tmp_path)

@@ -38,7 +38,7 @@ def dashboard(run: Path) -> None:
     table, strength = pictures.set_index("file"), own_strength(exhibits)
     compared = [(base.file, adapted.file) for base, adapted in pairs(exhibits)]
     base_of = {adapted: base for base, adapted in compared}
-    page = environment.get_template("report.html.j2").render(
+    page = environment.get_template("dashboard.html.j2").render(
         scores=scores,
         own_strength=strength,
         exploratory=scores.prompts < FEW_PROMPTS,
