@@ -26,6 +26,7 @@ bench: $(VENV)/.ready ## measure the figures in benchmarks/ again (16 to 40 minu
 	$(BIN)/python -m benchmarks.miniature
 	$(BIN)/python -m benchmarks.painting
 	$(BIN)/python -m benchmarks.space
+	$(BIN)/python -m benchmarks.gate
 	$(BIN)/python -m benchmarks.growth
 	$(if $(DIFFUSERS),$(BIN)/python -m benchmarks.training --diffusers $(DIFFUSERS))
 	$(BIN)/python -m benchmarks.page

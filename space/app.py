@@ -85,14 +85,6 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
     return queued(page, studio)
 
 
-def bare(studio: Studio) -> gr.Blocks:
-    """The API alone."""
-    prepare()
-    with gr.Blocks(title="Impressionism", analytics_enabled=False) as page:
-        add_endpoints(studio)
-    return queued(page, studio)
-
-
 def prepare() -> None:
     """Before anything of Gradio's is made."""
     gradio_security.secure()

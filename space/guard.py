@@ -4,16 +4,12 @@ It is on where FLUX paints and off for the miniature, which knows sixteen harmle
 another classifier, as owner/name@commit, or says off, for a page whose owner looks at the pictures himself.
 
 Of 64 harmless prompts, classical nudes among them, it refuses two, both of nude children (a test counts them). How
-often the classifier errs on pictures is not measured, for want of its weights; where they are, this tells:
-
-python -m space.guard FOLDER        how many of the pictures in a folder the image filter would withhold
+often the classifier errs on pictures is not measured, for want of its weights.
 """
 
-import argparse
 import logging
 import os
 import re
-import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -21,7 +17,6 @@ from typing import Any
 from PIL import Image
 
 from impressionism.errors import UserError
-from impressionism.files import pictures_in, read_picture
 from impressionism.hub import folder_of, without_bars
 
 logger = logging.getLogger(__name__)
@@ -152,32 +147,3 @@ def guard_for(is_miniature: bool) -> Guard:
         guard = Guard(prompts=True, lacking=f"its weights cannot be had: {problem}")
         logger.warning(guard.about())
         return guard
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m space.guard", description="What the image filter withholds.")
-    parser.add_argument("folder", type=Path, help="pictures that ought to pass, classical nudes among them")
-    parser.add_argument("--filter", default=CLASSIFIER, help="owner/name@commit or a folder")
-    parser.add_argument("--threshold", type=float, default=THRESHOLD)
-    chosen = parser.parse_args()
-    files, _ = pictures_in(chosen.folder)
-    if not files:
-        sys.exit(f"There are no pictures in {chosen.folder}.")
-    try:
-        images = ImageFilter(chosen.filter, chosen.threshold)
-    except UserError as problem:
-        sys.exit(str(problem))
-    scored = []
-    for file in files:
-        try:
-            scored.append((images.score(read_picture(file)), file))
-        except UserError as problem:
-            print(problem, file=sys.stderr)
-    withheld = sorted((score, file) for score, file in scored if score > images.threshold)
-    for score, file in withheld:
-        print(f"{score:.3f}  {file}")
-    print(f"{len(withheld)} of {len(scored)} withheld: {len(withheld) / max(1, len(scored)):.1%}")
-
-
-if __name__ == "__main__":
-    main()

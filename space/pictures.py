@@ -4,15 +4,13 @@ Gradio's own picture components have neither alternative texts nor a handle for 
 travels to the browser as JSON and is set there as text; it is never part of HTML, nor of a template.
 """
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
+from impressionism.files import data_url
 from impressionism.grid import caption_of
 from impressionism.records import ImageMetadata
 from space.jobs import Step
@@ -56,7 +54,8 @@ def view_of(
 
 def progress(step: Step, caption: str) -> View:
     words = f"{caption}: picture {step.picture} of {step.pictures}"
-    return {"words": words, "done": step.done, "steps": step.steps, "preview": inline(step.preview)}
+    preview = step.preview and data_url(step.preview, quality=60, method=0)  # the fastest; it needs no file
+    return {"words": words, "done": step.done, "steps": step.steps, "preview": preview}
 
 
 def hang(path: str, metadata: ImageMetadata, caption: str | None = None) -> Item:
@@ -79,12 +78,3 @@ def alt(recipe: ImageMetadata) -> str:
     hand = f"with the Impressionist adapter at strength {recipe.strength:g}" if recipe.strength else "by the base model"
     over = ", over a photograph" if recipe.source else ""
     return f"“{recipe.sampling.prompt}”, painted {hand}{over}; seed {recipe.sampling.seed}."
-
-
-def inline(preview: Image.Image | None) -> str | None:
-    """A small picture as a data URL: it lives for a step, and needs no file."""
-    if preview is None:
-        return None
-    file = io.BytesIO()
-    preview.convert("RGB").save(file, "WEBP", quality=60, method=0)  # the fastest
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

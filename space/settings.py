@@ -354,7 +354,7 @@ def restored(studio: Studio, settings: Settings, asked: dict[str, Any]) -> dict[
     if len(strengths) > 1:
         updates[settings.strengths] = gr.update(choices=sorted({*STRENGTHS, *strengths}), value=strengths)
     elif strengths:
-        mark = {"recommended": recommended_strength(studio, adapter)} if adapter else {}
+        mark: dict[str, Any] = {"recommended": recommended_strength(studio, adapter)} if adapter else {}
         updates[settings.strength] = gr.update(value=strengths[0], **mark)
     return updates
 

@@ -7,33 +7,13 @@ import gradio as gr
 STYLE = Path(__file__).parent / "style.css"
 
 COBALT = gr.themes.Color(
-    c50="#eff1f8",
-    c100="#dfe3f1",
-    c200="#c2c9e4",
-    c300="#9da8d3",
-    c400="#7584bd",
-    c500="#5565a6",
-    c600="#42518f",
-    c700="#364274",
-    c800="#2b355c",
-    c900="#222a47",
-    c950="#161b2e",
-    name="cobalt",
-)
+    "#eff1f8", "#dfe3f1", "#c2c9e4", "#9da8d3", "#7584bd", "#5565a6", "#42518f", "#364274", "#2b355c", "#222a47",
+    "#161b2e", name="cobalt",
+)  # fmt: skip
 PAPER = gr.themes.Color(
-    c50="#fbf8f1",
-    c100="#f5f0e5",
-    c200="#e9e1d1",
-    c300="#d8cdb9",
-    c400="#a99d8a",
-    c500="#756b5d",
-    c600="#5c5449",
-    c700="#433d36",
-    c800="#2c2824",
-    c900="#211e1b",
-    c950="#181613",
-    name="paper",
-)
+    "#fbf8f1", "#f5f0e5", "#e9e1d1", "#d8cdb9", "#a99d8a", "#756b5d", "#5c5449", "#433d36", "#2c2824", "#211e1b",
+    "#181613", name="paper",
+)  # fmt: skip
 
 
 def theme() -> gr.themes.Base:

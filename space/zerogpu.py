@@ -5,7 +5,6 @@ import os
 import time
 from collections import deque
 from functools import lru_cache
-from typing import Any
 
 from impressionism import names
 from impressionism.records import GenerationParams
@@ -22,7 +21,6 @@ COLD = 20.0  # seconds a fresh worker takes to receive the weights: an estimate,
 PER_STEP = (
     0.7  # seconds per step and megapixel on half an RTX PRO 6000: an estimate, never measured there; `Pace` learns it
 )
-LARGE = 42 * 2**30  # bytes on the GPU from which ZeroGPU lends a whole card, at twice the quota: xlarge_threshold there
 ANONYMOUS = 120  # seconds a day of a visitor who is not signed in, as the Hub's documentation says
 MEASURED = 20  # paintings whose pace is kept
 TELLING = 2.0  # steps times megapixels from which the steps, not decoding and saving, decide how long it takes
@@ -59,12 +57,6 @@ def factor() -> float:
     from spaces.zero.config import get_config
 
     return get_config()["duration_factor"]
-
-
-def placed(pipe: Any) -> int:
-    """Bytes of a pipeline's weights, which lie on the GPU as long as it is lent."""
-    modules = [part for part in pipe.components.values() if hasattr(part, "parameters")]
-    return sum(t.nbytes for module in modules for t in [*module.parameters(), *module.buffers()])
 
 
 def hang_up() -> None:

@@ -11,6 +11,7 @@ from gradio_client import Client
 
 from impressionism.records import GenerationParams
 from space import app
+from space.api import add_endpoints
 from space.jobs import Visitor
 from space.studio import Picture, Request, Studio
 
@@ -18,7 +19,10 @@ from space.studio import Picture, Request, Studio
 @contextmanager
 def served(studio: Studio, **options: Any) -> Iterator[tuple[str, gr.Blocks]]:
     """The address, and what serves it: the API and the gate, without the page's tabs."""
-    page = app.bare(studio)
+    app.prepare()
+    with gr.Blocks(analytics_enabled=False) as page:
+        add_endpoints(studio)
+    app.queued(page, studio)
     address = app.launch(page, prevent_thread_lock=True, quiet=True, **options)
     try:
         yield address.rstrip("/"), page

@@ -5,6 +5,7 @@ from argparse import Namespace
 import psutil
 from space_served import served
 
+from benchmarks import gate
 from benchmarks.space import Space, measured, table
 from impressionism.pipeline import Painter
 from space.studio import Studio
@@ -23,3 +24,11 @@ def test_it_measures_a_served_painter_and_says_what_was_not_reached(tiny_painter
     rows = table(result).splitlines()[2:]
     missed = [row for row in rows if "not reached" in row]
     assert len(missed) == sum(not figures.get("reached", True) for figures in result.values())
+
+
+def test_the_page_answers_mixed_calls_and_its_memory_is_told(tiny_painter: Painter):
+    with served(Studio(tiny_painter)) as (address, _):
+        result = gate.measure(Space(int(address.rsplit(":", 1)[1]), psutil.Process()), 30)
+    assert sum(result["statuses"].values()) == 30
+    assert result["silent"] == 0 and result["statuses"]["200"] > 10
+    assert "memory grown over 30 calls" in gate.table(result)

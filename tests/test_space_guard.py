@@ -154,14 +154,3 @@ def test_the_filter_is_off_for_the_miniature_on_for_flux_and_can_be_replaced(
     assert "switched off" in guard_for(is_miniature=False).about()
     monkeypatch.setenv("IMPRESSIONISM_FILTER", source)
     assert guard_for(is_miniature=True).images
-
-
-def test_the_command_counts_what_is_withheld(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-):
-    folder = make_classifier(tmp_path / "filter", lean=9.0)
-    (tmp_path / "pictures").mkdir()
-    PICTURE.save(tmp_path / "pictures" / "venus.png")
-    monkeypatch.setattr("sys.argv", ["guard", str(tmp_path / "pictures"), "--filter", str(folder)])
-    guard.main()
-    assert "1 of 1 withheld: 100.0%" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from PIL import Image
 
 from impressionism.records import GenerationParams, ImageMetadata, Provenance
 from space.jobs import Step
-from space.pictures import FRONT, alt, inline, progress, view_of
+from space.pictures import FRONT, alt, progress, view_of
 from space.studio import Picture
 
 RECIPE = ImageMetadata(
@@ -50,7 +50,6 @@ def test_when_all_is_painted_nothing_is_left_of_the_progress():
     view = view_of([picture(0.0), picture(0.5)])
     assert set(view) == {"items", "link", "recipe"}
     assert view["recipe"]["strength"] == 0.5
-    assert inline(None) is None
 
 
 @pytest.mark.parametrize("template", sorted(FRONT.glob("*.html")), ids=lambda path: path.name)

@@ -14,7 +14,7 @@ A Python program paints with three lines, in which ADDRESS is what your browser 
 ```python
 from gradio_client import Client
 
-picture, recipe = Client("ADDRESS").predict(prompt="a windmill at sunset", api_name="/generate")
+picture, recipe = Client("ADDRESS").predict(prompt="a cottage at sunset", api_name="/generate")
 ```
 
 For an agent, add `ADDRESS/gradio_api/mcp/` as an MCP server (streamable HTTP). Its tools {", ".join(ENDPOINTS)} return
