@@ -21,7 +21,7 @@ from tqdm import tqdm
 from benchmarks.measure import markdown, marked, parser, record
 from benchmarks.space import Space, serving
 
-SMALL = {"steps": 1, "width": 64, "height": 64}
+SMALL = {"steps": 1, "width": 192, "height": 144}
 JUNK: list[Any] = [
     None, -1, 1e300, "x" * 999, [], {}, [[[]]], {"path": "/etc/passwd"}, {"url": "javascript:alert(1)"},
 ]  # fmt: skip

@@ -188,7 +188,7 @@ def memory(space: Space, pictures: int) -> dict:
     """(f), each in a session of its own; the first fifty fill what is kept for later."""
     todo, marks = fresh(4000), []
     for number in tqdm(range(pictures), desc="memory"):
-        space.ask("generate", session=f"visitor {number}", steps=1, width=64, height=64, **next(todo))
+        space.ask("generate", session=f"visitor {number}", steps=1, width=192, height=144, **next(todo))
         marks.append(space.memory())
     grown = (marks[-1] - marks[min(49, pictures // 2)]) / 2**20
     return {"pictures": pictures, "MiB": marks[-1] / 2**20, "grown_MiB_after_50": grown, "reached": grown <= 32}

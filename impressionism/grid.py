@@ -52,7 +52,7 @@ class Axis:
         if self.setting == "strength":
             return f"Strength {value:g}"
         if self.setting == "blocks":
-            return f"Only {value.replace('_', ' ')} blocks"
+            return f"Only {BLOCK_GROUPS[value]} blocks"
         if self.setting == "adapter":
             return Path(value).name
         return {"seed": f"Seed {value}", "steps": f"{value} steps", "prompt": f"“{value}”"}[self.setting]
@@ -130,23 +130,29 @@ def caption_of(metadata: "ImageMetadata") -> str:
 
 def block_group(metadata: "ImageMetadata") -> str:
     blocks = metadata.blocks.to_dict() if metadata.blocks else dict.fromkeys(BLOCK_GROUPS, 1.0)
-    only = [name.replace("_", " ") for name, value in blocks.items() if value]
+    only = [BLOCK_GROUPS[name] for name, value in blocks.items() if value]
     return "all blocks" if len(only) == len(blocks) else f"only {' and '.join(only)} blocks"
 
 
-DIFFERENCES: tuple[Callable[["ImageMetadata"], str], ...] = (
+SAMPLING_TEXTS: tuple[Callable[["ImageMetadata"], str], ...] = (
     lambda metadata: f"seed {metadata.sampling.seed}",
     lambda metadata: f"{metadata.sampling.steps} steps",
     lambda metadata: f"“{metadata.sampling.prompt}”",
-    lambda metadata: str(metadata.provenance.adapter).split("/")[-1],
-    block_group,
 )
+ADAPTER_TEXTS = (lambda metadata: str(metadata.provenance.adapter).split("/")[-1], block_group)
 
 
 def caption_among(every: Sequence["ImageMetadata"]) -> Callable[["ImageMetadata"], str]:
     """A caption with the settings in which these pictures differ."""
-    texts = [text for text in DIFFERENCES if len({text(metadata) for metadata in every}) > 1]
-    return lambda metadata: ", ".join([caption_of(metadata), *(text(metadata) for text in texts)])
+    sampling = [text for text in SAMPLING_TEXTS if len({text(metadata) for metadata in every}) > 1]
+    adapted = [metadata for metadata in every if metadata.strength]
+    adapter = [text for text in ADAPTER_TEXTS if len({text(metadata) for metadata in adapted}) > 1]
+
+    def caption(metadata: "ImageMetadata") -> str:
+        texts = [*(adapter if metadata.strength else ()), *sampling]
+        return ", ".join([caption_of(metadata), *(text(metadata) for text in texts)])
+
+    return caption
 
 
 # ---- The sheet, and the page

@@ -25,7 +25,8 @@ SUBJECTS = [
 ]  # fmt: skip
 LIGHTS = ["at dawn", "at noon", "at sunset", "at night", "under heavy clouds", "in the snow"]
 
-BLOCK_GROUPS = ("two_stream", "early_single", "late_single")  # of FLUX's transformer, each with a strength of its own
+# The groups of FLUX's blocks that have a strength of their own, and what a visitor reads.
+BLOCK_GROUPS = {"two_stream": "two-stream", "early_single": "early single-stream", "late_single": "late single-stream"}
 
 DEFAULT_STRENGTH = 1.0  # of an adapter that recommends no other
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # what diffusers, and our training, call an adapter's file

@@ -29,9 +29,10 @@ NUMBERS: dict[str, type[int] | type[float]] = {
 
 
 def settings_of(recipes: Sequence[ImageMetadata]) -> dict[str, Any]:
-    """Everything that the page can set, of pictures that differ in nothing but their strength."""
-    last = recipes[-1]
-    settings = last.sampling.to_dict() | {"strengths": [recipe.strength for recipe in recipes], "fast": int(last.fast)}
+    """Everything that the page can set: the strengths of all these pictures, and else what the last one was painted
+    with."""
+    last, strengths = recipes[-1], list(dict.fromkeys(recipe.strength for recipe in recipes))
+    settings = last.sampling.to_dict() | {"strengths": strengths, "fast": int(last.fast)}
     settings |= {"adapter": last.provenance.adapter} if last.provenance.adapter else {}
     settings |= last.blocks.to_dict() if last.blocks else {}
     if last.upscale:  # those of the picture that was enlarged

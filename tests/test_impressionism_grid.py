@@ -93,8 +93,9 @@ def test_captions_name_the_settings_in_which_the_pictures_differ():
     )
     assert caption_among([RECIPE, RECIPE])(RECIPE) == "Impressionist, strength 0.5"
     caption = caption_among([RECIPE, other])
-    assert caption(RECIPE) == "Impressionist, strength 0.5, seed 4, all blocks"
-    assert caption(other) == "Impressionist, strength 0.5, seed 5, only two stream blocks"
+    assert caption(RECIPE) == "Impressionist, strength 0.5, all blocks, seed 4"
+    assert caption(other) == "Impressionist, strength 0.5, only two-stream blocks, seed 5"
+    assert caption_among([RECIPE.replace(strength=0.0), other])(RECIPE.replace(strength=0.0)) == "Base model, seed 4"
 
 
 def test_a_grid_without_the_adapter_has_a_column_for_it_or_else_a_row():
@@ -156,4 +157,4 @@ def test_the_command_writes_a_sheet_and_a_page_and_paints_each_picture_once(
     page = (tmp_path / "grid.html").read_text()
     assert page.count("data:image/webp;base64,") == 4 and "<b>boat" not in page
     heads = re.findall(r'<th scope="\w+">(.*?)</th>', page)
-    assert heads == ["No adapter", "Strength 1", "Only two stream blocks", "Only late single blocks"]
+    assert heads == ["No adapter", "Strength 1", "Only two-stream blocks", "Only late single-stream blocks"]

@@ -33,6 +33,12 @@ def test_a_link_brings_back_every_setting(recipes: list[ImageMetadata]):
     assert settings_from(parse_qsl(link(recipes)[1:])) == settings_of(recipes)
 
 
+def test_the_sheet_of_a_grid_with_rows_brings_each_strength_once_and_the_last_rows_settings():
+    rows = [one.replace(sampling=SAMPLING.replace(seed=seed)) for seed in (1, 2) for one in ROW]
+    settings = settings_of(rows)
+    assert (settings["strengths"], settings["seed"]) == ([one.strength for one in ROW], 2)
+
+
 def test_an_upscaled_picture_leads_to_the_one_that_was_enlarged():
     large = SAMPLING.replace(width=384, height=288)
     settings = settings_of([RECIPE.replace(sampling=large, source="ab" * 32, change=0.2, upscale=True)])

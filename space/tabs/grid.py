@@ -49,8 +49,8 @@ def add_grid(studio: Studio, settings: Settings, start: Start) -> None:
     )
     add_take(sheet)
     with gr.Column(visible=False) as measures:
-        chosen = gr.Dropdown([INDEX, *LABELS.values()], value=INDEX, label="Measured in the pictures, by strength")
-        plot = gr.LinePlot(x="strength", y="value", x_title="Strength", height=260, elem_id="plot")
+        chosen = gr.Dropdown([INDEX, *LABELS.values()], value=INDEX, label="Measured in the pictures")
+        plot = gr.LinePlot(x="x", y="value", height=260, elem_id="plot")
     table = gr.State(None)
 
     def job_of(*values: Any) -> Job:
@@ -94,16 +94,15 @@ def add_grid(studio: Studio, settings: Settings, start: Start) -> None:
         job_of,
         finished={
             sheet: lambda job, pictures: gr.update(value=sheet_of(job, pictures), visible=bool(pictures)),
-            table: lambda _, pictures: measured(pictures),
-            measures: lambda _, pictures: gr.update(visible=is_one_row(pictures)),
+            table: measured,
+            measures: lambda job, pictures: gr.update(visible=is_one_row(job, pictures)),
         },
     )
     gr.on([table.change, chosen.change], curve, [table, chosen], plot, **LIGHT)
 
 
-def is_one_row(pictures: Sequence[Picture]) -> bool:
-    """Whether the pictures differ by their strength alone."""
-    return len(pictures) > 1 and len({picture.recipe["strength"] for picture in pictures}) == len(pictures)
+def is_one_row(job: Job, pictures: Sequence[Picture]) -> bool:
+    return len(pictures) > 1 and job.grid is not None and job.grid.rows is None
 
 
 def sheet_of(job: Job, pictures: Sequence[Picture]) -> str | None:
@@ -117,13 +116,16 @@ def sheet_of(job: Job, pictures: Sequence[Picture]) -> str | None:
     return str(save_sheet(sheet, recipes, Path(get_upload_folder(), secrets.token_hex(16), "contact-sheet.png")))
 
 
-def measured(pictures: Sequence[Picture]) -> list[dict[str, float]]:
-    """For each picture of one row its strength, and every statistic by the name that the page gives it."""
-    rows = []
-    for picture in pictures if is_one_row(pictures) else ():
+def measured(job: Job, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+    """For each picture of one row its strength or its column's label, and every statistic by the name that the page
+    gives it."""
+    if not is_one_row(job, pictures):
+        return []
+    columns, rows = job.grid.columns, []  # pyright: ignore[reportOptionalMemberAccess]
+    for picture, value in zip(pictures, columns.values, strict=True):
         values, index = assessed(picture.path)
         named = {label: values[name] for name, label in LABELS.items()}
-        rows.append({"strength": picture.recipe["strength"], INDEX: index, **named})
+        rows.append({"x": value if columns.setting == "strength" else columns.label(value), INDEX: index, **named})
     return rows
 
 
@@ -132,10 +134,14 @@ def assessed(path: str) -> Assessment:
     return assess(Image.open(path).convert("RGB"))
 
 
-def curve(rows: list[dict[str, float]] | None, chosen: str) -> Any:
-    """One statistic against strength, and its values in words for those who do not see the line."""
+def curve(rows: list[dict[str, Any]] | None, chosen: str) -> Any:
+    """One statistic from column to column, and its values in words for those who do not see the line."""
     if not rows:
         return None
-    points = {"strength": [row["strength"] for row in rows], "value": [row[chosen] for row in rows]}
-    said = " · ".join(f"{row[chosen]:.3g} at {row['strength']:g}" for row in rows)
-    return gr.update(value=pd.DataFrame(points), y_title=chosen, caption=said)
+    numbers = isinstance(rows[0]["x"], float)
+    said = [f"{row[chosen]:.3g} at {row['x']:g}" if numbers else f"{row['x']}: {row[chosen]:.3g}" for row in rows]
+    points = pd.DataFrame({"x": [row["x"] for row in rows], "value": [row[chosen] for row in rows]})
+    return gr.update(
+        value=points, y_title=chosen, x_title="Strength" if numbers else " ", caption=" · ".join(said),
+        sort=None if numbers else [row["x"] for row in rows],
+    )  # fmt: skip
