@@ -446,8 +446,8 @@ def test_words_that_the_model_does_not_know_are_named_and_a_chip_helps(page: Pag
     page.get_by_label("Prompt").fill("a zxqv at noon")
     expect(page.locator("#hint")).to_contain_text("The model does not know:", timeout=WAIT)
     expect(page.locator("#hint")).to_contain_text("zxqv")
-    page.get_by_role("button", name="a windmill", exact=True).click()
-    expect(page.get_by_label("Prompt")).to_have_value("a windmill at noon", timeout=WAIT)
+    page.get_by_role("button", name="a steam train", exact=True).click()
+    expect(page.get_by_label("Prompt")).to_have_value("a steam train at noon", timeout=WAIT)
     set_strength(page, 0)
     expect(page.locator("#strength")).to_contain_text("the adapter is off")
 

@@ -59,7 +59,7 @@ def test_a_photograph_takes_the_size_that_crops_it_least():
 
 def test_a_chip_changes_the_subject_or_the_light_of_the_prompt():
     assert with_chip(MINIATURE, "a cottage at noon", "at sunset") == "a cottage at sunset"
-    assert with_chip(MINIATURE, "a cottage at noon", "a windmill") == "a windmill at noon"
+    assert with_chip(MINIATURE, "a cottage at noon", "a steam train") == "a steam train at noon"
     assert with_chip(MINIATURE, "art of a mill at dawn", "a cottage", "art of") == "art of a cottage at dawn"
     assert with_chip(MINIATURE, "a cat", "at night") == "a cat at night"
     assert with_chip(MINIATURE, "", "at night") == "at night"
