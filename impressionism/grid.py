@@ -1,8 +1,8 @@
 """A grid of pictures from the same noise: one setting from left to right, another from top to bottom.
 
-python -m impressionism grid "a haystack at dawn" --columns strength 0 0.5 1 1.5 --rows seed 1 2 3
-python -m impressionism grid --columns prompt "a haystack at dawn" "a cottage at sunset" --rows adapter ./one ./two
-python -m impressionism grid "a haystack at dawn" --columns blocks --rows strength 0.5 1 --no-adapter
+python -m impressionism.grid "a haystack at dawn" --columns strength 0 0.5 1 1.5 --rows seed 1 2 3
+python -m impressionism.grid --columns prompt "a haystack at dawn" "a cottage at sunset" --rows adapter ./one ./two
+python -m impressionism.grid "a haystack at dawn" --columns blocks --rows strength 0.5 1 --no-adapter
 
 Writes a labelled PNG, which carries the recipe of every picture, and beside it the same as a page (HTML).
 """
@@ -209,8 +209,11 @@ def contact_sheet(
     return sheet
 
 
-def sheet_caption(params: "GenerationParams") -> str:
-    return f"AI-generated, seed {params.seed}, {params.steps} steps: “{params.prompt}”"  # what is cut is the prompt
+def sheet_caption(params: "GenerationParams", grid: Grid) -> str:
+    """What all pictures have in common; the prompt comes last, because a long caption is cut."""
+    every = {"seed": f", seed {params.seed}", "steps": f", {params.steps} steps", "prompt": f": “{params.prompt}”"}
+    axes = (grid.columns.setting, grid.rows and grid.rows.setting)
+    return "AI-generated" + "".join(text for setting, text in every.items() if setting not in axes)
 
 
 def save_sheet(sheet: "Image.Image", recipes: Sequence["ImageMetadata"], path: Path) -> Path:
@@ -251,10 +254,10 @@ def page_of(grid: Grid, pictures: Sequence["Image.Image"], recipes: Sequence["Im
 
 
 def parser() -> argparse.ArgumentParser:
-    prog = names.program("grid", "impressionism grid")
+    prog = names.program("grid", "impressionism.grid")
     result = argparse.ArgumentParser(
         prog=prog,
-        description=(__doc__ or "").replace("python -m impressionism grid", prog),
+        description=(__doc__ or "").replace("python -m impressionism.grid", prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
@@ -321,9 +324,10 @@ def run(args: argparse.Namespace) -> None:
     painted = dict(zip(distinct, paint_all(painter, list(distinct.values()), on_step=show), strict=True))
     pictures, recipes = [painted[key_of(one.metadata)] for one in requests], [one.metadata for one in requests]
     labels = [[one.label(value) for value in one.values] if one else [] for one in (grid.columns, grid.rows)]
-    sheet = contact_sheet(pictures, labels[0], sheet_caption(params), labels[1])
+    title = sheet_caption(params, grid)
+    sheet = contact_sheet(pictures, labels[0], title, labels[1])
     print(save_sheet(sheet, recipes, args.out))
-    page = page_of(grid, pictures, recipes, sheet_caption(params))
+    page = page_of(grid, pictures, recipes, title)
     print(write_atomic(args.out.with_suffix(".html"), page))
 
 

@@ -17,6 +17,7 @@ from impressionism.grid import (
     grid_of,
     main,
     save_sheet,
+    sheet_caption,
 )  # fmt: skip
 from impressionism.records import BlockStrengths, GenerationParams, ImageMetadata, Provenance
 from space.recipes import recipes_in
@@ -85,6 +86,14 @@ def test_the_rows_are_as_even_as_can_be(pictures: int, columns: int):
 def test_a_sheet_carries_the_recipes_of_all_its_pictures(tmp_path: Path):
     row = [RECIPE.replace(strength=strength) for strength in (0.0, 1 / 3, 1.0)]
     assert recipes_in(save_sheet(Image.new("RGB", (9, 9)), row, tmp_path / "new" / "sheet.png")) == row
+
+
+def test_a_sheet_s_caption_names_what_all_pictures_have_in_common():
+    by_seed, by_prompt = axis("seed", ["1"]), axis("prompt", ["a boat"])
+    assert (
+        sheet_caption(RECIPE.sampling, grid_of(axis("blocks"), by_seed, 1.0)) == "AI-generated, 20 steps: “a windmill”"
+    )
+    assert sheet_caption(RECIPE.sampling, grid_of(by_prompt, None, 1.0)) == "AI-generated, seed 4, 20 steps"
 
 
 def test_captions_name_the_settings_in_which_the_pictures_differ():

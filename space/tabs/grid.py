@@ -112,7 +112,9 @@ def sheet_of(job: Job, pictures: Sequence[Picture]) -> str | None:
     recipes = [ImageMetadata.from_dict(picture.recipe) for picture in pictures]
     rows = [job.grid.rows.label(value) for value in job.grid.rows.values] if job.grid.rows else []
     heads = [job.grid.columns.label(value) for value in job.grid.columns.values]
-    sheet = contact_sheet([Image.open(one.path) for one in pictures], heads, sheet_caption(recipes[0].sampling), rows)
+    sheet = contact_sheet(
+        [Image.open(one.path) for one in pictures], heads, sheet_caption(recipes[0].sampling, job.grid), rows
+    )
     return str(save_sheet(sheet, recipes, Path(get_upload_folder(), secrets.token_hex(16), "contact-sheet.png")))
 
 
