@@ -18,7 +18,7 @@ const give = (answer) => {
   answered = step();
   const milliseconds = answer === "go on" ? 0 : Math.round(performance.now() - shown);
   shown = Infinity;
-  trigger("submit", { answer, step: answered, milliseconds, width: window.innerWidth, density: window.devicePixelRatio });
+  trigger("submit", { answer, step: answered, milliseconds });
   setTimeout(() => (answered = null), 8000); // the network may have lost it; the server takes a step only once
 };
 

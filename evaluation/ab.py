@@ -208,7 +208,7 @@ class VotingSession:
             session, visitor, schedule(self.study, session, seen=seen, votes=Counter(v.pair for v in self.votes))
         )
 
-    def take(self, session: Session, answer: votes.Answer, milliseconds: int, width: int, density: float) -> None:
+    def take(self, session: Session, answer: votes.Answer, milliseconds: int) -> None:
         """Writes the vote, then goes on."""
         trial = session.trial
         vote = votes.Vote(
@@ -224,8 +224,6 @@ class VotingSession:
             right=trial.right.arm,
             answer=answer,
             milliseconds=milliseconds,
-            width=width,
-            density=density,
             synthetic=self.synthetic,
         )
         with self.lock:
@@ -249,11 +247,11 @@ def welcome(study: Study) -> str:
     minutes = math.ceil(study.length * len(QUESTIONS) * SECONDS / 60)
     return f"""<div class="ballot" data-step="begin"><h1>Two pictures, one question at a time</h1>
 <p>You will see {study.length} pairs and answer up to three short questions about each, in some {minutes} minutes.
-Look at both, then click or tap the one that you choose, or take a key.</p>
+Look at both, then click or tap your choice, or press a key.</p>
 <p class="keys"><kbd>←</kbd> left &ensp; <kbd>→</kbd> right &ensp;
 <kbd>↑</kbd> no difference &ensp; <kbd>↓</kbd> neither</p>
-<p class="quiet">Kept are your answers, the time each took, the size of your window, and a random number that your
-browser remembers, so that no pair comes twice. No name and no address. Who painted what is told at the end.</p>
+<p class="quiet">We keep your answers, the time each took, and a random number that your browser remembers, so that
+no pair comes twice; no name and no address. At the end you learn who painted what.</p>
 <button class="begin" data-answer="go on">Begin</button></div>"""
 
 
@@ -302,7 +300,7 @@ def build(voting: VotingSession) -> Any:
         else:
             memory = memory_of(memory)
             memory["seen"] = sorted({*memory["seen"], session.trial.pair.id})
-            voting.take(session, given["answer"], *sizes(given))
+            voting.take(session, given["answer"], milliseconds_of(given))
         if session is None or session.done:
             return ending(session), "", session, memory
         return asking(session), gr.skip() if session.asked else showing(voting, session.trial), session, memory
@@ -323,11 +321,10 @@ def memory_of(memory: Any) -> dict[str, Any]:
     return memory if known else {"visitor": uuid.uuid4().hex, "seen": []}
 
 
-def sizes(given: dict[str, Any]) -> tuple[int, int, float]:
-    """Milliseconds, width and density, whatever the browser said."""
-    values = [given.get(name) for name in ("milliseconds", "width", "density")]
-    time, width, density = (value if isinstance(value, int | float) and 0 <= value < 1e7 else 0 for value in values)
-    return int(time), int(width), float(density)
+def milliseconds_of(given: dict[str, Any]) -> int:
+    """Whatever the browser said."""
+    value = given.get("milliseconds")
+    return int(value) if isinstance(value, int | float) and 0 <= value < 1e7 else 0
 
 
 def launch(page: Any, host: str | None = None, port: int | None = None, **more: Any) -> str:

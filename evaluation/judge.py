@@ -9,10 +9,10 @@ which names content only. OPENAI_API_KEY is sent where it is set.
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
 
-import httpx
 import numpy as np
+import openai
 
 from evaluation.evidence import ScoreInputs
 from evaluation.rows import FACTS, compared, not_computed, sides_of
@@ -33,12 +33,8 @@ def judge_rows(evidence: ScoreInputs, endpoint: str | None, model: str | None) -
     pictures = evidence.pictures
     asked = np.concatenate([evidence.rows(arm) for arm in ("base", "adapter")])
     files = [evidence.run / "gallery" / pictures["file"][place] for place in asked]
-    headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get("OPENAI_API_KEY")) else {}
-    address = endpoint.rstrip("/") + "/"
-    with (
-        httpx.Client(base_url=address, headers=headers, timeout=TIMEOUT) as client,
-        ThreadPoolExecutor(AT_ONCE) as pool,
-    ):
+    client = openai.OpenAI(base_url=endpoint, api_key=os.environ.get("OPENAI_API_KEY") or "none", timeout=TIMEOUT)
+    with client, ThreadPoolExecutor(AT_ONCE) as pool:
         answers = pool.map(lambda file, text: ask(client, model, file, text), files, pictures["text"][asked])
         pictures["shown"] = np.nan
         pictures.loc[asked, "shown"] = list(answers)
@@ -46,30 +42,29 @@ def judge_rows(evidence: ScoreInputs, endpoint: str | None, model: str | None) -
     return [Metric(name="judge-yes", weights=model, note="Probability of yes, as VQAScore.", **FACTS["yes"], **found)]
 
 
-def ask(client: httpx.Client, model: str, file: Any, text: str) -> float:
+def ask(client: openai.OpenAI, model: str, file: Path, text: str) -> float:
     """Probability that the picture shows the text; 0 or 1 from an endpoint that gives no probabilities."""
-    picture = {"type": "image_url", "image_url": {"url": data_url(thumbnail(file, SIDE), "jpeg", quality=90)}}
-    question = {"type": "text", "text": QUESTION.format(text=text)}
-    body = {
-        "model": model, "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": 10,
-        "messages": [{"role": "user", "content": [picture, question]}],
-    }  # fmt: skip
+    picture = data_url(thumbnail(file, SIDE), "jpeg", quality=90)
+    shown = {"type": "image_url", "image_url": {"url": picture}}
+    question = [shown, {"type": "text", "text": QUESTION.format(text=text)}]
     try:
-        answer = client.post("chat/completions", json=body)
-        answer.raise_for_status()
-        choice = answer.json()["choices"][0]
-        tokens = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or []
+        answer = client.chat.completions.create(
+            model=model, max_tokens=1, temperature=0, logprobs=True, top_logprobs=10,
+            messages=[{"role": "user", "content": question}],  # type: ignore[list-item]
+        )  # fmt: skip
+        choice = answer.choices[0]
+        tokens = choice.logprobs.content[0].top_logprobs if choice.logprobs and choice.logprobs.content else []
         mass = {"yes": 0.0, "no": 0.0}
         for token in tokens:
-            word = token["token"].strip().lower()
+            word = token.token.strip().lower()
             if word in mass:
-                mass[word] += math.exp(token["logprob"])
+                mass[word] += math.exp(token.logprob)
         if sum(mass.values()) > 0:
             return mass["yes"] / sum(mass.values())
-        word = choice["message"]["content"].strip().lower().strip(".!")
-    except httpx.HTTPError as error:
-        raise UserError(f"The judge at {client.base_url} does not answer: {error}.") from error
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        word = (choice.message.content or "").strip().lower().strip(".!")
+    except openai.OpenAIError as error:
+        raise UserError(f"The judge at {client.base_url} does not answer: {error}") from error
+    except (ValueError, IndexError, TypeError, AttributeError) as error:
         raise UserError(
             f"The judge at {client.base_url} does not answer as OpenAI's chat API does: {error!r}."
         ) from error

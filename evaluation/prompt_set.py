@@ -1,7 +1,6 @@
 """Prompt sets: what is asked of base and adapter, from which noise; YAML files in evaluation/prompts, versioned."""
 
 import dataclasses
-import hashlib
 import itertools
 from pathlib import Path
 from typing import Any, Self
@@ -71,7 +70,3 @@ class PromptSet(Record):
         """As suits the model, where the set does not say otherwise."""
         own: dict[str, Any] = {"steps": self.steps, "width": self.width, "height": self.height}
         return dataclasses.replace(usual, seed=seed, **{name: value for name, value in own.items() if value})
-
-
-def digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

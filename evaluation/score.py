@@ -23,11 +23,11 @@ from evaluation.exhibits import own_strength
 from evaluation.judge import judge_rows
 from evaluation.learned import learned_rows
 from evaluation.numbers import bootstrap, holm
-from evaluation.prompt_set import PromptSet, digest
+from evaluation.prompt_set import PromptSet
 from evaluation.rows import SEEN, copies_row, copy_limit, distinct, gap_of, kid_row, weightless
 from impressionism.estimates import percent
 from impressionism.files import thumbnail, write_atomic
-from impressionism.hub import digest_of, label
+from impressionism.hub import digest_of, label, sha256_of
 from impressionism.records import FEATURES, FEW_PROMPTS, AtStrength, Estimate, Failure, GenreScores, Scores
 
 CONTENT_KEPT = 0.8
@@ -69,7 +69,7 @@ def score(
         run=run.resolve().name,
         provenance=evidence.exhibits[0].recipe.provenance,
         prompt_set=f"{prompts.name}, version {prompts.version}",
-        prompt_set_sha256=digest(file),
+        prompt_set_sha256=sha256_of(file).hex(),
         prompts=int(evidence.pictures["prompt"].nunique()),
         seeds=int(evidence.pictures["seed"].nunique()),
         real=f"{label(real)}, {len(evidence.real)} pictures, content {digest_of(*real_pictures(real))}",

@@ -15,6 +15,7 @@ from typing import Literal
 from evaluation.exhibits import noise_of, own_strength, read_gallery
 from impressionism.errors import UserError
 from impressionism.files import pictures_in
+from impressionism.hub import sha256_of
 from impressionism.records import FEW_PROMPTS, Arm, Exhibit, Question, Record, Scores, parsed
 
 Kind = Literal["main", "catch", "repeat"]
@@ -170,7 +171,7 @@ def sides_of(arm: str, folder: Path) -> list[Side]:
 
 def digest(file: Path) -> str:
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        return sha256_of(file).hex()
     except FileNotFoundError:
         raise UserError(f"The picture {file} is missing; put it back, or paint the gallery again.") from None
 

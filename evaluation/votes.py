@@ -31,7 +31,7 @@ DECISIVE = ("left", "right")
 class Vote(Record):
     """One answer to one question. No address, no name, no text that anybody wrote."""
 
-    version: int = 3
+    version: int = 4
     id: str
     time: str
     """UTC, to the second."""
@@ -49,10 +49,6 @@ class Vote(Record):
     answer: Answer
     milliseconds: int
     """From the moment the pictures could be seen."""
-    width: int
-    """Of the window, in CSS pixels."""
-    density: float
-    """Device pixels in a CSS pixel."""
     synthetic: bool
 
     @property

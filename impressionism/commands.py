@@ -21,8 +21,10 @@ def run_command(
     arguments: list[str] | None,
 ) -> int:
     """Parses the arguments and calls the function of the command's name in the room's module of that name, with the
-    options by name; returns the exit status, which is the function's where it has one. commands: each with a sentence of
-    help. name: the room's in `impressionism NAME`."""
+    options by name; returns the exit status, which is the function's where it has one.
+
+    commands: each with a sentence of help. name: the room's in `impressionism NAME`.
+    """
     parser = argparse.ArgumentParser(prog=names.program(name, room), description=description)
     parsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for command, text in commands.items():

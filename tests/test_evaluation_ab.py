@@ -116,7 +116,7 @@ def test_a_whole_session_by_the_keyboard_alone_becomes_votes_and_a_report(chromi
     names = dict(zip(keys, ("left", "right", "tie", "neither"), strict=True))
     assert [vote.answer for vote in written] == [names[key] for key in pressed]
     assert len(written) == 3 * 3 * 2 + 1 + 3  # three prompts beside two arms, a catch trial, a repeat
-    assert all(vote.synthetic and 0 < vote.milliseconds < WAIT and vote.width == 1280 for vote in written)
+    assert all(vote.synthetic and 0 < vote.milliseconds < WAIT for vote in written)
     assert {vote.rater for vote in written} == {written[0].rater}
     assert {(vote.left, vote.right) for vote in written if vote.kind == "main"} <= {
         pair for base in (PRIMARY, "base") for pair in (("adapter", base), (base, "adapter"))
@@ -265,7 +265,7 @@ def test_a_rehearsal_and_real_votes_are_kept_apart_from_the_start(run: Path):
     room = ab.VotingSession(run, run / "votes", study, None, None, synthetic=True)
     session = room.begin("visitor", set())
     assert session
-    room.take(session, "left", 900, 360, 3.0)
+    room.take(session, "left", 900)
     with pytest.raises(UserError, match="has synthetic votes"):
         ab.VotingSession(run, run / "votes", study, None, None, synthetic=False)
 
@@ -276,7 +276,7 @@ def test_the_study_closes_with_the_votes_that_were_planned(run: Path):
     session = room.begin("visitor", set())
     assert session
     while not session.done:
-        room.take(session, "left", 900, 360, 3.0)
+        room.take(session, "left", 900)
     assert room.begin("another", set()) is None
     again = ab.VotingSession(run, run / "votes", study, None, None, synthetic=True)  # also after a restart
     assert again.begin("another", set()) is None
@@ -303,7 +303,7 @@ def test_votes_go_to_a_private_dataset_and_come_back_after_a_restart(run: Path, 
     session = room.begin("visitor", set())
     assert session
     for _ in range(4):
-        room.take(session, "right", 900, 360, 3.0)
+        room.take(session, "right", 900)
     scheduler.trigger().result(timeout=60)
     scheduler.stop()
     assert hub.repos["datasets/monet/votes"].private

@@ -38,7 +38,7 @@ def vote_of(study: Study, **changed: Any) -> Vote:
     usual: dict[str, Any] = {
         "id": "1", "time": votes.now(), "study_sha256": study.sha256, "rater": "monet", "session": "morning",
         "pair": f"0-1-{PRIMARY}", "kind": "main", "question": "style", "left": "adapter", "right": PRIMARY,
-        "answer": "left", "milliseconds": 2000, "width": 1280, "density": 1.0, "synthetic": True,
+        "answer": "left", "milliseconds": 2000, "synthetic": True,
     }  # fmt: skip
     return Vote(**{**usual, **changed})
 

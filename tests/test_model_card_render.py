@@ -162,8 +162,12 @@ def test_intervals_have_the_digits_that_they_deserve(run: Path) -> None:
 def test_what_speaks_against_the_adapter_is_told(run: Path) -> None:
     scores = Scores.from_json((run / "scores.json").read_text())
     weak = Estimate(value=0.3, low=0.2, high=0.4, n=2)
-    rescored(run, arms={"adapter": weak, "base-styled": dataclasses.replace(weak, value=0.5, high=0.6)})
+    curve = [*scores.curve[:-1], dataclasses.replace(scores.curve[-1], problems=["it copies"])]
+    rescored(run, arms={"adapter": weak, "base-styled": dataclasses.replace(weak, value=0.5, high=0.6)}, curve=curve,
+             failed=["it is overdone"], verdict="Not good: it is overdone.")  # fmt: skip
     card = write(run).replace("\N{NO-BREAK SPACE}", " ")
+    assert "**strength 1** came out best." in card and "**Not good: it is overdone.**" in card
+    assert "- At strength 1.5: it copies." in card
     said = rf"^- {STATISTICS['strokes'].label}: it moves away from real paintings \(−50%.*\)\.$"
     assert re.search(said, card, re.MULTILINE)
     assert "not shown to be more Impressionist than the base model when the prompt asks for the style" in card
