@@ -48,9 +48,8 @@ LIMITS: dict[str, int] = {
     "delete_every": 600,  # seconds; together they make the hour that the page promises
 }
 
-FOLDER = (
-    "impressionism-space-"  # and the process's id: where a page keeps its files, under the system's temporary folder
-)
+# And the process's id: where a page keeps its files, under the system's temporary folder.
+FOLDER = "impressionism-space-"
 
 
 class Route(NamedTuple):
@@ -129,12 +128,8 @@ class Gate:
 
     async def _pass_on(self, scope: dict[str, Any], receive: Any, reply: "Reply") -> None:
         path = scope["path"]
-        app = (
-            self.agents
-            if self.agents and path.rstrip("/") in ("/gradio_api/mcp", "/gradio_api/mcp/schema")
-            else self.app
-        )
-        await app(scope, receive, reply)
+        mcp = self.agents and path.rstrip("/") in ("/gradio_api/mcp", "/gradio_api/mcp/schema")
+        await (self.agents if mcp else self.app)(scope, receive, reply)
         await reply.finish()
 
     def _admit(self, scope: dict[str, Any]) -> str:
@@ -239,11 +234,8 @@ class Reply:
             return
         self.begun, self.held = True, False
         body = json.dumps({"detail": sentence}).encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
+        length = str(len(body)).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", length), (b"connection", b"close")]
         await self.send({"type": "http.response.start", "status": status, "headers": self._headers(headers)})
         await self.send({"type": "http.response.body", "body": b"" if self.scope["method"] == "HEAD" else body})
 

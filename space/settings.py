@@ -84,93 +84,58 @@ def make_settings(studio: Studio, texts: PageTexts, metadata: ImageMetadata | No
     fast = names.on_zero_gpu() and painter.accelerator is not None  # there a visitor's quota is counted in seconds
     start = metadata.sampling if metadata else params_for(studio, texts, prompt, shape, seed, fast)
     adapters = [(info.title or name, name) for name, info in painter.adapters.items()]
-    block: dict[str, Any] = {"minimum": 0, "maximum": 2, "value": 1, "step": 0.05, "render": False}
-    side: dict[str, Any] = {"precision": 0, "step": 16, "min_width": 100, "render": False, **ends(limits["width"])}
+    later: dict[str, Any] = {"render": False}
+    block: dict[str, Any] = {"minimum": 0, "maximum": 2, "value": 1, "step": 0.05, **later}
+    side: dict[str, Any] = {"precision": 0, "step": 16, "min_width": 100, **ends(limits["width"]), **later}
     settings = Settings(
         prompt=gr.Textbox(
-            label="Prompt",
-            value=start.prompt,
-            lines=2,
-            max_lines=5,
-            max_length=limits["prompt"][1],
-            placeholder="What to paint",
-            elem_id="prompt",
-            render=False,
+            start.prompt, label="Prompt", lines=2, max_lines=5, max_length=limits["prompt"][1],
+            placeholder="What to paint", elem_id="prompt", **later,
         ),
         shape=gr.Radio(
             [(f"{name} {ratio(size)}", name) for name, size in texts.sizes.items()],
-            value=shape_of(texts, start.width, start.height),
-            label="Shape",
-            elem_id="shape",
-            render=False,
+            value=shape_of(texts, start.width, start.height), label="Shape", elem_id="shape", **later,
         ),
-        seed=gr.Number(start.seed, label="Seed", precision=0, **ends(limits["seed"]), min_width=120, render=False),
-        steps=gr.Slider(**ends(limits["steps"]), value=start.steps, step=1, label="Steps", render=False),
+        seed=gr.Number(start.seed, label="Seed", precision=0, min_width=120, **ends(limits["seed"]), **later),
+        steps=gr.Slider(**ends(limits["steps"]), value=start.steps, step=1, label="Steps", **later),
         guidance=gr.Slider(
-            **ends(limits["guidance"]), value=start.guidance, step=0.1, label="Guidance (distilled)", render=False
+            **ends(limits["guidance"]), value=start.guidance, step=0.1, label="Guidance (distilled)", **later
         ),
         width=gr.Number(start.width, label="Width", **side),
         height=gr.Number(start.height, label="Height", **side),
         strength=front(
-            "strength",
-            metadata.strength if metadata else recommended,
-            least=limits["strength"][0],
-            most=limits["strength"][1],
-            recommended=recommended,
-            elem_id="strength",
-            elem_classes=only("paint", "repaint"),
-            render=False,
+            "strength", metadata.strength if metadata else recommended, least=limits["strength"][0],
+            most=limits["strength"][1], recommended=recommended, elem_id="strength",
+            elem_classes=only("paint", "repaint"), **later,
         ),
         strengths=gr.CheckboxGroup(
-            STRENGTHS,
-            value=[0, 0.5, 1, 1.5],
-            label="Strengths",
-            info="The same noise, painted once at each.",
-            elem_id="strengths",
-            elem_classes=only("grid"),
-            render=False,
+            STRENGTHS, value=[0, 0.5, 1, 1.5], label="Strengths", info="The same noise, painted once at each.",
+            elem_id="strengths", elem_classes=only("grid"), **later,
         ),
         change=gr.Slider(
-            **ends(limits["change"]),
-            value=CHANGE,
-            step=0.05,
-            label="How much to change the photo",
-            info="0.3 keeps it, 0.8 reinvents it.",
-            elem_classes=only("repaint"),
-            render=False,
+            **ends(limits["change"]), value=CHANGE, step=0.05, label="How much to change the photo",
+            info="0.3 keeps it, 0.8 reinvents it.", elem_classes=only("repaint"), **later,
         ),
         count=gr.Radio(
-            [1, 2, 3, 4],
-            value=1,
-            label="Pairs",
-            info="Each pair uses the next seed; pick one below the pictures.",
-            elem_id="count",
-            elem_classes=only("paint"),
-            render=False,
+            [1, 2, 3, 4], value=1, label="Pairs", info="Each pair uses the next seed; pick one below the pictures.",
+            elem_id="count", elem_classes=only("paint"), **later,
         ),
         fast=gr.Checkbox(
-            fast,
-            label="Fast",
-            info="Paints both pictures in fewer steps, using an accelerator adapter.",
-            visible=painter.accelerator is not None,
-            render=False,
+            fast, label="Fast", info="Paints both pictures in fewer steps, using an accelerator adapter.",
+            visible=painter.accelerator is not None, **later,
         ),
         adapter=gr.Dropdown(
-            adapters, value=next(iter(painter.adapters), None), label="Adapter", visible=len(adapters) > 1, render=False
+            adapters, value=next(iter(painter.adapters), None), label="Adapter", visible=len(adapters) > 1, **later
         ),
         against=gr.Dropdown(
-            [("the base model", ""), *adapters],
-            value="",
-            label="Compare with",
-            visible=len(adapters) > 1,
-            elem_classes=only("paint"),
-            render=False,
+            [("the base model", ""), *adapters], value="", label="Compare with", visible=len(adapters) > 1,
+            elem_classes=only("paint"), **later,
         ),
         two_stream=gr.Slider(label="Two-stream blocks", info="Multiplies the strength there.", **block),
         early_single=gr.Slider(label="Early single-stream blocks", **block),
         late_single=gr.Slider(label="Late single-stream blocks", **block),
-        tabs=gr.Tabs(selected="paint", elem_id="ways", render=False),
-    )
+        tabs=gr.Tabs(selected="paint", elem_id="ways", **later),
+    )  # fmt: skip
     for control in vars(settings).values():
         if isinstance(control, gr.Number | gr.Slider | gr.Textbox):
             control.preprocess = lambda payload: payload

@@ -18,9 +18,8 @@ except ImportError:  # a Space's builder installs it; elsewhere it is not needed
     spaces = None
 
 COLD = 20.0  # seconds a fresh worker takes to receive the weights: an estimate, never measured on ZeroGPU
-PER_STEP = (
-    0.7  # seconds per step and megapixel on half an RTX PRO 6000: an estimate, never measured there; `Pace` learns it
-)
+# Seconds per step and megapixel on half an RTX PRO 6000: an estimate, never measured there; `Pace` learns it.
+PER_STEP = 0.7
 ANONYMOUS = 120  # seconds a day of a visitor who is not signed in, as the Hub's documentation says
 MEASURED = 20  # paintings whose pace is kept
 TELLING = 2.0  # steps times megapixels from which the steps, not decoding and saving, decide how long it takes
