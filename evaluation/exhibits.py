@@ -2,22 +2,10 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from impressionism.errors import UserError
 from impressionism.files import write_atomic
 from impressionism.records import Exhibit, Record, Scores, parsed, parsed_lines
-
-
-class Noise(NamedTuple):
-    """What two pictures that can be compared share."""
-
-    prompt: str
-    seed: int
-
-
-def noise_of(exhibit: Exhibit) -> Noise:
-    return Noise(exhibit.prompt, exhibit.recipe.sampling.seed)
 
 
 def write_lines(path: Path, records: Iterable[Record]) -> None:
@@ -48,6 +36,6 @@ def own_strength(exhibits: list[Exhibit]) -> float:
 def pairs(exhibits: list[Exhibit]) -> list[tuple[Exhibit, Exhibit]]:
     """Base and adapter of each plain prompt and noise."""
     strength = own_strength(exhibits)
-    bases = {noise_of(exhibit): exhibit for exhibit in exhibits if exhibit.arm == "base"}
+    bases = {exhibit.noise: exhibit for exhibit in exhibits if exhibit.arm == "base"}
     adapted = [one for one in exhibits if one.arm == "adapter" and one.recipe.strength == strength]
-    return [(bases[noise_of(exhibit)], exhibit) for exhibit in adapted]
+    return [(bases[exhibit.noise], exhibit) for exhibit in adapted]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from evaluation.exhibits import noise_of, own_strength, read_gallery
+from evaluation.exhibits import own_strength, read_gallery
 from impressionism.errors import UserError
 from impressionism.files import pictures_in
 from impressionism.hub import sha256_of
@@ -148,16 +148,16 @@ def plan(
 def pairs_against(run: Path, exhibits: list[Exhibit], strength: float, against: Arm) -> list[Comparison]:
     """The adapter, with the plain prompt, beside an arm of the base from the same noise."""
     gallery = run / "gallery"
-    bases = {noise_of(one): one for one in exhibits if one.arm == against}
+    bases = {one.noise: one for one in exhibits if one.arm == against}
     return [
         Comparison(
             id=f"{one.prompt}-{one.recipe.sampling.seed}-{against}", against=against, prompt=one.prompt,
             genre=one.genre, text=one.recipe.sampling.prompt,
             sides=[Side(arm=each.arm, file=each.file, sha256=digest(gallery / each.file))
-                   for each in (one, bases[noise_of(one)])],
+                   for each in (one, bases[one.noise])],
         )
         for one in exhibits
-        if one.arm == "adapter" and one.recipe.strength == strength and noise_of(one) in bases
+        if one.arm == "adapter" and one.recipe.strength == strength and one.noise in bases
     ]  # fmt: skip
 
 

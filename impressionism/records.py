@@ -273,6 +273,11 @@ class Exhibit(Record):
     recipe: ImageMetadata
     """With the prompt as it was painted."""
 
+    @property
+    def noise(self) -> tuple[str, int]:
+        """The prompt's id and the seed: what pictures that can be compared share."""
+        return self.prompt, self.recipe.sampling.seed
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pair(Record):

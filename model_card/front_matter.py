@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from impressionism.records import Exhibit
+from impressionism.records import Estimate, Exhibit
 from model_card.presets import Preset
 from model_card.run_records import RunRecords
 from model_card.wording import ASKED, label, picture_name, trigger_of
@@ -48,35 +48,25 @@ def evaluation_results(records: RunRecords, repo: str | None) -> list[Any]:
     common: dict[str, Any] = {"task_type": "text-to-image", "task_name": "Text-to-Image"}
     if repo:  # one source for all results, because the Hub keeps only the first
         common |= {"source_name": "the card's evaluation", "source_url": f"https://huggingface.co/{repo}"}
-    measured = [
-        EvalResult(
-            **common,
-            dataset_type=scores.prompt_set,
-            dataset_name=f"prompt set {scores.prompt_set}",
-            dataset_revision=scores.prompt_set_sha256,
-            metric_type=metric.name,
-            metric_name=f"{label(metric)} (95% CI {metric.adapter.low:.3g} to {metric.adapter.high:.3g}, "
-            f"{metric.adapter.n} prompts)",
-            metric_value=round(metric.adapter.value, 4),
-        )
-        for metric in scores.metrics
-        if metric.adapter
-    ]
-    preferred = [
-        EvalResult(
-            **common,
-            dataset_type="blind-comparison",
-            dataset_name="blind comparison with the base model asked for the style in words",
-            dataset_revision=votes.study_sha256,
-            metric_type=f"human-win-rate-{row.question}",
-            metric_name=f"People's choice, {ASKED[row.question]} (95% CI {row.win_rate.low:.2f} to "
-            f"{row.win_rate.high:.2f}, {votes.votes} votes)",
-            metric_value=round(row.win_rate.value, 4),
-        )
-        for row in (votes.preferences if votes else [])
-        if votes and row.against == "base-styled" and row.genre is None and row.win_rate
-    ]
-    return measured + preferred
+
+    def result(metric: str, name: str, estimate: Estimate, of: str, dataset: dict[str, Any]) -> EvalResult:
+        name = f"{name} (95% CI {estimate.low:.3g} to {estimate.high:.3g}, {of})"
+        return EvalResult(**common, **dataset, metric_type=metric, metric_name=name,
+                          metric_value=round(estimate.value, 4))  # fmt: skip
+
+    prompts: dict[str, Any] = {"dataset_type": scores.prompt_set, "dataset_name": f"prompt set {scores.prompt_set}",
+               "dataset_revision": scores.prompt_set_sha256}  # fmt: skip
+    results = [result(metric.name, label(metric), metric.adapter, f"{metric.adapter.n} prompts", prompts)
+               for metric in scores.metrics if metric.adapter]  # fmt: skip
+    if votes:
+        people: dict[str, Any] = {"dataset_type": "blind-comparison", "dataset_revision": votes.study_sha256,
+                  "dataset_name": "blind comparison with the base model asked for the style in words"}  # fmt: skip
+        results += [
+            result(f"human-win-rate-{row.question}", f"People's choice, {ASKED[row.question]}", row.win_rate,
+                   f"{votes.votes} votes", people)
+            for row in votes.preferences if row.against == "base-styled" and row.genre is None and row.win_rate
+        ]  # fmt: skip
+    return results
 
 
 def emissions(records: RunRecords) -> dict[str, Any] | None:

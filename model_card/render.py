@@ -138,7 +138,7 @@ def strength_rows(records: RunRecords, shown: Iterable[Exhibit]) -> list[list[Ex
     rows: dict[tuple[str, int], list[Exhibit]] = {}
     for one in sorted(records.exhibits, key=lambda one: one.recipe.strength):
         if one.arm in ("base", "adapter"):
-            rows.setdefault((one.prompt, one.recipe.sampling.seed), []).append(one)
+            rows.setdefault(one.noise, []).append(one)
     longest = [
         max((row for (prompt, _), row in rows.items() if prompt == exhibit.prompt), key=len) for exhibit in shown
     ]

@@ -64,17 +64,9 @@ class RunRecords:
 
     def sibling(self, exhibit: Exhibit, arm: str) -> Exhibit | None:
         """The same prompt and noise in another arm, with the adapter at the same strength."""
-        same = (exhibit.prompt, exhibit.recipe.sampling.seed)
-        return next(
-            (
-                other
-                for other in self.exhibits
-                if (other.prompt, other.recipe.sampling.seed) == same
-                and other.arm == arm
-                and (arm.startswith("base") or other.recipe.strength == exhibit.recipe.strength)
-            ),
-            None,
-        )
+        strength = 0.0 if arm.startswith("base") else exhibit.recipe.strength
+        wanted = (exhibit.noise, arm, strength)
+        return next((one for one in self.exhibits if (one.noise, one.arm, one.recipe.strength) == wanted), None)
 
 
 def read(folder: Path) -> RunRecords:
