@@ -21,6 +21,8 @@ from impressionism.pictorial import STATISTICS
 from impressionism.records import FEATURES, FEW_PROMPTS, KINDS, QUESTIONS, Metric, Scores
 
 BUDGET = 10_000_000  # bytes of the gallery's pictures before they become text, a third longer
+SMALLEST = {"score": 0.5, "preferred": 0.5, "yes": 0.05, "nearest": 0.05, "copies": 0.02}
+"""The least difference that is coloured, by what a row measures; elsewhere a tenth of the base's value."""
 SIZES = ((512, 80), (384, 78), (320, 75), (256, 70), (192, 60))  # pixels and WebP quality
 
 
@@ -91,6 +93,9 @@ def colour(row: Metric) -> str:
         if closed is None or abs(closed.value) < SEEN:
             return ""
         return "good" if closed.low > 0 and closed.high < 2 else "bad" if closed.high < 0 or closed.low > 2 else ""
+    tenth = SEEN * abs(row.base.value) if row.base else 0.0
+    if abs(row.difference.value) < SMALLEST.get(row.name.rpartition("-")[2], tenth):
+        return ""
     return "good" if (row.difference.value > 0) == (row.better == "higher") else "bad"
 
 

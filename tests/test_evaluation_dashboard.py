@@ -1,5 +1,6 @@
 """The report in a real browser, from a file: no server, no network, no script."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,8 @@ def test_colour_needs_certainty_and_an_effect_that_can_be_seen():
     assert dashboard.colour(row(-0.6, 0.2, better="closer", p=0.01)) == "bad"
     assert dashboard.colour(row(2.6, 0.2, better="closer", p=0.01)) == "bad", "overdone"
     assert dashboard.colour(row(0.6, 0.2, better="lower")) == "bad"
+    likeness = row(-0.013, 0.01, better="lower", p=0.03)
+    assert dashboard.colour(dataclasses.replace(likeness, name="layout-nearest")) == "", "sure, and too small"
 
 
 def test_numbers_are_short_and_small_ps_are_bounds():
