@@ -60,8 +60,6 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
                 to_repaint = add_start("repaint", "Repaint")
                 to_sweep = add_start("grid", "Paint them all")
                 hint = add_hint(studio, settings)
-                if names.on_zero_gpu() and os.environ.get("OAUTH_CLIENT_ID"):  # of hf_oauth, in the Space's README
-                    gr.LoginButton("Sign in to see your quota", size="sm", variant="secondary", elem_id="login")
             with gr.Column(elem_id="easel", min_width=320):
                 settings.tabs.render()
                 with settings.tabs:
@@ -78,6 +76,8 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
                 with gr.Column(elem_id="ideas"):
                     add_ideas(studio, texts, settings)
             with gr.Column(elem_id="more", min_width=260):
+                if names.on_zero_gpu() and os.environ.get("OAUTH_CLIENT_ID"):  # of hf_oauth, in the Space's README
+                    gr.LoginButton("Sign in to see your quota", "Sign out ({})", size="sm", variant="secondary")
                 add_settings(studio, texts, settings, hint)
                 add_arrivals(page, studio, settings, board, photograph)
         gr.Markdown(f"{painter.about} {NOTICE}", elem_id="notice")

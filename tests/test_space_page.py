@@ -590,7 +590,7 @@ def test_on_zerogpu_a_click_has_its_price_and_every_genre_of_the_showcase_is_see
     page.get_by_label("number input for Steps").blur()
     expect(said).not_to_have_text(few, timeout=WAIT)
     page.goto(f"{there}login/callback?_target_url=/")
-    expect(page.get_by_role("button", name="Logout (monet)")).to_be_visible(timeout=WAIT)
+    expect(page.get_by_role("button", name="Sign out (monet)")).to_be_visible(timeout=WAIT)
     expect(said).to_have_text(re.compile(r"Reserves \d+ s .*, of which 34 s are left today\."), timeout=WAIT)
     open_tab(page, "Gallery")
     genres = by_genre(pairs_in(SHOWCASE))
