@@ -1,0 +1,121 @@
+"""DoRA and LoKr beside a LoRA, and an adapter made smaller: what each costs in held-out loss, on the miniature.
+
+    python -m benchmarks.adapters
+
+(about 25 minutes on two CPU cores) writes adapters.json. PEFT makes all three kinds, on the layers and with the
+schedule of the miniature's recipe, and each is trained on the same samples at four learning rates. The loss is that of
+pictures which no training saw.
+"""
+
+import copy
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoKrConfig, LoraConfig, inject_adapter_in_model
+from safetensors.torch import save
+
+from benchmarks.measure import markdown, parser, record
+from benchmarks.miniature import scenes
+from impressionism import lora, names
+from impressionism.lora_file import find_adapter, linears_of, read_adapter
+from training import adapter, validation
+from training import recipe as recipes
+from training.base import TrainingContext, loaders, prepare
+from training.fit import lr_factor
+from training.recipe import TrainingConfig
+from training.reshape import resize
+from training.targets import rank_of
+
+RANK, BATCH, WARMUP = 16, 6, 10
+RATES = (1e-3, 4e-3, 1.6e-2, 6.4e-2)
+SHRUNK = (8, 4, 2, 1)
+KINDS: dict[str, Callable[[list[str]], Any]] = {
+    "LoRA": lambda layers: LoraConfig(r=RANK, lora_alpha=RANK, target_modules=layers),
+    "DoRA": lambda layers: LoraConfig(r=RANK, lora_alpha=RANK, target_modules=layers, use_dora=True),
+    "LoKr": lambda layers: LoKrConfig(r=RANK, alpha=RANK, target_modules=layers),
+    "LoKr, larger": lambda layers: LoKrConfig(r=RANK, alpha=RANK, target_modules=layers, decompose_factor=4),
+}
+
+
+def trained(context: TrainingContext, recipe: TrainingConfig, config: Callable, rate: float) -> dict[str, float]:
+    """One adapter's held-out loss, size and seconds a step, on a copy of the base."""
+    torch.manual_seed(recipe.run.seed)
+    transformer = copy.deepcopy(context.transformer)
+    count = len(transformer.single_transformer_blocks)
+    layers = [name for name in adapter.linears(transformer) if rank_of(name, recipe.adapter, count)]
+    transformer = inject_adapter_in_model(config(layers), transformer.requires_grad_(False))
+    context = dataclasses.replace(context, transformer=transformer)
+    weights = {name: one for name, one in transformer.named_parameters() if one.requires_grad}
+    options = recipe.optimizer
+    optimizer = torch.optim.AdamW(weights.values(), lr=rate, weight_decay=options.weight_decay)
+    steps, held_out = loaders(context, recipe)
+    begun = time.monotonic()
+    for step, batches in zip(range(options.steps), steps, strict=False):
+        for micro_batch in batches.pictures:
+            context.losses(context.loader.train(micro_batch), recipe.flow.guidance).mean().backward()
+        torch.nn.utils.clip_grad_norm_(weights.values(), options.max_grad_norm)
+        optimizer.param_groups[0]["lr"] = rate * lr_factor(step, options)
+        optimizer.step()
+        optimizer.zero_grad()
+    seconds = (time.monotonic() - begun) / options.steps
+    stored = save({name: one.detach().bfloat16().contiguous() for name, one in weights.items()})
+    return {
+        "rate": rate, "loss": validation.score(context, held_out, recipe).mean, "bytes": len(stored), "step": seconds,
+    }  # fmt: skip
+
+
+def shrunk(context: TrainingContext, recipe: TrainingConfig) -> list[dict[str, float]]:
+    """The bundled adapter, and what a truncated SVD leaves of it: held-out loss, size, share of the squared update."""
+    updates = read_adapter(find_adapter(str(names.MINIATURE / "adapter"), None), linears_of(names.MINIATURE))
+    held_out, rows = validation.held_out_batches(context, recipe), []
+    for rank in (max(len(update.down) for update in updates.values()), *SHRUNK):
+        kept, energy = resize(updates, rank=rank)
+        transformer = copy.deepcopy(context.transformer)
+        lora.inject(transformer, "shrunk", kept, torch.float32)
+        lora.set_strength(transformer, "shrunk", 1.0)
+        loss = validation.score(dataclasses.replace(context, transformer=transformer), held_out, recipe).mean
+        stored = sum(2 * (update.down.numel() + update.up.numel()) for update in kept.values())
+        rows.append({"rank": rank, "loss": loss, "bytes": stored, "energy": energy})
+    return rows
+
+
+def table(result: dict) -> str:
+    base, rows = result["base_loss"], []
+    plain = min(result["kinds"]["LoRA"], key=lambda run: run["loss"])
+    for kind, runs in result["kinds"].items():
+        best = min(runs, key=lambda run: run["loss"])
+        losses = ", ".join(f"{run['loss'] / base - 1:+.1%} at {run['rate']:g}" for run in runs)
+        rows.append((kind, losses, f"{best['bytes'] / 1e6:.1f} MB", f"{best['step'] / plain['step']:.2f}"))
+    head = ["Adapter", "held-out loss beside the base's, by learning rate", "file", "seconds a step (LoRA = 1)"]
+    smaller = [
+        (str(row["rank"]), f"{row['bytes'] / 1e6:.2f} MB", f"{row['energy']:.1%}", f"{row['loss'] / base - 1:+.1%}")
+        for row in result["shrunk"]
+    ]
+    head_smaller = ["The bundled adapter at rank", "in bfloat16", "energy kept", "held-out loss beside the base's"]
+    return markdown(head, rows) + "\n\n" + markdown(head_smaller, smaller)
+
+
+def main() -> None:
+    arguments = parser("adapters", __doc__, steps=120, pictures=320).parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        scenes(Path(folder, "painted"), arguments.pictures, 411, "--painted")
+        recipe = recipes.changed(recipes.read(recipes.SHIPPED / "miniature.yaml"), [
+            f"data.source={folder}/painted", f"run.folder={folder}/run", f"run.cache={folder}/cache",
+            "data.held_out=0.15", f"optimizer.steps={arguments.steps}", f"optimizer.train_batch_size={BATCH}",
+            f"optimizer.lr_warmup_steps={min(WARMUP, arguments.steps - 1)}", "model.quantize=none",
+        ])  # fmt: skip
+        context = prepare(recipe)
+        base = validation.score(context, validation.held_out_batches(context, recipe), recipe).mean
+        kinds = {kind: [trained(context, recipe, config, rate) for rate in RATES] for kind, config in KINDS.items()}
+        smaller = shrunk(context, recipe)
+    result = {"rank": RANK, "steps": arguments.steps, "base_loss": base, "kinds": kinds, "shrunk": smaller}
+    record(arguments.out, result, ("torch", "diffusers", "peft"), table)
+
+
+if __name__ == "__main__":
+    main()
