@@ -10,7 +10,6 @@ pictures which no training saw.
 import copy
 import dataclasses
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,13 @@ import torch
 from peft import LoKrConfig, LoraConfig, inject_adapter_in_model
 from safetensors.torch import save
 
-from benchmarks.measure import markdown, parser, record
+from benchmarks.measure import in_turn, markdown, parser, ratio, record
 from benchmarks.miniature import scenes
 from impressionism import lora, names
 from impressionism.lora_file import find_adapter, linears_of, read_adapter
 from training import adapter, validation
 from training import recipe as recipes
-from training.base import TrainingContext, loaders, prepare
+from training.base import StepBatches, TrainingContext, loaders, prepare
 from training.fit import lr_factor
 from training.recipe import TrainingConfig
 from training.reshape import resize
@@ -42,31 +41,45 @@ KINDS: dict[str, Callable[[list[str]], Any]] = {
 }
 
 
-def trained(context: TrainingContext, recipe: TrainingConfig, config: Callable, rate: float) -> dict[str, float]:
-    """One adapter's held-out loss, size and seconds a step, on a copy of the base."""
+def adapted(context: TrainingContext, recipe: TrainingConfig, config: Callable) -> TrainingContext:
+    """The context with a copy of the base that carries a new adapter."""
     torch.manual_seed(recipe.run.seed)
     transformer = copy.deepcopy(context.transformer)
     count = len(transformer.single_transformer_blocks)
     layers = [name for name in adapter.linears(transformer) if rank_of(name, recipe.adapter, count)]
     transformer = inject_adapter_in_model(config(layers), transformer.requires_grad_(False))
-    context = dataclasses.replace(context, transformer=transformer)
-    weights = {name: one for name, one in transformer.named_parameters() if one.requires_grad}
-    options = recipe.optimizer
+    return dataclasses.replace(context, transformer=transformer)
+
+
+def backward(context: TrainingContext, recipe: TrainingConfig, batches: StepBatches) -> None:
+    for micro_batch in batches.pictures:
+        context.losses(context.loader.train(micro_batch), recipe.flow.guidance).mean().backward()
+
+
+def trained(context: TrainingContext, recipe: TrainingConfig, config: Callable, rate: float) -> dict[str, float]:
+    """One adapter's held-out loss and the size of its file."""
+    context, options = adapted(context, recipe, config), recipe.optimizer
+    weights = {name: one for name, one in context.transformer.named_parameters() if one.requires_grad}
     optimizer = torch.optim.AdamW(weights.values(), lr=rate, weight_decay=options.weight_decay)
     steps, held_out = loaders(context, recipe)
-    begun = time.monotonic()
     for step, batches in zip(range(options.steps), steps, strict=False):
-        for micro_batch in batches.pictures:
-            context.losses(context.loader.train(micro_batch), recipe.flow.guidance).mean().backward()
+        backward(context, recipe, batches)
         torch.nn.utils.clip_grad_norm_(weights.values(), options.max_grad_norm)
         optimizer.param_groups[0]["lr"] = rate * lr_factor(step, options)
         optimizer.step()
         optimizer.zero_grad()
-    seconds = (time.monotonic() - begun) / options.steps
     stored = save({name: one.detach().bfloat16().contiguous() for name, one in weights.items()})
-    return {
-        "rate": rate, "loss": validation.score(context, held_out, recipe).mean, "bytes": len(stored), "step": seconds,
-    }  # fmt: skip
+    return {"rate": rate, "loss": validation.score(context, held_out, recipe).mean, "bytes": len(stored)}
+
+
+def seconds(context: TrainingContext, recipe: TrainingConfig, repeats: int) -> dict[str, list[float]]:
+    """Of the passes forward and backward of one step, the kinds in turn."""
+    batches = next(loaders(context, recipe)[0])
+    works = {}
+    for kind, config in KINDS.items():
+        one = adapted(context, recipe, config)
+        works[kind] = lambda one=one: backward(one, recipe, batches)
+    return in_turn(repeats, **works)
 
 
 def shrunk(context: TrainingContext, recipe: TrainingConfig) -> list[dict[str, float]]:
@@ -86,12 +99,11 @@ def shrunk(context: TrainingContext, recipe: TrainingConfig) -> list[dict[str, f
 
 def table(result: dict) -> str:
     base, rows = result["base_loss"], []
-    plain = min(result["kinds"]["LoRA"], key=lambda run: run["loss"])
     for kind, runs in result["kinds"].items():
-        best = min(runs, key=lambda run: run["loss"])
         losses = ", ".join(f"{run['loss'] / base - 1:+.1%} at {run['rate']:g}" for run in runs)
-        rows.append((kind, losses, f"{best['bytes'] / 1e6:.1f} MB", f"{best['step'] / plain['step']:.2f}"))
-    head = ["Adapter", "held-out loss beside the base's, by learning rate", "file", "seconds a step (LoRA = 1)"]
+        pace = ratio(result["seconds_of_a_step"][kind], result["seconds_of_a_step"]["LoRA"])
+        rows.append((kind, losses, f"{runs[0]['bytes'] / 1e6:.1f} MB", "1" if kind == "LoRA" else pace.text(".2f")))
+    head = ["Adapter", "held-out loss beside the base's, by learning rate", "file", "seconds a step, LoRA = 1"]
     smaller = [
         (str(row["rank"]), f"{row['bytes'] / 1e6:.2f} MB", f"{row['energy']:.1%}", f"{row['loss'] / base - 1:+.1%}")
         for row in result["shrunk"]
@@ -101,7 +113,7 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    arguments = parser("adapters", __doc__, steps=120, pictures=320).parse_args()
+    arguments = parser("adapters", __doc__, steps=120, pictures=320, turns=9).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scenes(Path(folder, "painted"), arguments.pictures, 411, "--painted")
         recipe = recipes.changed(recipes.read(recipes.SHIPPED / "miniature.yaml"), [
@@ -112,8 +124,9 @@ def main() -> None:
         context = prepare(recipe)
         base = validation.score(context, validation.held_out_batches(context, recipe), recipe).mean
         kinds = {kind: [trained(context, recipe, config, rate) for rate in RATES] for kind, config in KINDS.items()}
-        smaller = shrunk(context, recipe)
+        smaller, paces = shrunk(context, recipe), seconds(context, recipe, arguments.turns)
     result = {"rank": RANK, "steps": arguments.steps, "base_loss": base, "kinds": kinds, "shrunk": smaller}
+    result["seconds_of_a_step"] = paces
     record(arguments.out, result, ("torch", "diffusers", "peft"), table)
 
 

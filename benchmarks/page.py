@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 HERE = Path(__file__).parent
 PAGE = HERE / "README.md"
-SCRIPTS = ("miniature", "training", "painting", "space", "gate", "growth", "statistics", "full_size", "gpu")
+SCRIPTS = ("miniature", "training", "adapters", "painting", "space", "gate", "growth", "statistics", "full_size", "gpu")
 
 
 def record(script: str) -> dict | None:
