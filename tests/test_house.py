@@ -10,8 +10,13 @@ import yaml
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
-from impressionism import names
+from impressionism import names, quantize
 from space import deploy
+from tools.miniature.captions import NOUNS
+from tools.miniature.subjects import MOTIF
+from tools.miniature.world import COLOURS
+from training import cards, footprint
+from training.recipe import Data, TrainingConfig, changed
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("impressionism", "training", "evaluation", "model_card", "space")
@@ -36,6 +41,20 @@ def test_a_room_imports_only_itself_and_the_painter(room):
     for file in files:
         others = imports_of(file) & set(ROOMS) - {room, "impressionism"}
         assert not others, f"{file.relative_to(ROOT)} imports {others}"
+
+
+def test_every_precision_is_known_wherever_one_is_chosen():
+    for mode in quantize.MODES:
+        assert changed(TrainingConfig(data=Data(source="pictures")), [f"model.quantize={mode}"]).model.quantize == mode
+        assert footprint.stored(mode, 64, 64, 2) > 0 and cards.PACE[mode] > 0, mode
+
+
+def test_every_subject_that_is_offered_is_one_that_the_miniature_was_taught():
+    taught = {motif: [noun.head for noun in nouns] for motif, nouns in NOUNS.items()}
+    found = [next((motif for motif, heads in taught.items() if any(head in subject for head in heads)), None)
+             for subject in names.SUBJECTS]  # fmt: skip
+    assert None not in found and len(set(found)) == len(found)
+    assert set(found) <= set(MOTIF) == set(COLOURS) == set(taught)
 
 
 def front_matter() -> dict:

@@ -294,7 +294,7 @@ def test_impossible_recipes_get_a_sentence(tmp_path):
     source = folder(tmp_path / "in", {"a.png": painting(1)})
     with pytest.raises(UserError, match=r"set curate\.source to `huggan/wikiart`"):
         curate(TrainingConfig(data=Data(source="out")))
-    with pytest.raises(UserError, match="there is no .* here; make it, or set another folder"):
+    with pytest.raises(UserError, match=r"there is no .* here; make it, or set another folder"):
         curate(recipe(tmp_path, tmp_path / "nothing"))
     with pytest.raises(UserError, match="lie in each other"):
         curate(TrainingConfig(data=Data(source=str(source / "out")), curate=Curate(source=str(source))))
