@@ -66,9 +66,7 @@ PARAMETERS = {
     "fast": Parameter(bool, "Few steps with an accelerator under both pictures; set steps lower, too. Default False."),
     "adapter": Parameter(str, "One of the adapters that /status lists; empty is the first. Default empty."),
     "two_stream": Parameter(float, f"{BLOCKS} the two-stream blocks. Default 1.0."),
-    "early_single": Parameter(
-        float, f"{BLOCKS} the early single-stream blocks (10 of FLUX.1's 38). Default 1.0."
-    ),
+    "early_single": Parameter(float, f"{BLOCKS} the early single-stream blocks (10 of FLUX.1's 38). Default 1.0."),
     "late_single": Parameter(float, f"{BLOCKS} the late single-stream blocks (the other 28). Default 1.0."),
 }
 COMMON = ("seed", "steps", "guidance", "width", "height")

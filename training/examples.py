@@ -70,8 +70,9 @@ def read(data: Data) -> list[Example]:
                 genre=row.genre, held_out=row.held_out,
             )  # fmt: skip
     if uncaptioned:
+        more = f" and {len(uncaptioned) - 1} more" if uncaptioned[1:] else ""
         raise UserError(
-            f"{len(uncaptioned)} pictures of {data.source} have no caption, the first is {uncaptioned[0]}: "
+            f"{data.source}: no caption for {uncaptioned[0]}{more}: "
             "write .txt files or metadata.jsonl, set data.instance_prompt, or let `caption` write data.captions."
         )
     if not examples:

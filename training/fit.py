@@ -49,8 +49,10 @@ def fit(recipe: TrainingConfig, *, quick: bool = False, until: int | None = None
     check_trackers(recipe.log.report_to)
     runtime = resolve_runtime(recipe.model)
     with resume.readable_failures(recipe):
-        if quick and runtime.first:
-            shutil.rmtree(recipe.run.folder, ignore_errors=True)
+        if quick:
+            if runtime.first:
+                shutil.rmtree(recipe.run.folder, ignore_errors=True)
+            runtime.wait()  # or another process would find the run before
         if done := resume.check_folder(recipe):
             return done
         with resume.lock(recipe.run.folder, runtime):

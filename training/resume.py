@@ -81,7 +81,8 @@ def check_folder(recipe: TrainingConfig) -> Run | None:
         if last is None:
             raise UserError(f"{folder} has no checkpoint to go on from: set adapter.start_from={folder} in another "
                             "run.folder.")  # fmt: skip
-        (folder / "run.json").unlink()  # it says that the run is done; the adapter stays until the new one replaces it
+        # It says that the run is done. Each process comes here; the adapter stays until the new one replaces it.
+        (folder / "run.json").unlink(missing_ok=True)
         return None
     run = Run.from_json((folder / "run.json").read_text())
     say(f"{folder}: finished after {run.steps} steps, the adapter is in {folder / 'adapter'}; nothing to do.")
