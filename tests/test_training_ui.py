@@ -55,7 +55,7 @@ def test_it_goes_from_pictures_to_an_adapter_and_what_would_be_pushed(page: Page
     expect(page.get_by_test_id("toast-body").filter(has_text="did you mean steps?")).to_be_visible(timeout=WAIT)
     page.get_by_label("Other settings").fill(SETTINGS)
     page.get_by_role("button", name="Plan", exact=True).click()
-    expect(page.get_by_text("hours and about")).to_be_visible(timeout=WAIT)
+    expect(page.get_by_text("On a rented GPU with 48 GB")).to_be_visible(timeout=WAIT)
     expect(page.get_by_text("while it trains")).to_be_visible(timeout=WAIT)
     expect(page.get_by_text("training/jobs/train.py miniature")).to_be_visible(timeout=WAIT)
 
@@ -79,7 +79,7 @@ def test_it_goes_from_pictures_to_an_adapter_and_what_would_be_pushed(page: Page
 
 def test_a_name_is_no_path(tmp_path: Path) -> None:
     page = ui.Page(tmp_path)
-    assert page.watch("boats")[0] == "Not begun."
+    assert page.watch("boats")[0] == "Not started."
     for name in ("../boats", "", ".hidden", "a/b"):
         with pytest.raises(ui.gr.Error, match="Give the adapter a name"):
             page.project(name)

@@ -12,6 +12,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ hf jobs uv run --flavor l40sx1 --timeout {hours}h --secrets HF_TOKEN -v hf://buc
   --with "flux-impressionism[train] @ git+https://github.com/USER/flux-impressionism" \\
   training/jobs/train.py {recipe} --folder /runs/{name} --repo USER/{name} \\
   data.source=USER/{name}-pictures {overrides}"""
+RENTED_GIB = "48"  # of the flavor above
 LINES_SHOWN = 12  # of a command's output
 
 
@@ -85,10 +87,12 @@ class Project:
         self.save_captions(list(captions.items()))
         return left_out
 
-    def overrides(self, steps: float, instance_prompt: str, prompts: str, more: str) -> list[str]:
+    def overrides(self, recipe: str, steps: float, instance_prompt: str, prompts: str, more: str) -> list[str]:
         lines, others = ([line.strip() for line in text.splitlines() if line.strip()] for text in (prompts, more))
+        warmup = min(read(Path(recipe)).optimizer.lr_warmup_steps, int(steps) // 10)
         return [
             f"optimizer.steps={int(steps)}",
+            f"optimizer.lr_warmup_steps={warmup}",
             f"data.instance_prompt={instance_prompt}",
             f"preview.prompts={json.dumps(lines, ensure_ascii=False)}",
             *others,
@@ -118,7 +122,7 @@ def output_of(*arguments: str | Path) -> str:
     """What a command says; its sentence as the page's error where it fails."""
     done = subprocess.run(command(*arguments), capture_output=True, text=True)
     if done.returncode:
-        raise gr.Error((done.stderr.strip().splitlines() or ["It failed without a word."])[-1], duration=None)
+        raise gr.Error((done.stderr.strip().splitlines() or ["It failed without a message."])[-1], duration=None)
     return done.stdout
 
 
@@ -151,7 +155,7 @@ class Page:
     def describe(self, name: str, recipe: str, *settings: Any) -> list[list[str]]:
         """`caption` writes captions with a vision-language model; they become the table's."""
         project = self.project(name)
-        project.write_recipe(recipe, project.overrides(*settings))
+        project.write_recipe(recipe, project.overrides(recipe, *settings))
         written = project.folder / "captions.jsonl"
         output_of("caption", project.recipe, f"data.captions={written}")
         known = {line["name"]: line["full"] for line in json_lines(written, ("name", "full"))}
@@ -161,14 +165,15 @@ class Page:
     def plan(self, name: str, recipe: str, vram: float | None, price: float, *settings: Any) -> tuple[str, str, str]:
         project = self.project(name)
         try:
-            overrides = project.overrides(*settings)
+            overrides = project.overrides(recipe, *settings)
             project.write_recipe(recipe, overrides)
         except UserError as error:
             raise gr.Error(str(error), duration=None) from None
         size = ["--vram", str(vram)] if vram else []
         text = output_of("plan", project.recipe, *size)
-        hours = json.loads(output_of("plan", project.recipe, "--json", *size))["hours"]
-        cost = f"**{hours:.1f} hours** and about **${hours * price:.2f}** on a rented GPU at ${price:g} an hour."
+        hours = json.loads(output_of("plan", project.recipe, "--json", "--vram", RENTED_GIB))["hours"]
+        cost = (f"On a rented GPU with {RENTED_GIB} GB: **{hours:.1f} hours** and about **${hours * price:.2f}** at "
+                f"${price:g} an hour. What it takes here stands below.")  # fmt: skip
         job = JOB.format(name=name, pictures=shlex.quote(str(project.pictures)), hours=max(1, math.ceil(1.5 * hours)),
                          recipe=recipe, overrides=shlex.join(overrides))  # fmt: skip
         return text, cost, job
@@ -205,7 +210,7 @@ class Page:
         elif (project.run / "run.json").exists():
             state = f"Finished. The adapter is in `{project.run / 'adapter'}`."
         else:
-            state = "Stopped: start it to go on." if (project.run / "recipe.yaml").exists() else "Not begun."
+            state = "Stopped: start it to go on." if (project.run / "recipe.yaml").exists() else "Not started."
         shown = str(sheet) if sheet.exists() else None
         return state, project.losses(), shown, project.previews(), "\n".join(lines[-LINES_SHOWN:])
 
@@ -215,12 +220,18 @@ class Page:
         return done.stderr + done.stdout
 
 
+def steps_of(recipe: str) -> int | None:
+    """The steps of a shipped recipe; of a name that is still being typed, none."""
+    return read(Path(recipe)).optimizer.steps if recipe in RECIPES else None
+
+
 def build(folder: Path) -> gr.Blocks:
     page = Page(folder)
     known = sorted(path.name for path in folder.iterdir() if (path / "pictures").is_dir()) if folder.is_dir() else []
+    usual = "dreambooth" if shutil.which("nvidia-smi") else "miniature"  # FLUX.1-dev cannot be trained without a GPU
     with gr.Blocks(title="Train an adapter", analytics_enabled=False) as blocks:
         gr.Markdown("# Train an adapter\nFrom your own pictures, on this machine or on a rented GPU.")
-        name = gr.Dropdown(known, value=None, allow_custom_value=True, label="Name of the adapter",
+        name = gr.Dropdown(known, value="my-style", allow_custom_value=True, label="Name of the adapter",
                            info="A new one, or one that you began.", elem_id="name")  # fmt: skip
         with gr.Tab("1 Pictures"):
             files = gr.File(file_count="multiple", file_types=[*sorted(PICTURE_SUFFIXES), *SIDECARS],
@@ -230,17 +241,17 @@ def build(folder: Path) -> gr.Blocks:
                                     wrap=True, column_count=2, elem_id="captions", label="Captions")  # fmt: skip
             with gr.Row():
                 save = gr.Button("Save captions", variant="primary")
-                describe = gr.Button("Describe those without a caption by a model")
+                describe = gr.Button("Let a model write the missing captions")
         with gr.Tab("2 Plan"):
             with gr.Row():
-                recipe = gr.Dropdown(RECIPES, value="dreambooth", label="Recipe", elem_id="recipe")
-                steps = gr.Number(700, label="Steps", precision=0, minimum=1, elem_id="steps")
-                vram = gr.Number(None, label="GPU memory in GB", info="Empty: this machine.")
+                recipe = gr.Dropdown(RECIPES, value=usual, label="Recipe", elem_id="recipe")
+                steps = gr.Number(steps_of(usual), label="Steps", precision=0, minimum=1, elem_id="steps")
+                vram = gr.Number(0, label="Plan for GPU memory in GB", info="0: this machine.")
                 price = gr.Number(1.8, label="Price of a GPU hour in $", info="`hf jobs hardware` lists them.")
             instance_prompt = gr.Textbox("a painting by mntp", label="Caption of pictures that have none")
             prompts = gr.Textbox("a sailing boat on the sea at dawn, by mntp", lines=2, elem_id="prompts",
-                                 label="Prompts to preview, one a line")  # fmt: skip
-            more = gr.Textbox("", lines=2, label="Other settings, one section.key=value a line", elem_id="more")
+                                 label="Prompts to preview, one per line")  # fmt: skip
+            more = gr.Textbox("", lines=2, label="Other settings, one section.key=value per line", elem_id="more")
             plan = gr.Button("Plan", variant="primary")
             cost, text = gr.Markdown(), gr.Code(label="Plan", language=None)
             job = gr.Code(label="On a rented GPU: run these lines in a terminal", language="shell")
@@ -256,7 +267,10 @@ def build(folder: Path) -> gr.Blocks:
             painted = gr.Gallery(label="Latest previews", columns=4, elem_id="latest")
             with gr.Row():
                 repo = gr.Textbox(label="Repository", placeholder="USER/NAME (default: yours and the run's name)")
-                private, dry_run = gr.Checkbox(True, label="Private"), gr.Checkbox(True, label="Only say what it sends")
+                private, dry_run = (
+                    gr.Checkbox(True, label="Private"),
+                    gr.Checkbox(True, label="Dry run: only list what would be sent"),
+                )
             push = gr.Button("Push to the Hub", variant="primary")
             pushed = gr.Code(label="Output", language=None, elem_id="pushed")
 
@@ -265,6 +279,7 @@ def build(folder: Path) -> gr.Blocks:
         name.change(page.show_pictures, name, [captions, gallery])
         save.click(page.save_captions, [name, captions])
         describe.click(page.describe, [name, recipe, *settings], captions)
+        recipe.change(steps_of, recipe, steps)
         plan.click(page.plan, [name, recipe, vram, price, *settings], [text, cost, job])
         start.click(page.start, name, state)
         stop.click(page.stop, name, state)
