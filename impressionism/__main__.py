@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     kind.add_argument("--compare", action="store_true", help="also write the base model's picture, as NAME-base.png")
     kind.add_argument("--sweep", type=float, nargs="+", metavar="STRENGTH", help="one picture for each strength")
     kind.add_argument("--seeds", type=int, metavar="COUNT", help="one picture for each of 1 to 4 seeds, from --seed on")
-    kind.add_argument("--repaint", type=Path, metavar="PICTURE", help="paint over this picture or photograph")
+    kind.add_argument("--repaint", type=Path, metavar="PICTURE", help="paint over this picture, in its shape")
     kind.add_argument("--upscale", type=Path, metavar="PICTURE", help="paint this picture at twice its size")
     add("--change", type=float, help="how much --repaint changes: 0.3 (default) keeps it, 0.8 reinvents it")
     add("--from", type=Path, dest="again", metavar="PNG", help="paint this picture again from its recipe")
@@ -94,7 +94,7 @@ def check_out(path: Path) -> None:
 def new_pictures(args: argparse.Namespace) -> tuple["Painter", list[tuple[Path, "PaintRequest"]]]:
     """The painter, and each file to write with what is painted into it."""
     from impressionism.files import read_picture
-    from impressionism.paint import CHANGE, MOST_SEEDS, check, defaults, next_seeds, request
+    from impressionism.paint import CHANGE, MOST_SEEDS, check, defaults, next_seeds, request, shaped_like
     from impressionism.pipeline import load_pipeline
     from impressionism.records import LIMITS, BlockStrengths, GenerationParams
 
@@ -127,7 +127,10 @@ def new_pictures(args: argparse.Namespace) -> tuple["Painter", list[tuple[Path, 
     )
     print(painter.about, flush=True)
     warn_of_words(painter, args.prompt or "")
-    params = defaults(painter, args.prompt or "", args.fast).replace(**given)
+    params = defaults(painter, args.prompt or "", args.fast)
+    if args.repaint and source and not given.keys() & {"width", "height"}:
+        params = shaped_like(painter, params, source)
+    params = params.replace(**given)
     more: dict[str, Any] = {"blocks": blocks, "fast": args.fast}
     if over:
         more |= {"source": source, "change": args.change, "upscale": bool(args.upscale)}

@@ -198,10 +198,23 @@ def sizes_refused(painter: Painter, params: GenerationParams, upscale: bool) -> 
     sizes = painter.sizes or ()
     if wrong or upscale or not sizes or (params.width, params.height) in sizes:
         return wrong
-    shape, area = params.width / params.height, params.width * params.height
-    near = min(sizes, key=lambda size: (abs(math.log(size[0] / size[1] / shape)), abs(size[0] * size[1] - area)))
+    near = nearest_size(sizes, params.width / params.height, params.width * params.height)
     known = ", ".join(f"{width} x {height}" for width, height in sizes)
     return [f"this model knows the sizes {known}: take {near[0]} x {near[1]}, not {params.width} x {params.height}"]
+
+
+def nearest_size(sizes: Iterable[tuple[int, int]], shape: float, area: int) -> tuple[int, int]:
+    """The (width, height) whose shape, width / height, is most like this one; of equals, that of about this area."""
+    return min(sizes, key=lambda size: (abs(math.log(size[0] / size[1] / shape)), abs(size[0] * size[1] - area)))
+
+
+def shaped_like(painter: Painter, params: GenerationParams, picture: Image.Image) -> GenerationParams:
+    """The same in the picture's shape, with about as many pixels, in a size that the model knows."""
+    shape, area = picture.width / picture.height, params.width * params.height
+    free = (round(math.sqrt(area * shape) / 16) * 16, round(math.sqrt(area / shape) / 16) * 16)
+    wide, high = (min(max(side, SMALLEST), max_side(painter)) for side in free)
+    width, height = nearest_size(painter.sizes, shape, area) if painter.sizes else (wide, high)
+    return params.replace(width=width, height=height)
 
 
 def max_side(painter: Painter) -> int:

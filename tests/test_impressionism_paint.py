@@ -32,6 +32,7 @@ from impressionism.paint import (
     read_recipe,
     request,
     save,
+    shaped_like,
     sweep,
     unknown_words,
 )
@@ -401,6 +402,16 @@ def test_pairs_rows_and_repaints_from_the_terminal(run, photograph: Image.Image,
     assert Image.open("large.png").size == (128, 160)
     said = capsys.readouterr().err
     assert "step 2 of 4\nstep 3 of 4\nstep 4 of 4" in said  # two pictures; in a log, a line for each quarter
+
+
+def test_a_photograph_is_repainted_in_its_own_shape(tiny_painter: Painter):
+    params = defaults(tiny_painter, "a boat").replace(width=192, height=192)
+    wide = shaped_like(tiny_painter, params, Image.new("RGB", (900, 600)))
+    assert wide.width % 16 == wide.height % 16 == 0 and abs(wide.width / wide.height - 1.5) < 0.2
+    known = dataclasses.replace(tiny_painter, sizes=((192, 192), (192, 144), (144, 192)))
+    sides = [(one.width, one.height) for size in ((900, 600), (600, 900), (500, 510))
+             for one in [shaped_like(known, params, Image.new("RGB", size))]]  # fmt: skip
+    assert sides == [(192, 144), (144, 192), (192, 192)]
 
 
 def test_a_photograph_is_painted_over_alike_however_its_file_holds_it(run, capsys: pytest.CaptureFixture) -> None:
