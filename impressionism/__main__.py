@@ -12,6 +12,7 @@ python -m impressionism --from boat.png --out again.png   the same picture again
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    args = parser().parse_args(arguments)
+    return start(parser().parse_args(arguments), run)
+
+
+def start(args: argparse.Namespace, run: Callable[[argparse.Namespace], None]) -> int:
+    """Runs a command that paints; its exit status."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors nobody uses
     return status_of(lambda: run(args))
 

@@ -10,7 +10,6 @@ Writes a labelled PNG, which carries the recipe of every picture, and beside it 
 import argparse
 import json
 import math
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from impressionism import names
-from impressionism.__main__ import check_out, show, warn_of_words
-from impressionism.errors import UserError, status_of
+from impressionism.__main__ import check_out, show, start, warn_of_words
+from impressionism.errors import UserError
 from impressionism.names import BLOCK_GROUPS
 
 if TYPE_CHECKING:  # imported where they are used: PyTorch takes seconds, --help should not
@@ -281,9 +280,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    args = parser().parse_args(arguments)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of image processors nobody uses
-    return status_of(lambda: run(args))
+    return start(parser().parse_args(arguments), run)
 
 
 def run(args: argparse.Namespace) -> None:

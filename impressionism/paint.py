@@ -211,9 +211,11 @@ def nearest_size(sizes: Iterable[tuple[int, int]], shape: float, area: int) -> t
 def shaped_like(painter: Painter, params: GenerationParams, picture: Image.Image) -> GenerationParams:
     """The same in the picture's shape, with about as many pixels, in a size that the model knows."""
     shape, area = picture.width / picture.height, params.width * params.height
-    free = (round(math.sqrt(area * shape) / 16) * 16, round(math.sqrt(area / shape) / 16) * 16)
-    wide, high = (min(max(side, SMALLEST), max_side(painter)) for side in free)
-    width, height = nearest_size(painter.sizes, shape, area) if painter.sizes else (wide, high)
+    if painter.sizes:
+        width, height = nearest_size(painter.sizes, shape, area)
+    else:
+        sides = (math.sqrt(area * shape), math.sqrt(area / shape))
+        width, height = (min(max(round(side / 16) * 16, SMALLEST), max_side(painter)) for side in sides)
     return params.replace(width=width, height=height)
 
 

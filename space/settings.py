@@ -165,7 +165,7 @@ def shape_of(texts: PageTexts, wide: int | None, high: int | None) -> str | None
 
 def nearest_size(texts: PageTexts, width: int, height: int) -> Size:
     """The size whose shape is most like this one."""
-    return min(texts.sizes.values(), key=lambda size: abs(math.log(size[0] / size[1] * height / width)))
+    return paint.nearest_size(texts.sizes.values(), width / height, width * height)
 
 
 def ratio(size: Size) -> str:
