@@ -44,7 +44,7 @@ from space.texts import FLUX, MINIATURE
 
 SMALL = {"steps": 2, "width": 64, "height": 64}
 LONG = {"steps": 100, "width": 512, "height": 512}  # about ten seconds of the tiny FLUX
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 SNAPSHOT = Path(__file__).parent / f"space_api_{api.VERSION}.json"
 
 
@@ -377,19 +377,20 @@ def test_an_agent_sends_a_photograph_as_text(here: tuple, photograph: str):
     assert broken.isError and "cannot be read as a picture" in broken.content[0].text
 
 
-def readme_examples() -> list[tuple[str, str]]:
-    """What the README shows a program to do, with the language of each."""
-    blocks = re.findall(r"```(python|sh)\n(.+?)```", README.read_text(), re.DOTALL)
+def shown_examples() -> list[tuple[str, str]]:
+    """What the documentation shows a program to do, with the language of each."""
+    text = "".join((ROOT / page).read_text() for page in ("README.md", "docs/api.md"))
+    blocks = re.findall(r"```(python|sh)\n(.+?)```", text, re.DOTALL)
     return [(language, code) for language, code in blocks if "gradio_client" in code or "curl " in code]
 
 
-def test_the_examples_of_the_readme_run(here: tuple):
-    examples = readme_examples()
-    assert any(language == "python" for language, _ in examples)
+def test_the_documented_examples_run(here: tuple):
+    examples = shown_examples()
+    assert [language for language, _ in examples] == ["python", "python", "sh"]
     for language, code in examples:
         code = code.replace("http://127.0.0.1:7860", here[0])
         command = [sys.executable, "-c", code] if language == "python" else ["bash", "-euo", "pipefail", "-c", code]
-        told = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=README.parent)
+        told = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
         assert told.returncode == 0, told.stderr
         assert language == "python" or "event: complete" in told.stdout
 
