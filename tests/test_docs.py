@@ -24,7 +24,8 @@ from training import recipe as recipes
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "training.md", ROOT / "docs" / "evaluation.md")
-LINKED = (*PAGES, ROOT / "docs" / "api.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "method.md", ROOT / "benchmarks" / "README.md")
+MORE = ("docs/api.md", "docs/method.md", "CONTRIBUTING.md", "benchmarks/README.md")
+LINKED = (*PAGES, *(ROOT / page for page in MORE))
 ROOMS = {path.parent.name for path in ROOT.glob("*/__init__.py")}
 PATH = re.compile(r"(?:[\w.-]+=)?((?:runs|work|cache|docs|training)/\S+|[\w./-]+\.(?:png|jpg|yaml|jsonl))")
 BIN = Path(sys.executable).parent
