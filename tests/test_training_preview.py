@@ -39,7 +39,7 @@ def test_a_prompt_may_join_on_the_way_and_a_preview_that_was_not_painted_is_pain
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_modulation_computed_ahead_paints_the_same_previews_bit_for_bit(recipe_file, monkeypatch, dtype):  # noqa: F811
-    options = ["preview.prompts=[a ball, a red ball]", "preview.steps=3", "preview.size=64x64", "model.quantize=none",
+    options = ["preview.prompts=[a ball, a red ball]", "preview.steps=3", "preview.size=64", "model.quantize=none",
                f"model.dtype={dtype}"]  # fmt: skip
     compute, passes = StoredLinear.compute, []
 

@@ -62,6 +62,10 @@ def _check_shift(shift: Any) -> Any:
     return shift
 
 
+def _square(size: Any) -> Any:
+    return f"{size}x{size}" if isinstance(size, int) else size
+
+
 Shift = Annotated[float | Literal["resolution"], BeforeValidator(_check_shift)]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -262,8 +266,8 @@ class Preview(Section):
     """Denoising steps."""
     guidance: float = Field(default=3.5, ge=0, le=20)
     """Distilled guidance."""
-    size: Annotated[str, AfterValidator(_check_size)] = "1024x1024"
-    """WIDTHxHEIGHT of a preview."""
+    size: Annotated[str, BeforeValidator(_square), AfterValidator(_check_size)] = "1024x1024"
+    """WIDTHxHEIGHT of a preview, or the side of a square one."""
 
 
 class Log(Section):
