@@ -63,7 +63,7 @@ def _check_shift(shift: Any) -> Any:
 
 
 def _square(size: Any) -> Any:
-    return f"{size}x{size}" if isinstance(size, int) else size
+    return f"{size}x{size}" if str(size).isdigit() else size
 
 
 Shift = Annotated[float | Literal["resolution"], BeforeValidator(_check_shift)]
