@@ -246,12 +246,12 @@ def inline(picture: Path) -> str:
 def welcome(study: Study) -> str:
     minutes = math.ceil(study.length * len(QUESTIONS) * SECONDS / 60)
     return f"""<div class="ballot" data-step="begin"><h1>Two pictures, one question at a time</h1>
-<p>You will see {study.length} pairs and answer up to three short questions about each, in some {minutes} minutes.
-Look at both, then click or tap your choice, or press a key.</p>
+<p>You will see {study.length} pairs and answer up to three short questions about each. It takes about {minutes}
+minutes. Look at both pictures, then click or tap the one you choose, or use the keyboard:</p>
 <p class="keys"><kbd>←</kbd> left &ensp; <kbd>→</kbd> right &ensp;
 <kbd>↑</kbd> no difference &ensp; <kbd>↓</kbd> neither</p>
-<p class="quiet">We keep your answers, the time each took, and a random number that your browser remembers, so that
-no pair comes twice; no name and no address. At the end you learn who painted what.</p>
+<p class="quiet">Your answers are stored, with the time each took and a random number that your browser keeps so
+that you see no pair twice; your name and address are not. At the end you will see who painted what.</p>
 <button class="begin" data-answer="go on">Begin</button></div>"""
 
 
@@ -274,9 +274,9 @@ def showing(voting: VotingSession, trial: Trial) -> str:
 
 def ending(session: Session | None) -> str:
     if session is None:
-        sentence = "This study has all the votes that it asked for."
+        sentence = "This study has all the votes it needs."
     elif not session.trials:
-        sentence = "You have seen every pair there is."
+        sentence = "You have seen all pairs."
     else:
         adapter, base = session.wins["adapter"], session.wins["base"] + session.wins["base-styled"]
         sentence = (

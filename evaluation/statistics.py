@@ -28,7 +28,7 @@ def statistics(pictures: list[Path], out: Path) -> int:
         raise UserError("None of the pictures can be read, so there is no table.")
     files.write_atomic(out, table.to_csv(index=False, float_format="%.7g"))
     low, middle, high = table["index"].quantile([0, 0.5, 1])
-    print(f"{out}: {len(table)} rows; docs/method.md says what each column is.")
+    print(f"{out}: {len(table)} row{'s' if len(table) > 1 else ''}; docs/method.md says what each column is.")
     print(f"Impressionist index, 0 to 1: median {middle:.2f}, from {low:.2f} to {high:.2f}.")
     return 0 if len(table) == len(wanted) else 1
 
@@ -36,7 +36,7 @@ def statistics(pictures: list[Path], out: Path) -> int:
 def pictures_of(places: list[Path]) -> list[Path]:
     """The pictures that are named and those in the folders that are named, each once."""
     if absent := [str(place) for place in places if not place.exists()]:
-        raise UserError(f"There is no {', no '.join(absent)}.")
+        raise UserError(f"There is no file or folder {', '.join(absent)}.")
     result: list[Path] = []
     for place in places:
         inside, left_out = files.pictures_in(place) if place.is_dir() else ([place], {})

@@ -229,7 +229,7 @@ def warn_of_words(painter: "Painter", prompt: str) -> None:
 
     if unknown := unknown_words(painter, prompt):
         print(
-            f"The model does not know: {', '.join(unknown)}. It knows {', '.join(names.SUBJECTS)}, "
+            f"The miniature does not know: {', '.join(unknown)}. It knows {', '.join(names.SUBJECTS)}, "
             f"{', '.join(names.LIGHTS)}.",
             file=sys.stderr,
         )

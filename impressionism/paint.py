@@ -177,7 +177,7 @@ def problems_of(
     broken = text != text.encode(errors="ignore").decode()  # half of an emoji: JSON carries it, no tokenizer reads it
     groups = {f"blocks.{name}": value for name, value in blocks.to_dict().items()} if blocks else {}
     return [
-        *([] if isinstance(params.prompt, str) and (over or text.strip()) else ["say in the prompt what to paint"]),
+        *([] if isinstance(params.prompt, str) and (over or text.strip()) else ["type what to paint first"]),
         *([f"the prompt must not be longer than {most:,} characters"] if len(text) > most else []),
         *(["the prompt holds half a character; write it anew"] if broken else []),
         *outside("seed", params.seed),

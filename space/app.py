@@ -22,7 +22,7 @@ from space import gate, gradio_security
 from space.agents import Agents
 from space.api import REFUSALS, add_endpoints
 from space.arrivals import add_arrivals
-from space.gallery import SHOWCASE, pairs_in
+from space.gallery import SHOWCASE, is_own, pairs_in
 from space.jobs import INFERENCE_EXECUTOR, TELL_EVERY
 from space.painting import add_start
 from space.pictures import FRONT
@@ -44,7 +44,7 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
     """The page and the API for this painter."""
     prepare()
     studio, texts, pairs = Studio(painter), words_for(painter), pairs_in(showcase)
-    own = [pair for pair in pairs if pair.recipe.provenance.base == painter.provenance.base]
+    own = [pair for pair in pairs if is_own(painter, pair)]
     first = next((pair for pair in own if pair.chosen == "best"), own[0] if own else None)
     with gr.Blocks(title="Impressionism", analytics_enabled=False) as page:
         gr.HTML(
@@ -68,9 +68,9 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
                     with gr.Tab("Repaint", id="repaint", elem_id="repaint"):
                         add_repaint(studio, texts, settings, to_repaint, photograph)
                     with gr.Tab("Grid", id="grid", elem_id="grid"):
-                        add_grid(studio, settings, to_sweep)
+                        add_grid(studio, texts, settings, to_sweep)
                     with gr.Tab("Gallery", id="gallery", elem_id="gallery"):
-                        add_gallery(studio, settings, board, showcase, pairs)
+                        add_gallery(studio, texts, settings, board, showcase, pairs)
                     with gr.Tab("About", id="about", elem_id="about-tab"):
                         add_about(studio, texts)
                 with gr.Column(elem_id="ideas"):

@@ -14,6 +14,7 @@ from space.recipes import link, recipes_in, settings_from, settings_of
 from space.settings import AT_ONCE, Settings, recommended_strength, request_for, restored, tab_of, warn_of_other_weights
 from space.studio import MOST_PIXELS, Studio
 
+TO_THE_TOP = "() => document.querySelector('#room').scrollIntoView({behavior: 'smooth'})"
 PAINT_IF_FREE = "(view) => { if (view?.paint) document.querySelector('#start-paint').click(); }"
 
 
@@ -51,7 +52,8 @@ def add_arrivals(page: gr.Blocks, studio: Studio, settings: Settings, board: gr.
     opened = page.load(open_link, None, [*settings.restored, board], **AT_ONCE)
     opened.then(None, board, None, js=PAINT_IF_FREE)
     few: dict[str, Any] = AT_ONCE | {"concurrency_limit": LIMITS["prepare"]}
-    load.upload(open_file, load, [*settings.restored, board, photograph], **few)
+    loaded = load.upload(open_file, load, [*settings.restored, board, photograph], **few)
+    loaded.success(None, None, None, js=TO_THE_TOP)
 
 
 def first_view(studio: Studio, asked: dict[str, Any]) -> View:

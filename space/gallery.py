@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from impressionism.pipeline import Painter
 from impressionism.records import ImageMetadata, Pair
 from space.pictures import Item, View, alt, hang, item, size_of
 from space.recipes import link
@@ -15,6 +16,14 @@ def pairs_in(folder: Path) -> list[Pair]:
     """In the order of the file; none where there is no showcase."""
     index = folder / "showcase.jsonl"
     return [Pair.from_json(line) for line in index.read_text().splitlines()] if index.exists() else []
+
+
+def is_own(painter: Painter, pair: Pair) -> bool:
+    """Whether the pair shows this base model and one of these adapters."""
+    was = pair.recipe.provenance
+    return was.base == painter.provenance.base and was.adapter_revision in {
+        info.revision for info in painter.adapters.values()
+    }
 
 
 def by_genre(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:

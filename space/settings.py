@@ -121,7 +121,7 @@ def make_settings(studio: Studio, texts: PageTexts, metadata: ImageMetadata | No
             elem_id="count", elem_classes=only("paint"), **later,
         ),
         fast=gr.Checkbox(
-            fast, label="Fast", info="Paints both pictures in fewer steps, using an accelerator adapter.",
+            fast, label="Fast", info="Paints in fewer steps, using an accelerator adapter.",
             visible=painter.accelerator is not None, **later,
         ),
         adapter=gr.Dropdown(
@@ -266,7 +266,8 @@ def add_hint(studio: Studio, settings: Settings) -> gr.HTML:
 def hint_of(studio: Studio, prompt: str, adapter: str | None = None) -> dict[str, str]:
     trigger = trigger_of(studio, adapter)
     if unknown := paint.unknown_words(studio.painter, prompt):
-        return {"text": f"The model does not know: {', '.join(unknown)}. Choose a subject and a light from the list."}
+        said = f"The miniature does not know: {', '.join(unknown)}."
+        return {"text": f"{said} Choose a subject and a light from the list."}
     if cut := paint.cut_at(studio.painter, prompt):
         return {"text": f"The prompt is too long: the model ignores everything from “{cut[:60]}” on."}
     if not trigger:

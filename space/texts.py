@@ -21,6 +21,8 @@ class PageTexts:
     """Prompts that the model understands, each with the name of a size and a seed."""
     sizes: dict[str, Size]
     """Width and height in pixels by the name of the shape."""
+    index: str = ""
+    """What the Impressionist index says of this model's pictures, where that is not plain."""
     vocabulary: dict[str, list[str]] = field(default_factory=dict)
     """All subjects and all lights, where the model knows only so many."""
 
@@ -53,6 +55,7 @@ it does not predict FLUX’s image quality.
         ("a steam train in the snow", "Landscape", 2),
     ],
     sizes={"Square": (192, 192), "Landscape": (192, 144), "Portrait": (144, 192)},
+    index="It was made for real paintings and photographs; drawn scenes such as the miniature’s stay near 0.",
     vocabulary={"Subjects": SUBJECTS, "Light": LIGHTS},
 )
 

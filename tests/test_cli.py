@@ -64,4 +64,4 @@ def test_an_installed_package_holds_every_file_of_its_rooms_and_paints_with_its_
     done = run(installed, COMMAND, *command)
     assert done.returncode == 0, done.stderr
     assert boat.read_bytes().startswith(b"\x89PNG")
-    assert "The model does not know: bicycle." in done.stderr
+    assert "The miniature does not know: bicycle." in done.stderr

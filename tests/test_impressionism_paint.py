@@ -488,7 +488,7 @@ def test_words_that_the_model_does_not_read_are_told(run, capsys: pytest.Capture
     command = ["a cat on a bicycle in Paris", "--model", "miniature", "--steps", "1", "--device", "cpu", "--compare"]
     assert terminal.main(command) == 0
     said = capsys.readouterr().err
-    assert "The model does not know: cat, bicycle, Paris. It knows a sailing boat on the sea, " in said
+    assert "The miniature does not know: cat, bicycle, Paris. It knows a sailing boat on the sea, " in said
 
 
 @pytest.mark.parametrize(

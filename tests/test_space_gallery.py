@@ -1,5 +1,6 @@
 """The showcase as the page reads it."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,18 @@ def test_the_committed_pictures_carry_their_recipes():
     assert pairs_in(SHOWCASE)
     for pair in (pair for pair in pairs_in(SHOWCASE) if pair.adapted.endswith(".png")):  # large ones are WebP
         assert tuple(read_recipe(SHOWCASE / file) for file in (pair.base, pair.adapted)) == sides(pair)
+
+
+def test_the_page_opens_with_a_pair_of_its_own_adapter_or_with_none(tiny_painter: Painter, folder: Path):
+    own = pair("urban", 0.1, "a pond at night")
+    [info] = tiny_painter.adapters.values()
+    for revision, opened in ((info.revision, True), ("another", False)):
+        was = dataclasses.replace(tiny_painter.provenance, adapter_revision=revision)
+        line = dataclasses.replace(own, recipe=own.recipe.replace(provenance=was)).to_json()
+        (folder / "showcase.jsonl").write_text(line + "\n")
+        values = [str(each["props"].get("value")) for each in app.build(tiny_painter, folder).config["components"]]
+        assert ("a pond at night" in values) == opened
+        assert any("not by the adapter of this page" in value for value in values) != opened
 
 
 def test_without_a_showcase_the_tab_says_so(tiny_painter: Painter, tmp_path: Path):

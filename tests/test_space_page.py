@@ -420,7 +420,7 @@ def test_the_difference_is_black_where_the_pictures_agree(page: Page, tmp_path: 
 def test_what_cannot_be_painted_is_said_on_the_page(page: Page):
     page.get_by_label("Prompt").fill(" ")
     page.get_by_role("button", name="Compare").click()
-    expect(page.get_by_text("Say in the prompt what to paint.")).to_be_visible(timeout=WAIT)
+    expect(page.get_by_text("Type what to paint first.")).to_be_visible(timeout=WAIT)
 
 
 def test_what_a_visitor_writes_is_never_executed(page: Page):
@@ -444,12 +444,15 @@ def test_an_example_fills_the_fields(page: Page):
 
 def test_words_that_the_model_does_not_know_are_named_and_a_chip_helps(page: Page):
     page.get_by_label("Prompt").fill("a zxqv at noon")
-    expect(page.locator("#hint")).to_contain_text("The model does not know:", timeout=WAIT)
+    expect(page.locator("#hint")).to_contain_text("The miniature does not know:", timeout=WAIT)
     expect(page.locator("#hint")).to_contain_text("zxqv")
     page.get_by_role("button", name="a steam train", exact=True).click()
     expect(page.get_by_label("Prompt")).to_have_value("a steam train at noon", timeout=WAIT)
     set_strength(page, 0)
     expect(page.locator("#strength")).to_contain_text("the adapter is off")
+    set_strength(page, 5)
+    expect(page.locator("#strength")).to_contain_text("The strength can be")
+    expect(page.locator("#strength input[type=number]")).to_have_value(f"{paint.LIMITS['strength'][1]:g}")
 
 
 def test_pairs_of_several_seeds_are_chosen_among_and_one_is_upscaled(page: Page):

@@ -165,7 +165,7 @@ def test_a_visitor_whom_zerogpu_does_not_know_is_told_to_sign_in(space: str, sch
 
 
 def test_other_errors_are_left_as_they_are():
-    problem = gr.Error("Say in the prompt what to paint.", title="Not painted")
+    problem = gr.Error("Type what to paint first.", title="Not painted")
     assert errors.advice(problem) is problem
     assert "twice" in errors.advice(gr.Error("RuntimeError", title="ZeroGPU worker error")).message
 

@@ -62,7 +62,7 @@ def test_all_problems_are_told_at_once_with_their_paths(tmp_path):
 def test_a_recipe_that_is_missing_or_no_yaml_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"cannot be read .*\b8gb\.yaml.*\bminiature\.yaml"):
         recipes.read(tmp_path / "none.yaml")
-    with pytest.raises(UserError, match="is no YAML"):
+    with pytest.raises(UserError, match="is not YAML"):
         recipes.read(write(tmp_path, "data: [1"))
 
 

@@ -227,8 +227,8 @@ def at_the_peak(moment: Moment, options: Optimizer, numbers: int) -> dict[str, i
     """What comes and goes with a step, at its fullest: in a pass, or while all gradients are copied into one."""
     gradients = 4 * numbers if options.gradient_accumulation_steps > 1 else moment.gradients
     if moment.kept + gradients + moment.passing < 8 * numbers:
-        return {"gradients": 4 * numbers, "for the moment": 4 * numbers}
-    return {"gradients": gradients, "activations kept": moment.kept, "for the moment": moment.passing}
+        return {"gradients": 4 * numbers, "temporary": 4 * numbers}
+    return {"gradients": gradients, "activations kept": moment.kept, "temporary": moment.passing}
 
 
 def shape_of(recipe: TrainingConfig, facts: Facts, size: Size, card: GpuSpec) -> Shape:
@@ -472,7 +472,7 @@ def as_text(prediction: Prediction) -> str:
     rows += [(f"{options.steps} steps", _time(one.seconds * options.steps))]
     rows += [("adapter", f"{_bytes(one.adapter)}: {one.numbers:,} numbers in {one.layers} layers")]
     rows += [("main memory", _size(one.main_memory))]
-    pictures = "" if one.pictures is not None else ", and the cache of pictures and captions (not here to be counted)"
+    pictures = "" if one.pictures is not None else ", and the cache of pictures and captions (not built yet)"
     disk = ", ".join(f"{name} {_bytes(size)}" for name, size in one.disk.items())
     rows += [("disk", f"{_bytes(sum(one.disk.values()))}: {disk}{pictures}")]
     width = max(len(name) for name, _ in rows)

@@ -473,9 +473,9 @@ def _load(path: Path) -> dict[str, Any]:
         values = yaml.load(path.read_text(encoding="utf-8-sig"), _UniqueKeyLoader)  # a SafeLoader
     except OSError as error:
         shipped = ", ".join(sorted(recipe.name for recipe in SHIPPED.glob("*.yaml")))
-        raise UserError(f"{path}: cannot be read ({error.strerror}); training/recipes has {shipped}.") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}); training/recipes has {shipped}.") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise UserError(f"{path}: is no YAML: {' '.join(str(error).split())}.") from None
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: should hold the sections {', '.join(TrainingConfig.model_fields)}.")
     return {section: {} if keys is None else keys for section, keys in values.items()}
@@ -538,7 +538,7 @@ def _override(values: dict[str, Any], override: str) -> list[str]:
     try:
         values[section][key] = _value(text, section, key)
     except (yaml.YAMLError, RecursionError, ValueError):
-        return [f"{path}: {text!r} is no YAML value"]
+        return [f"{path}: {text!r} is not a YAML value"]
     return []
 
 

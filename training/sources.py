@@ -200,7 +200,7 @@ def _csv_lines(path: Path) -> list[dict]:
         table = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=head.count), strict=True)
         lines = [{column: value for column, value in line.items() if column} for line in table]
     except csv.Error as error:
-        raise UserError(f"{path}: cannot be read as CSV ({error}); write it again, in quotes where needed.") from error
+        raise UserError(f"{path} cannot be read as CSV ({error}); write it again, in quotes where needed.") from error
     if any(not line.get("file_name") for line in lines):
         raise UserError(f"{path}: its first line should name the columns, file_name among them; it reads {head!r}.")
     return lines

@@ -1,5 +1,7 @@
-// A slider from 0 to 1.5 with a mark at what the chosen adapter is recommended at; the field beside it takes more.
+// A slider from 0 to 1.5 with a mark at what the chosen adapter is recommended at; the field beside it takes more, up
+// to the limit.
 const [number, range] = element.querySelectorAll("input"), mark = element.querySelector(".mark");
+let beyond = false; // whether a number outside the limits was typed
 Object.assign(number, { min: props.least, max: props.most });
 
 function show() {
@@ -9,13 +11,16 @@ function show() {
   if (document.activeElement !== number) number.value = String(value);
   range.value = value;
   range.style.setProperty("--fill", `${100 * Math.min(1, Math.max(0, value / 1.5))}%`);
-  element.querySelector("p").textContent = value === 0
+  element.querySelector("p").textContent = beyond
+    ? `The strength can be ${props.least} to ${props.most}.`
+    : value === 0
     ? "At 0 the adapter is off: only the base model paints."
     : `0 is the base model; ${recommended} is recommended for this adapter.`;
 }
 
 function set(value) {
-  props.value = value;
+  props.value = Math.min(props.most, Math.max(props.least, value));
+  beyond = value !== props.value;
   show();
   trigger("change");
 }

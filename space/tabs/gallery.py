@@ -8,17 +8,20 @@ import gradio as gr
 
 from impressionism.records import Pair
 from space.errors import plain_words
-from space.gallery import by_genre, on_easel, on_wall
+from space.gallery import by_genre, is_own, on_easel, on_wall
 from space.pictures import front
 from space.recipes import settings_of
 from space.settings import AT_ONCE, Settings, restored, warn_of_other_weights
 from space.studio import Studio
+from space.texts import PageTexts
 
 MISSING = "There is no showcase yet; `python -m evaluation gallery` paints one."
 
 
-def add_gallery(studio: Studio, settings: Settings, board: gr.HTML, folder: Path, pairs: Sequence[Pair]) -> None:
-    gr.Markdown(introduction(pairs) if pairs else MISSING, elem_id="gallery-words")
+def add_gallery(
+    studio: Studio, texts: PageTexts, settings: Settings, board: gr.HTML, folder: Path, pairs: Sequence[Pair]
+) -> None:
+    gr.Markdown(introduction(studio, texts, pairs) if pairs else MISSING, elem_id="gallery-words")
     if not pairs:
         return
     with gr.Tabs(elem_id="genres"):
@@ -30,13 +33,14 @@ def add_gallery(studio: Studio, settings: Settings, board: gr.HTML, folder: Path
             place.select(choose, None, [*settings.restored, board], **AT_ONCE)
 
 
-def introduction(pairs: Sequence[Pair]) -> str:
+def introduction(studio: Studio, texts: PageTexts, pairs: Sequence[Pair]) -> str:
     bases = {pair.recipe.provenance.base for pair in pairs}
-    painters = " and ".join(sorted("the bundled miniature" if base == "miniature" else base for base in bases))
+    painters = " and ".join(sorted("the miniature" if base == "miniature" else base for base in bases))
+    other = "" if any(is_own(studio.painter, pair) for pair in pairs) else ", not by the adapter of this page"
     return (
-        f"Painted by {painters}: without the adapter on the left, with it on the right. Best, typical and weakest pair "
-        "of each genre, picked by how much the adapter raises the Impressionist index (0 to 1), which is the number in "
-        "brackets. Click one to load it."
+        f"Painted by {painters}{other}: without an adapter on the left, with it on the right. Best, typical and "
+        "weakest pair of each genre, picked by how much the adapter raises the Impressionist index (0 to 1), which is "
+        f"the number in brackets. {texts.index} Click a pair to load it."
     )
 
 

@@ -19,6 +19,7 @@ from space.painting import Job, Start, add_take, on_click
 from space.pictures import front
 from space.settings import LIGHT, Settings, how_of, only
 from space.studio import MOST_PICTURES, MOST_REMEMBERED, Picture, Request, Studio, real, sampling_of, weakest_first
+from space.texts import PageTexts
 
 INDEX = "Impressionist index (0 to 1)"
 LABELS = {
@@ -29,10 +30,11 @@ SETTINGS = {
     "strength": "Strength", "seed": "Seed", "prompt": "Prompt", "steps": "Steps", "adapter": "Adapter",
     "blocks": "Block group",
 }  # fmt: skip
-TYPED = ("seed", "prompt", "steps")  # whose values a visitor writes
+TYPED = {"seed": "1\n2\n3", "prompt": "a cottage at noon\na cottage at night", "steps": "5\n10\n20"}
+"""Settings whose values a visitor writes, with an example."""
 
 
-def add_grid(studio: Studio, settings: Settings, start: Start) -> None:
+def add_grid(studio: Studio, texts: PageTexts, settings: Settings, start: Start) -> None:
     kinds = [(label, name) for name, label in SETTINGS.items() if name != "adapter" or len(studio.painter.adapters) > 1]
     typed: dict[str, Any] = {"label": "Values, one per line", "visible": False, "lines": 2, "max_lines": 4}
     with gr.Row():
@@ -49,7 +51,12 @@ def add_grid(studio: Studio, settings: Settings, start: Start) -> None:
     )
     add_take(sheet)
     with gr.Column(visible=False) as measures:
-        chosen = gr.Dropdown([INDEX, *LABELS.values()], value=INDEX, label="Measured in the pictures")
+        chosen = gr.Dropdown(
+            [INDEX, *LABELS.values()],
+            value=INDEX,
+            label="Measured in the pictures",
+            info=texts.index and f"{INDEX}: {texts.index}",
+        )
         plot = gr.LinePlot(x="x", y="value", height=260, elem_id="plot")
     table = gr.State(None)
 
@@ -78,7 +85,7 @@ def add_grid(studio: Studio, settings: Settings, start: Start) -> None:
         """The fields that the two axes need; the strength is a slider where it is no axis."""
         axes = (columns, rows)
         tabs = ("paint", "repaint") if "strength" in axes else ("paint", "repaint", "grid")
-        visible = [gr.update(visible=each in TYPED) for each in axes]
+        visible = [gr.update(visible=each in TYPED, placeholder=TYPED.get(each)) for each in axes]
         return *visible, gr.update(elem_classes=only(*tabs)), gr.update(visible="strength" in axes)
 
     gr.on(

@@ -20,7 +20,7 @@ from space.texts import Size
 SHOWN_LINK = "() => [document.querySelector('#pair .pair')?.shown?.link]"
 STALE = """(prompt, seed, steps, guidance, width, height, strength, fast, count) => {
   const recipe = document.querySelector("#pair .pair")?.shown?.recipe;
-  if (!recipe) return "";
+  if (!recipe || recipe.upscale) return "";
   const shown = recipe.sampling.seed, asked = {prompt, steps, guidance, width, height};
   const same = fast === Boolean(recipe.fast) && shown >= seed && shown < seed + count
     && Object.keys(asked).every((name) => asked[name] === recipe.sampling[name]);
