@@ -37,9 +37,13 @@ def folder_of(name: str | Path, revision: str | None, patterns: list[str], inste
     check_name(name, revision)
     if Path(name).is_dir():
         return Path(name)
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, errors, snapshot_download
 
     with readable_errors(str(name), revision, instead):
+        try:
+            snapshot_download(str(name), revision=revision, allow_patterns=patterns, local_files_only=True)
+        except errors.LocalEntryNotFoundError:  # one plain question: for files the Hub would be asked six times
+            HfApi().repo_info(str(name), revision=revision)
         try:
             return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
         except OSError as error:

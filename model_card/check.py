@@ -104,6 +104,9 @@ def faults(folder: Path, base: str | None = None) -> list[str]:
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; name an adapter's folder, such as runs/NAME/adapter.")
     if not (folder / "README.md").exists():
+        if not any(folder.glob("*.safetensors")):
+            return [f"There is neither a README.md nor an adapter in {folder}: name an adapter's folder, such as "
+                    "runs/NAME/adapter."]  # fmt: skip
         return ["There is no README.md: write it with `python -m model_card render RUN`."]
     try:
         card = read(folder)

@@ -223,6 +223,8 @@ def test_no_card_and_no_front_matter_are_told(folder: Path) -> None:
     assert "keys with values" in check.faults(folder)[0]
     (folder / "README.md").unlink()
     assert "There is no README.md" in check.faults(folder)[0]
+    (folder / "images").mkdir(exist_ok=True)
+    assert "neither a README.md nor an adapter" in check.faults(folder / "images")[0]
 
 
 @pytest.mark.parametrize(
