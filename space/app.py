@@ -18,6 +18,7 @@ from gradio.routes import ORJSONResponse
 
 from impressionism import names
 from impressionism.pipeline import Painter
+from impressionism.theme import STYLE, theme, title
 from space import gate, gradio_security
 from space.agents import Agents
 from space.api import REFUSALS, add_endpoints
@@ -34,7 +35,6 @@ from space.tabs.grid import add_grid
 from space.tabs.paint import add_paint
 from space.tabs.repaint import add_photograph, add_repaint
 from space.texts import NOTICE, words_for
-from space.theme import STYLE, theme
 
 SESSIONS = 100  # whose state Gradio keeps, 0.2 MB each; each call of a program is one, and by default it keeps 10,000
 THREADS = 64  # events that Gradio handles at the same time: those that wait in our own line, and some more
@@ -47,10 +47,7 @@ def build(painter: Painter, showcase: Path = SHOWCASE) -> gr.Blocks:
     own = [pair for pair in pairs if is_own(painter, pair)]
     first = next((pair for pair in own if pair.chosen == "best"), own[0] if own else None)
     with gr.Blocks(title="Impressionism", analytics_enabled=False) as page:
-        gr.HTML(
-            "<h1>Impressionism</h1><p>One prompt, painted without and with an Impressionist adapter.</p>",
-            elem_id="title",
-        )
+        title("One prompt, painted without and with an Impressionist adapter.")
         settings = make_settings(studio, texts, first and first.recipe)
         with gr.Row(elem_id="room"):
             with gr.Column(elem_id="ask", min_width=260):
@@ -112,7 +109,7 @@ def launch(page: gr.Blocks, host: str | None = None, port: int | None = None, **
         server_name=host,
         server_port=port,
         theme=theme(),
-        css_paths=STYLE,
+        css_paths=[STYLE, Path(__file__).with_name("style.css")],
         js=(FRONT / "page.js").read_text(),
         footer_links=["api", "settings"],
         state_session_capacity=SESSIONS,

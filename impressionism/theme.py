@@ -1,10 +1,10 @@
-"""How the page looks: warm paper, ink and cobalt by day, a dim studio by night; style.css adds the rest."""
+"""How our pages in the browser look: warm paper, ink and cobalt by day, a dim studio by night."""
 
 from pathlib import Path
 
 import gradio as gr
 
-STYLE = Path(__file__).parent / "style.css"
+STYLE = Path(__file__).with_suffix(".css")
 
 COBALT = gr.themes.Color(
     "#eff1f8", "#dfe3f1", "#c2c9e4", "#9da8d3", "#7584bd", "#5565a6", "#42518f", "#364274", "#2b355c", "#222a47",
@@ -14,6 +14,11 @@ PAPER = gr.themes.Color(
     "#fbf8f1", "#f5f0e5", "#e9e1d1", "#d8cdb9", "#a99d8a", "#756b5d", "#5c5449", "#433d36", "#2c2824", "#211e1b",
     "#181613", name="paper",
 )  # fmt: skip
+
+
+def title(about: str) -> gr.HTML:
+    """The head of a page, with one sentence about it."""
+    return gr.HTML(f"<h1>Impressionism</h1><p>{about}</p>", elem_id="title")
 
 
 def theme() -> gr.themes.Base:
