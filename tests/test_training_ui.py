@@ -13,7 +13,7 @@ from impressionism.names import WEIGHTS_FILE
 from training import recipe as recipes
 from training import ui
 
-WAIT = 20_000  # milliseconds; the machine may be busy
+WAIT = 60_000  # milliseconds; the machine may be busy
 SETTINGS = "\n".join([
     "data.resolution=[96x96]", "optimizer.train_batch_size=1", "optimizer.lr_warmup_steps=0", "preview.size=96x96",
     "preview.steps=1", "preview.every=2", "run.log_every=1", "log.report_to=none",
