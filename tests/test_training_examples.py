@@ -302,7 +302,9 @@ def test_the_split_depends_on_content_alone(tmp_path):
 
 def sized(*counts: tuple[examples.Size, int]) -> list[examples.Example]:
     return [
-        examples.Example(f"{size} {number}", "", "", size, bytes) for size, count in counts for number in range(count)
+        examples.Example(id=f"{size} {number}", name="", caption="", size=size, load=bytes)
+        for size, count in counts
+        for number in range(count)
     ]
 
 

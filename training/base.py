@@ -26,7 +26,7 @@ from impressionism.modulation import AHEAD, MODULATION_LAYERS, CachedModulation
 from impressionism.quantize import BLOCKS, kept_transformer
 from impressionism.records import Run
 from training import adapter, cache, examples, flow, preview, validation
-from training.batches import Batch, Latents, Loader, MicroBatch, Schedule
+from training.batches import Batch, Loader, MicroBatch, Schedule
 from training.cache import Cache
 from training.examples import Example, say
 from training.recipe import Data, Prior, TrainingConfig
@@ -44,7 +44,6 @@ class TrainingContext:
     runtime: Runtime
     kept: Cache
     loader: Loader
-    latents: Latents
     examples: list[Example]
     trained_on: list[Example]
     held_out: list[Example]
@@ -115,11 +114,10 @@ def prepare(
         transformer, modulation = load(recipe, folder, runtime, sharded, bank)
         if sharded:
             shard(transformer, runtime)
-    latents = Latents.of(folder)
     context = TrainingContext(
         transformer=transformer, modulation=modulation,
-        folder=folder, runtime=runtime, kept=kept, latents=latents,
-        loader=Loader(kept, latents, runtime.device, recipe.run.seed),
+        folder=folder, runtime=runtime, kept=kept,
+        loader=Loader(kept, folder, runtime.device, recipe.run.seed),
         examples=known, trained_on=trained_on, held_out=held_out, sharded=sharded,
     )  # fmt: skip
     if recipe.prior.num_class_images:
@@ -130,7 +128,8 @@ def prepare(
 def class_pictures(context: TrainingContext, recipe: TrainingConfig) -> list[Example]:
     """Pictures of prior.class_prompt as the base paints them; those that are there already are not painted again."""
     prior, paint = recipe.prior, recipe.preview
-    width, height = class_size(recipe)
+    sizes = examples.buckets(examples.resolutions(recipe.data.resolution)[0])
+    width, height = min(sizes, key=lambda size: abs(size[0] - size[1]))  # the squarest at the lowest resolution
     made_of = (recipe.model.base, recipe.model.revision, prior.class_prompt, width, height, paint.steps, paint.guidance)
     folder = recipe.run.cache / "class_pictures" / hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
     files = [folder / f"{seed:05d}.png" for seed in range(prior.num_class_images)]
@@ -148,12 +147,6 @@ def class_pictures(context: TrainingContext, recipe: TrainingConfig) -> list[Exa
     known = cache.fill(recipe.model_copy(update={"data": data, "prior": Prior()}), context.runtime)[1]
     names = {file.name for file in files}  # an earlier run may have asked for more
     return [example for example in known if example.name in names]
-
-
-def class_size(recipe: TrainingConfig) -> tuple[int, int]:
-    """(width, height) of class pictures: the recipe's squarest size at its lowest resolution."""
-    sizes = examples.buckets(examples.resolutions(recipe.data.resolution)[0])
-    return min(sizes, key=lambda size: abs(size[0] - size[1]))
 
 
 def load(
@@ -295,7 +288,7 @@ def training_batches(context: TrainingContext, recipe: TrainingConfig, step: int
     runtime, prior = context.runtime, recipe.prior
 
     def schedule(pictures: list[Example]) -> Schedule:
-        return Schedule(recipe, pictures, context.latents, rank=runtime.rank, world=runtime.world)
+        return Schedule(recipe, pictures, context.loader, rank=runtime.rank, world=runtime.world)
 
     own = schedule(context.trained_on)
     classes = schedule(context.class_examples) if context.class_examples else None

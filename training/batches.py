@@ -16,32 +16,6 @@ from training.recipe import Data, TrainingConfig
 
 
 @dataclass(frozen=True)
-class Latents:
-    """How this base's VAE latents become the transformer's."""
-
-    shift: float
-    scale: float
-    scheduler: dict
-
-    @classmethod
-    def of(cls, folder: Path) -> "Latents":
-        vae = json.loads((folder / "vae" / "config.json").read_text())
-        scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-        return cls(vae.get("shift_factor") or 0.0, vae["scaling_factor"], scheduler)
-
-    def sigma_shift(self, tokens: int, wanted: float | Literal["resolution"]) -> float:
-        """The shift wanted; "resolution": the scheduler's own for a picture of so many tokens."""
-        if wanted != "resolution":
-            return wanted
-        if not self.scheduler.get("use_dynamic_shifting"):
-            return self.scheduler.get("shift", 1.0)
-        keys = {"base_tokens": "base_image_seq_len", "max_tokens": "max_image_seq_len",
-                "base_shift": "base_shift", "max_shift": "max_shift"}  # fmt: skip
-        options = {ours: self.scheduler[theirs] for ours, theirs in keys.items() if theirs in self.scheduler}
-        return flow.resolution_shift(tokens, **options)
-
-
-@dataclass(frozen=True)
 class MicroBatch:
     """What passes through the model together, not read from the cache yet."""
 
@@ -67,9 +41,9 @@ class Schedule:
     """The micro-batches of step 0, 1, 2 …, for process `rank` of `world`: each takes its share of every batch."""
 
     def __init__(
-        self, recipe: TrainingConfig, examples: list[Example], latents: Latents, *, rank: int = 0, world: int = 1
+        self, recipe: TrainingConfig, examples: list[Example], loader: "Loader", *, rank: int = 0, world: int = 1
     ):
-        self.recipe, self.latents, self.rank = recipe, latents, rank
+        self.recipe, self.loader, self.rank = recipe, loader, rank
         self.batch = recipe.optimizer.train_batch_size
         self.together = self.batch * world
         self.order = Order(examples, batch=self.together, seed=recipe.run.seed)
@@ -92,7 +66,7 @@ class Schedule:
         seed, data = self.recipe.run.seed, self.recipe.data
         captions = [caption_for(example, data, seed, visit) for example, visit in zip(examples, visits, strict=True)]
         width, height = examples[0].size
-        shift = self.latents.sigma_shift(width * height // 256, self.recipe.flow.shift)
+        shift = self.loader.sigma_shift(width * height // 256, self.recipe.flow.shift)
         return MicroBatch(examples, visits, captions, flow.shift_sigmas(sigma[mine], shift))
 
 
@@ -122,10 +96,24 @@ def fixed_parts(examples: list[Example], sigmas: list[float], *, batch: int) -> 
 
 
 class Loader:
-    """Reads a micro-batch's entries from the cache and puts them on the device."""
+    """Reads a micro-batch's entries from the cache and puts them on the device, as the transformer takes them."""
 
-    def __init__(self, kept: Cache, latents: Latents, device: torch.device, seed: int):
-        self.kept, self.latents, self.device, self.seed = kept, latents, device, seed
+    def __init__(self, kept: Cache, base: Path, device: torch.device, seed: int):
+        self.kept, self.device, self.seed = kept, device, seed
+        vae = json.loads((base / "vae" / "config.json").read_text())
+        self.shift, self.scale = vae.get("shift_factor") or 0.0, vae["scaling_factor"]
+        self.scheduler = json.loads((base / "scheduler" / "scheduler_config.json").read_text())
+
+    def sigma_shift(self, tokens: int, wanted: float | Literal["resolution"]) -> float:
+        """The shift wanted; "resolution": the scheduler's own for a picture of so many tokens."""
+        if wanted != "resolution":
+            return wanted
+        if not self.scheduler.get("use_dynamic_shifting"):
+            return self.scheduler.get("shift", 1.0)
+        keys = {"base_tokens": "base_image_seq_len", "max_tokens": "max_image_seq_len",
+                "base_shift": "base_shift", "max_shift": "max_shift"}  # fmt: skip
+        options = {ours: self.scheduler[theirs] for ours, theirs in keys.items() if theirs in self.scheduler}
+        return flow.resolution_shift(tokens, **options)
 
     def pooled(self, part: MicroBatch) -> torch.Tensor:
         """(batch, channels) CLIP's summary of each caption."""
@@ -152,7 +140,7 @@ class Loader:
         return x, torch.randn(mean.shape, generator=generator)
 
     def _collate(self, part: MicroBatch, x, noise) -> Batch:
-        x = (torch.stack(list(x)) - self.latents.shift) * self.latents.scale
+        x = (torch.stack(list(x)) - self.shift) * self.scale
         count, channels, height, width = x.shape
         text = torch.stack([self.kept.text(caption)[0] for caption in part.captions])
         ids = FluxPipeline._prepare_latent_image_ids(count, height // 2, width // 2, self.device, torch.float32)

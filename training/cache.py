@@ -167,8 +167,8 @@ def _encode_pictures(cache: Cache, pictures: list[Example], folder: Path, runtim
         for batch, decoded in _decoded_ahead(_batches_of_one_size(pictures, device.type)):
             pairs = [(example, image) for example, image in zip(batch, decoded, strict=True) if image]
             if pairs:
-                pixels = torch.stack([_to_tensor(image) for _, image in pairs])
-                moments = vae.encode(pixels.to(device, dtype)).latent_dist
+                pixels = torch.from_numpy(np.stack([np.array(image) for _, image in pairs])).permute(0, 3, 1, 2)
+                moments = vae.encode((pixels.float() / 127.5 - 1).to(device, dtype)).latent_dist
                 for (example, _), mean, logvar in zip(pairs, moments.mean, moments.logvar, strict=True):
                     _write(cache.latents_file(example), {"mean": mean.float(), "logvar": logvar.float()})
             bar.update(len(batch))
@@ -217,11 +217,6 @@ def _decoded_ahead(batches: Iterable[list[Example]]) -> Iterator[tuple[list[Exam
             yield batch, [each.result() for each in decoding]
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _to_tensor(image: Image.Image) -> torch.Tensor:
-    """(3, height, width) in [-1, 1]."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def _write(path: Path, entry: dict[str, torch.Tensor]) -> None:

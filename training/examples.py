@@ -8,7 +8,7 @@ import functools
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,30 +26,23 @@ TRANSFORM = "2"  # in the cache's key: count it up when `decode` changes a pixel
 Size = tuple[int, int]  # width, height
 
 
-@dataclass(frozen=True)
-class Example:
-    id: str
-    """SHA-256 of the file's bytes, 32 digits of it: the same picture is the same sample wherever it lies."""
-    name: str
-    """What to call it in a message."""
-    caption: str
-    """Of all that it shows, style included."""
-    size: Size
-    """The bucket it is brought to; a picture large enough for several resolutions is several examples."""
-    load: Callable[[], bytes]
-    """The file's bytes."""
-    content: str | None = None
-    """The trigger, and its content without a word on style."""
-    genre: str | None = None
-    held_out: bool | None = None
-    """Whether the source sets it apart, by a split `validation`; none: the source has no such split."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class UsableRow(Row):
     id: str
+    """SHA-256 of the file's bytes, 32 digits of it: the same picture is the same sample wherever it lies."""
     sizes: list[Size]
     """The bucket of each resolution that it fills."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example(Row):
+    """A row with the captions that it is trained on, at one size: a picture large enough for several is several."""
+
+    id: str
+    caption: str = ""
+    """Of all that it shows, style included; `content` has the trigger in front."""
+    size: Size
+    """The bucket it is brought to."""
 
 
 def read(data: Data) -> list[Example]:
@@ -66,8 +59,8 @@ def read(data: Data) -> list[Example]:
             continue
         for size in row.sizes:
             examples[row.id, size] = Example(
-                id=row.id, name=row.name, caption=caption, content=content, size=size, load=row.load,
-                genre=row.genre, held_out=row.held_out,
+                name=row.name, load=row.load, genre=row.genre, held_out=row.held_out,
+                id=row.id, caption=caption, content=content, size=size,
             )  # fmt: skip
     if uncaptioned:
         more = f" and {len(uncaptioned) - 1} more" if uncaptioned[1:] else ""

@@ -116,7 +116,12 @@ def train(context: TrainingContext, recipe: TrainingConfig, *, until: int | None
                 if runtime.first:
                     checkpoint.save(checkpoints, state, position, keep=run.keep)
                 runtime.wait()  # the first process writes, and would be ended with the others
-                raise UserError(not_finite(checkpoint.at(checkpoints, step), batches))
+                names = ", ".join(example.name for one in batches.all for example in one.examples)
+                raise UserError(
+                    f"The gradient of the step after {checkpoint.at(checkpoints, step)} is not finite (pictures: "
+                    f"{names}); that state is the last good one: lower optimizer.learning_rate, or take the picture "
+                    "out, and begin again in another run.folder."
+                )
             position.losses.append(result.loss)
 
             position.step = step = step + 1
@@ -257,14 +262,6 @@ def make_optimizer(options: Optimizer, weights: Mapping[str, torch.nn.Parameter]
 
         return prodigyopt.Prodigy(**settings, use_bias_correction=True, safeguard_warmup=True)
     return torch.optim.AdamW(**settings, fused=True)
-
-
-def not_finite(good: Path, batches: StepBatches) -> str:
-    names = ", ".join(example.name for one in batches.all for example in one.examples)
-    return (
-        f"The gradient of the step after {good} is not finite (pictures: {names}); that state is the last good one: "
-        "lower optimizer.learning_rate, or take the picture out, and begin again in another run.folder."
-    )
 
 
 # ---- The end

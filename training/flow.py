@@ -67,8 +67,3 @@ def resolution_shift(
     """FLUX's shift for a picture of so many tokens: exp of a line through (base) and (max)."""
     slope = (max_shift - base_shift) / (max_tokens - base_tokens)
     return math.exp(base_shift + slope * (tokens - base_tokens))
-
-
-def fixed_sigmas(count: int) -> list[float]:
-    """The middles of `count` equal parts of 0 … 1: the noise levels at which validation always looks."""
-    return [(index + 0.5) / count for index in range(count)]

@@ -1,6 +1,7 @@
 """What a run reports: log.jsonl, the trackers of `log.report_to`, and the memory that it took."""
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import resource  # not on Windows
@@ -104,16 +105,11 @@ def _show(name: str, tracker: Any, step: int, pictures: list[Image.Image], promp
     if name == "tensorboard":
         for index, picture in enumerate(pictures):
             tracker.log_images({f"preview/{index:02d}": np.asarray(picture)[None]}, step=step, dataformats="NHWC")
-    elif name == "wandb":
-        import wandb  # pyright: ignore[reportMissingImports]
-
-        shown = [wandb.Image(picture, caption=prompt) for picture, prompt in zip(pictures, prompts, strict=True)]
-        tracker.log({"previews": shown}, step=step)
-    else:
-        import trackio  # pyright: ignore[reportMissingImports]
-
-        for index, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
-            tracker.log({f"preview/{index:02d}": trackio.Image(picture, caption=prompt)}, step=step)
+        return
+    library = importlib.import_module(name)  # trackio or wandb
+    shown = zip(pictures, prompts, strict=True)
+    images = {f"preview/{index:02d}": library.Image(one, caption=prompt) for index, (one, prompt) in enumerate(shown)}
+    tracker.log(images, step=step)
 
 
 class MemoryMeter:

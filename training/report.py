@@ -49,7 +49,9 @@ def write_report(
     templates.filters |= {
         "readable": readable,
         "size": lambda record: f"{record.width} × {record.height}",
-        "thumbnail": lambda record, before: _thumbnail(pictures / (f"{record.id}.before" if before else record.file)),
+        "thumbnail": lambda record, before: data_url(
+            thumbnail(pictures / (f"{record.id}.before" if before else record.file), THUMBNAIL), "jpeg", quality=78
+        ),
     }
     page = templates.get_template("report.html.j2").render(
         source=source, records=records, kept=kept, held=len(held), unseen=sorted(unseen), settings=values,
@@ -122,10 +124,6 @@ def _histograms(examined: "list[ImageRecord]") -> bytes:
         axes.set(xlabel=label, ylabel="pictures")
         axes.legend(frameon=False)
     return plots.png(figure, legend=False)
-
-
-def _thumbnail(path: Path) -> str:
-    return data_url(thumbnail(path, THUMBNAIL), "jpeg", quality=78, optimize=True)
 
 
 def _spread(items: list[Any], wanted: int) -> list[Any]:

@@ -61,7 +61,9 @@ def resolve_runtime(model: Model) -> Runtime:
     """Where and how precisely to compute, with whom; UserError where the recipe asks for a GPU and there is none."""
     if model.device == "cuda" and not torch.cuda.is_available():
         raise UserError("model.device is cuda, but no GPU is to be seen; set model.device=cpu or auto.")
-    cpu_asked = model.device == "cpu" or (model.device == "auto" and _is_on("ACCELERATE_USE_CPU"))
+    cpu_asked = model.device == "cpu" or (
+        model.device == "auto" and os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    )
     gpu = torch.cuda.is_available() and not cpu_asked
     if not PartialState._shared_state:  # accelerate reads the environment only once
         _forget_leftovers()
@@ -99,7 +101,3 @@ def _forget_accelerate_settings(model: Model) -> None:
     honoured = precision == "bf16" and model.dtype in ("auto", "bfloat16")
     if not honoured and precision not in ("no", ""):
         say(f"accelerate is configured for mixed precision {precision}; it is ignored: model.dtype is {model.dtype}.")
-
-
-def _is_on(name: str) -> bool:
-    return os.environ.get(name, "").lower() in ("1", "true", "yes")

@@ -57,7 +57,7 @@ class Row:
     genre: str | None = None
     held_out: bool | None = None
     """Whether it is in the split `validation`; none: the source has no such split."""
-    metadata: dict = field(default_factory=dict)
+    metadata: dict = field(default_factory=dict, compare=False)
     """All that the folder's metadata file has about it."""
 
 
@@ -299,7 +299,7 @@ def _undecoded(
         values = [split[column] for column in texts]
         for index in range(size):
             about = {column: value[index] for column, value in zip(texts, values, strict=True)}
-            yield about, functools.partial(_load, split, index, data.image_column)
+            yield about, lambda index=index: bytes_of(split[index][data.image_column])
         return
     spool = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the rows do
     stream = iter(split)
@@ -312,10 +312,6 @@ def _undecoded(
         place = spool.seek(0, os.SEEK_END)
         spool.write(content)
         yield row, functools.partial(_spooled, spool, place, len(content))
-
-
-def _load(split: "datasets.Dataset", index: int, column: str) -> bytes:
-    return bytes_of(split[index][column])
 
 
 def _spooled(spool: Any, place: int, size: int) -> bytes:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from impressionism.modulation import AHEAD
-from training import flow
 from training.batches import MicroBatch, fixed_parts
 from training.recipe import TrainingConfig
 
 if TYPE_CHECKING:
     from training.base import TrainingContext
 
-SIGMAS = flow.fixed_sigmas(4)
+SIGMAS = [0.125, 0.375, 0.625, 0.875]  # noise levels at which validation always looks
 
 
 @dataclass(frozen=True)
