@@ -73,7 +73,7 @@ def trained(context: TrainingContext, recipe: TrainingConfig, config: Callable, 
 
 
 def seconds(context: TrainingContext, recipe: TrainingConfig, repeats: int) -> dict[str, list[float]]:
-    """Of the passes forward and backward of one step, the kinds in turn."""
+    """Seconds of one step's forward and backward passes, the kinds in turn."""
     batches = next(loaders(context, recipe)[0])
     works = {}
     for kind, config in KINDS.items():

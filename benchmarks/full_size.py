@@ -214,7 +214,7 @@ def passed(model: Any) -> dict:
 
 
 def inputs() -> dict[str, Any]:
-    """Of a picture of SIDE pixels and a caption of TOKENS."""
+    """The transformer's inputs for a picture of SIDE pixels and a caption of TOKENS."""
     import torch
     from diffusers import FluxPipeline
 

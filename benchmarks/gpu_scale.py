@@ -20,7 +20,7 @@ class Scale:
     peer_resolutions: tuple[int, ...]
     """At which diffusers' script trains beside ours."""
     steps: int
-    """Of training."""
+    """Training steps."""
     side: int
     painting_steps: int
     seeds: int

@@ -190,7 +190,7 @@ def peer(folder: Path, scale: Scale, script: Path, side: int) -> dict:
 
 
 def embeddings(folder: Path, picture: Path) -> Path:
-    """Of the picture's caption, as the script's compute_embeddings.py would write them, with random numbers."""
+    """Random embeddings of the picture's caption, as the script's compute_embeddings.py would write them."""
     import pandas as pd
     from PIL import Image
 

@@ -25,7 +25,7 @@ BOOTSTRAP_DRAWS = 10_000
 
 
 def parser(script: str, doc: str | None, **numbers: int) -> argparse.ArgumentParser:
-    """Of `python -m benchmarks.SCRIPT`: --out for its record, and a whole number for each of `numbers`."""
+    """Arguments of `python -m benchmarks.SCRIPT`: --out for its record, and a whole number for each of `numbers`."""
     result = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{script}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -171,8 +171,8 @@ class Ratio(NamedTuple):
 
 
 def ratio(ones: Sequence[float], others: Sequence[float]) -> Ratio:
-    """Of seconds that were measured side by side, by the percentile bootstrap over the turns. With five turns or fewer
-    the interval is about their range."""
+    """Ratio of seconds measured side by side, by the percentile bootstrap over the turns. With five turns or fewer the
+    interval is about their range."""
     turns = np.divide(ones, others)
     drawn = np.random.default_rng(0).choice(turns, (BOOTSTRAP_DRAWS, len(turns)))
     low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))

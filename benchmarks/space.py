@@ -49,7 +49,7 @@ class Space:
 
     @functools.cached_property
     def endpoints(self) -> dict[str, dict[str, Any]]:
-        """Of each, what its parameters are by default."""
+        """The defaults of each endpoint's parameters."""
         told = self.http.get(f"{self.address}/gradio_api/info").json()["named_endpoints"]
         return {
             name.removeprefix("/"): {each["parameter_name"]: each["parameter_default"] for each in one["parameters"]}

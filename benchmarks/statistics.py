@@ -80,7 +80,7 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def indices(file: Path) -> list[float]:
-    """Of a picture as it is, then after each change."""
+    """Index of a picture as it is, then after each change."""
     picture = to_size(Image.open(file))
     return [index(one) for one in (picture, *(change(picture) for change in CHANGES.values()))]
 

@@ -90,9 +90,9 @@ class Measured:
     seconds_per_sample: float
     """With compiled blocks, less what compiling took."""
     seconds: float
-    """Of the whole process: start-up, caching, training, saving."""
+    """Time of the whole process: start-up, caching, training, saving."""
     first: float
-    """Of the first step, in which blocks are compiled where they are."""
+    """Time of the first step, in which blocks are compiled where they are."""
     training_peak: int
     """Resident memory, at most, up to the last step."""
     peak: int
@@ -254,7 +254,7 @@ class Judge:
 
     @torch.no_grad()
     def loss(self, adapter: Path | None = None) -> float:
-        """Of the base, or of the base with an adapter."""
+        """Held-out loss of the base, or of the base with an adapter."""
         if adapter:
             self.pipe.load_lora_weights(str(adapter))
         losses = [self._loss(sigma, part) for sigma in SIGMAS for part in torch.arange(len(self.x)).split(8)]
@@ -312,7 +312,7 @@ def compare(
 
 
 def medians(part: dict, idle: dict[str, int]) -> dict:
-    """Of each side: seconds a sample, memory of training and of the whole process, and both beyond a process that only
+    """For each side: seconds a sample, memory of training and of the whole process, and both beyond a process that only
     imports what that side does, the loss."""
     found: dict[str, dict] = {}
     for side, runs in part["runs"].items():

@@ -36,7 +36,7 @@ class Vectors(NamedTuple):
     pictures: np.ndarray
     real: np.ndarray
     texts: np.ndarray | None = None
-    """Of the pictures' prompts, where the feature can read."""
+    """Vectors of the pictures' prompts, where the feature can read."""
 
 
 @dataclasses.dataclass

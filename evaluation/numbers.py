@@ -83,9 +83,9 @@ class Real:
 
     values: np.ndarray
     painters: Sequence[str]
-    """Of each painting; where none is known, a name of its own."""
+    """The painter of each painting; where none is known, a name of its own."""
     genres: Sequence[str] = ()
-    """Of each painting, in the words of the prompt set; empty where none is known."""
+    """The genre of each painting, in the words of the prompt set; empty where none is known."""
 
     @classmethod
     def of(cls, values: "Real | Sequence[float] | np.ndarray") -> "Real":
@@ -318,12 +318,12 @@ def classifier(no: np.ndarray, yes: np.ndarray) -> Callable[[np.ndarray], np.nda
 
 
 def correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Of each row with its counterpart."""
+    """Correlation of each row with its counterpart."""
     return (unit(one) * unit(other)).sum(1)
 
 
 def nearest(pictures: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each picture the most similar of the others, and their correlation."""
+    """For each picture the most similar of the others, and their correlation."""
     alike = unit(pictures) @ unit(others).T
     return alike.argmax(1), alike.max(1)
 

@@ -30,7 +30,7 @@ class PromptSet(Record):
     styled: str
     """How the style is asked for in words, with {text} for the prompt."""
     strengths: list[float]
-    """Of the adapter, beside the gallery's own."""
+    """Strengths of the adapter, beside the gallery's own."""
     axis_seeds: int
     """From how many of the seeds these other strengths are painted."""
     prompts: list[Prompt]

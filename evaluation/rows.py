@@ -34,8 +34,8 @@ FACTS: dict[str, dict[str, Any]] = {  # of a row, whatever the feature
     "copies": {"question": "memorisation", "better": "lower"},
 }
 SEEN = 0.1
-"""Share of the gap that must surely be closed before an adapter counts as better: less, no eye sees. The pictures are
-paired by their noise, so that even what shuffled weights do is told from zero."""
+"""Share of the gap that must surely be closed before an adapter counts as better: smaller differences are not visible.
+The pictures are paired by their noise, so that even what shuffled weights do is told from zero."""
 COPY = 99  # percentile of real paintings' likeness to training pictures, beyond which a picture may be a copy
 NO_TRAINING = {"note": "Not computed: no training pictures were given (--training)."}
 

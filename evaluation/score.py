@@ -276,7 +276,7 @@ def diversity(evidence: ScoreInputs, strength: float) -> Estimate | None:
 
 
 def by_genre(evidence: ScoreInputs) -> dict[str, GenreScores]:
-    """Of each genre with two prompts or more."""
+    """Scores for each genre with two prompts or more."""
     sides = (("index", "base"), ("index", "adapter"), ("content", "adapter"), ("score", "base"), ("score", "adapter"))
     columns = [evidence.column(name, arm) for name, arm in sides]
     result = {}

@@ -134,7 +134,7 @@ def broken_rule(session: list[Vote], caught: list[bool], study: Study) -> str | 
 
 
 def first_answers(votes: Iterable[Vote]) -> list[Vote]:
-    """Of each rater to each question about each pair, the first one."""
+    """The first answer of each rater to each question about each pair."""
     first: dict[tuple[str, str, str], Vote] = {}
     for vote in votes:
         if vote.kind == "main":

@@ -76,8 +76,8 @@ OUTSIDE_BLOCKS = {
 
 # What programs that wrap a model write into its layers' names, anywhere: compilers, FSDP, gradient checkpointing.
 WRAPPERS = re.compile(r"_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)(?=_|$)")
-# What may stand before a layer outside the blocks. Before a block's layer, whose name says more, anything may stand but
-# a number, which would be another block's, and a text encoder.
+# What may stand before a layer outside the blocks. A block's layer, whose name says more, may have any prefix without
+# digits (they would be another block's) or a text encoder's name.
 PREFIX = re.compile(r"(base|model|module|diffusion|transformer|lora|unet|dit|flux|net|pipe|_)+_")
 # transformer.x.lora_A.weight, lora_unet_x.lora_down.weight, x.processor.y.down.weight, x.lora_A.default.weight …
 SIDE = re.compile(
@@ -531,7 +531,7 @@ def fused(pairs: Mapping[str, Matrices | None]) -> Matrices:
 
 
 def hash_of(weights: dict[str, torch.Tensor]) -> str:
-    """Of a file's bytes after the header, as the ModelSpec asks."""
+    """SHA-256 of a file's bytes after the header, as the ModelSpec asks."""
     data = serialized(weights)
     return f"0x{hashlib.sha256(data[8 + int.from_bytes(data[:8], 'little') :]).hexdigest()}"
 
@@ -558,8 +558,8 @@ def check_parity(updates: Mapping[str, Update], file: Path, linears: Linears) ->
 
 
 def relative_difference(one: Update, other: Update) -> float:
-    """Of two updates, on random inputs, relative to the terms that the products sum: what rounding A and B can make of
-    them is then the rounding of one number, however much of the terms cancels out."""
+    """Difference of two updates on random inputs, relative to the terms that the products sum: rounding A and B then
+    counts as the rounding of one number, however much of the terms cancels out."""
     (a, b, scale), (a2, b2, scale2) = ((it.down.cpu().double(), it.up.cpu().double(), it.scale) for it in (one, other))
     x = torch.randn(a.shape[1], PROBES, generator=torch.Generator().manual_seed(0), dtype=torch.double)
     h = a @ x

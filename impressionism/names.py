@@ -11,7 +11,7 @@ ADAPTER_FILE = "flux_1_dev_wikiart_impressionism_v2.safetensors"
 MINIATURE = Path(__file__).parent / "miniature"  # an ordinary diffusers folder
 MINIATURE_ADAPTER = MINIATURE / "adapter"
 
-# Few-step adapters, which paint along under the style adapter in fast mode, on both sides of a comparison.
+# Few-step adapters, which are active together with the style adapter in fast mode, on both sides of a comparison.
 ACCELERATOR = "ByteDance/Hyper-SD/Hyper-FLUX.1-dev-8steps-lora.safetensors"
 ACCELERATOR_STRENGTH = 0.125  # as its authors say
 ACCELERATOR_STEPS = 8

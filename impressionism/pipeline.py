@@ -41,7 +41,7 @@ class Painter:
 
     pipe: FluxPipeline
     provenance: Provenance
-    """Of the first adapter."""
+    """Base, first adapter, precision and libraries, as every picture records them."""
     about: str
     """One line for people: which model paints, and why that one."""
     adapters: dict[str, AdapterInfo] = field(default_factory=dict)
@@ -319,7 +319,7 @@ def name_of(device: str) -> str:
 
 
 def versions(quantize: str, device: str) -> dict[str, str]:
-    """Of the libraries that decide a pixel."""
+    """Versions of the libraries that a pixel depends on."""
     quantizes = format_of(quantize, torch.device(device)).startswith("bitsandbytes")
     libraries = ["torch", "diffusers", "transformers", *(["bitsandbytes"] if quantizes else [])]
     return {name: importlib.metadata.version(name) for name in libraries}

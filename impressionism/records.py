@@ -244,7 +244,7 @@ class Run(Record):
     best_step: int | None = None
     """The step with the lowest held-out loss; its checkpoint is kept."""
     saved: str = "last"
-    """Which state became the adapter: last or best."""
+    """Which state became the adapter: the last, the best by held-out loss, or one chosen with `best --save`."""
     trigger: str | None = None
     """The phrase that most captions began with."""
     versions: dict[str, str]
@@ -293,7 +293,7 @@ class Pair(Record):
     gain: float
     """Index of the adapted picture less that of the base model's."""
     recipe: ImageMetadata
-    """Of the adapted picture."""
+    """How the adapted picture was painted."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -312,7 +312,7 @@ class Metric(Record):
     """One row of the scores: what was asked of base, adapter and real paintings, and what came out."""
 
     name: str
-    """Of a statistic, as in impressionism.pictorial, or of a learned measure, for example clip-score."""
+    """A statistic of impressionism.pictorial, or a learned measure such as clip-score."""
     question: Literal["style", "content", "preference", "diversity", "memorisation"]
     unit: str = ""
     better: Literal["higher", "lower", "closer"] = "higher"
@@ -320,13 +320,13 @@ class Metric(Record):
     base: Estimate | None = None
     adapter: Estimate | None = None
     real: Estimate | None = None
-    """Of held-out real paintings."""
+    """The same for held-out real paintings."""
     difference: Estimate | None = None
     """Adapter less base, paired by prompt and seed."""
     gap_closed: Estimate | None = None
     """(adapter - base) / (real - base)."""
     p: float | None = None
-    """Of the paired difference, after Holm's correction over the rows of its question."""
+    """p value of the paired difference, after Holm's correction over the rows of its question."""
     note: str = ""
     """Exploratory, or why it was not computed."""
     weights: str | None = None
@@ -378,7 +378,7 @@ class AtStrength(Record):
     score: Estimate | None = None
     """The main measure (Scores.measure); none in old files: the index."""
     gap_closed: Estimate | None = None
-    """Of the main measure: (this - base) / (real - base)."""
+    """(this - base) / (real - base) in the main measure."""
     copies: Estimate | None = None
     """Share of pictures closer to a training picture than 99% of held-out paintings; none: no training pictures."""
     problems: list[str] = dataclasses.field(default_factory=list)
@@ -486,7 +486,7 @@ class Preference(Record):
     neither: int
     """Votes that both pictures are bad."""
     win_rate: Estimate | None
-    """Of the adapter, 0.5 is a draw; ties and "neither" are halves; none: fewer than two prompts."""
+    """How often the adapter won; 0.5 is a draw; ties and "neither" are halves; none: fewer than two prompts."""
     decisive: Estimate | None
     """The same of the votes that chose a picture."""
     p: float | None
@@ -500,15 +500,15 @@ class StudyResult(Record):
     version: int = 1
     run: str
     study_sha256: str
-    """Of study.json, which was written before the first vote."""
+    """Digest of study.json, which was written before the first vote."""
     strength: float
-    """Of the adapter in the pairs."""
+    """Strength of the adapter in the pairs."""
     synthetic: bool
     """Made by a rehearsal or a test, by nobody's eyes; never published."""
     planned: int
     """Votes on the style question against the styled base, fixed beforehand; with them the study ends."""
     votes: int
-    """Of these, the ones that count."""
+    """How many of these count."""
     prompts: int
     """Prompts voted on; fewer than FEW_PROMPTS are exploratory."""
     raters: int

@@ -27,7 +27,7 @@ def when(*cases: tuple[object, str]) -> list[str]:
 
 
 def faults(folder: Path, base: Path | None) -> list[str]:
-    """Of all its .safetensors; read as layers of the base at hand, or of FLUX.1 [dev]."""
+    """What is wrong with its .safetensors files, read as layers of the base at hand, or of FLUX.1 [dev]."""
     files = sorted(folder.glob("*.safetensors"))
     pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth") for file in folder.glob(pattern))
     faults_ = [f"{name} is a pickle, which can run code: save it as .safetensors." for name in pickles]
@@ -66,7 +66,7 @@ def header_faults(file: Path) -> list[str]:
 
 
 def hash_of(file: Path) -> str:
-    """Of the tensors' bytes, which follow the header, as `modelspec.hash_sha256` asks."""
+    """SHA-256 of the tensors' bytes, which follow the header, as `modelspec.hash_sha256` asks."""
     with file.open("rb") as stream:
         stream.seek(int.from_bytes(stream.read(8), "little"), 1)
         return f"0x{hashlib.file_digest(stream, 'sha256').hexdigest()}"

@@ -29,7 +29,7 @@ PACKAGES = (
     "limits", "pydantic", "numpy", "pandas", "pillow", "pillow_heif", "opencv-python-headless", "scikit-image",
     "sentencepiece", "protobuf", "PyYAML", "tqdm", "psutil", "Jinja2",
 )  # fmt: skip
-"""Of requirements.txt, what painting and the page need; training, evaluation and quantization stay at home."""
+"""The part of requirements.txt that painting and the page need; training, evaluation and quantization stay at home."""
 HARDWARE = "zero-a10g"  # what the Hub calls ZeroGPU, whichever card that is today
 TOKEN = "SPACE_HF_TOKEN"  # of this machine; on the Space it is HF_TOKEN
 MANIFEST = "deployed.json"  # in the Space: the files that a deployment put there

@@ -19,7 +19,7 @@ LONGEST = 256  # pixels, a sixteenth of a finished picture's area: it goes throu
 
 
 class Previews:
-    """Of the pictures of one size, from their packed latents after each step."""
+    """Rough previews of pictures of one size, from their packed latents after each step."""
 
     def __init__(self, pipe: FluxPipeline, width: int, height: int) -> None:
         self.pipe, self.width, self.height = pipe, width, height

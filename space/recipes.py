@@ -74,7 +74,7 @@ def number(name: str, text: str) -> float:
 
 
 def recipes_in(path: str | Path) -> list[ImageMetadata]:
-    """Of a picture its recipe, of a contact sheet all; only the text is read, no pixel is decoded."""
+    """A picture's recipe, or all those of a contact sheet; only the text is read, no pixel is decoded."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             if SHEET not in image.info:

@@ -143,7 +143,7 @@ def make_settings(studio: Studio, texts: PageTexts, metadata: ImageMetadata | No
 
 
 def recommended_strength(studio: Studio, adapter: str | None = None) -> float:
-    """Of this adapter, or of the first."""
+    """What this adapter says, or the first one."""
     info = studio.painter.adapters.get(adapter or "", studio.painter.adapter)
     return info.recommended_strength if info else names.DEFAULT_STRENGTH
 
@@ -278,7 +278,7 @@ def hint_of(studio: Studio, prompt: str, adapter: str | None = None) -> dict[str
 
 
 def trigger_of(studio: Studio, adapter: str | None = None) -> str:
-    """Of this adapter, or of the first."""
+    """What this adapter says, or the first one."""
     info = studio.painter.adapters.get(adapter or "", studio.painter.adapter)
     return ((info and info.trigger) or "").strip()
 

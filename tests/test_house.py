@@ -58,7 +58,7 @@ def test_every_subject_that_is_offered_is_one_that_the_miniature_was_taught():
 
 
 def front_matter() -> dict:
-    """Of the Space's README, which a deployment writes."""
+    """The head of the Space's README, which a deployment writes."""
     _, head, _ = deploy.readme("monet/paint", names.ADAPTER).split("---\n", 2)
     return yaml.safe_load(head)
 

@@ -359,7 +359,8 @@ def test_an_agent_finds_documented_tools_and_gets_pictures(here: tuple):
     data = base64.b64decode(painted["generate"].content[0].data)
     assert paint.read_recipe(Image.open(io.BytesIO(data))).strength == 1
     assert heard and heard[-1] <= 9
-    for answer, says in zip(refused, ("Type what to paint first", "no field 'promt'", "field prompt is missing"), strict=True):
+    sentences = ("Type what to paint first", "no field 'promt'", "field prompt is missing")
+    for answer, says in zip(refused, sentences, strict=True):
         assert answer.isError and says in answer.content[0].text
 
 

@@ -245,8 +245,8 @@ def blocks_of(transformer: Any) -> list[torch.nn.Module]:
 
 
 def set_gradient_checkpointing(transformer: Any, blocks: list[torch.nn.Module], wanted: bool | int) -> None:
-    """Of all blocks, none, or the first `wanted` that are trained: those before them keep nothing anyhow, because
-    nothing in them needs a gradient."""
+    """Checkpoint all blocks, none, or the first `wanted` that are trained: those before them keep nothing anyhow,
+    because nothing in them needs a gradient."""
     if wanted is False or wanted == 0:
         return transformer.disable_gradient_checkpointing()
     first = next(i for i, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters()))
@@ -264,7 +264,7 @@ def set_gradient_checkpointing(transformer: Any, blocks: list[torch.nn.Module], 
 
 @dataclass(frozen=True)
 class StepBatches:
-    """Of one process, for one optimizer step."""
+    """What one process sees in one optimizer step."""
 
     pictures: list[MicroBatch]
     class_pictures: list[MicroBatch] = field(default_factory=list)

@@ -48,7 +48,7 @@ class GpuSpec:
 
 
 def seconds(card: GpuSpec, operations: float, passes: int, quantize: str, compiled: bool, tokens: int) -> float:
-    """Of so many operations in so many passes through a block, one direction each, with captions of so many tokens."""
+    """Seconds for operations in so many passes through a block, one direction each, with captions of so many tokens."""
     if not card.gpu:
         return operations / card.rate
     computing = operations / (card.rate * PACE[quantize])

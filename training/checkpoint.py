@@ -145,7 +145,7 @@ def read_position(checkpoint: Path) -> Position:
 
 
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """Of a checkpoint, by the names of a run."""
+    """A checkpoint's weights, by the names that a run gives them."""
     return {name.removeprefix("transformer.").removesuffix(".weight"): w for name, w in load_file(file).items()}
 
 

@@ -109,7 +109,7 @@ class ImageRecord:
     detail: str = ""
     """The number or name that decided."""
     twin: str | None = None
-    """Of a near-duplicate: the id of the picture that stays for it."""
+    """For a near-duplicate the id of the picture that is kept in its place."""
     held_out: bool = False
 
     @property
@@ -395,7 +395,7 @@ def _artist(picture: ImageRecord) -> str:
 
 
 def _without_duplicates(records: list[ImageRecord], settings: Curate) -> list[ImageRecord]:
-    """Of pictures with nearly one hash the largest stays."""
+    """Keeps the largest of pictures with nearly the same hash."""
     kept = [place for place, picture in enumerate(records) if picture.kept]
     kept.sort(key=lambda place: (-records[place].width * records[place].height, _draw(settings, records[place].id)))
     hashes = np.array([int(records[place].hash, 16) for place in kept], dtype=np.uint64)

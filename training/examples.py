@@ -40,7 +40,7 @@ class Example(Row):
 
     id: str
     caption: str = ""
-    """Of all that it shows, style included; `content` has the trigger in front."""
+    """All that it shows, style included; `content` has the trigger in front."""
     size: Size
     """The bucket it is brought to."""
 

@@ -218,7 +218,7 @@ def train_step(
 
 
 def take_gradient(weights: Mapping[str, torch.nn.Parameter]) -> torch.Tensor:
-    """Of all weights, one after the other, taken from them."""
+    """Concatenate the gradients of all weights and clear them."""
     gradient = torch.cat(  # what no output depends on has none
         [(torch.zeros_like(one) if one.grad is None else one.grad).flatten() for one in weights.values()]
     )
@@ -244,8 +244,8 @@ def lr_factor(step: int, options: Optimizer) -> float:
 
 
 def make_optimizer(options: Optimizer, weights: Mapping[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Of one parameter that holds all the weights, which become views of it (so once for each adapter): its step is
-    then a few operations, not a few for each weight."""
+    """An optimizer of one parameter that holds all the weights, which become views of it (so once for each adapter):
+    its step is then a few operations, not a few for each weight."""
     parameter = torch.nn.Parameter(torch.cat([weight.detach().flatten() for weight in weights.values()]))
     views = parameter.detach().split([weight.numel() for weight in weights.values()])
     for weight, view in zip(weights.values(), views, strict=True):

@@ -69,7 +69,7 @@ def encoding_captions(t5: Mapping[str, Any], numbers: int, tokens: int, count: i
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a step: all that its memory depends on besides the layers' ranks."""
+    """A step's shape: all that its memory depends on besides the layers' ranks."""
 
     width: int
     heads: int
@@ -100,7 +100,7 @@ class Linear:
     rows: int
     columns: int
     rank: int = 0
-    """Of its update; 0: it has none."""
+    """Rank of its update; 0: it has none."""
     offloaded: bool = False
     packed: bool = True
     """In the recipe's precision; else as it is."""
@@ -135,7 +135,7 @@ class Cost:
     """At most, while its backward pass runs, what was kept included."""
     gradients: int
     flops: int
-    """Of both passes."""
+    """Floating-point operations of both passes."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Moment:
 
 
 def fullest(costs: list[Cost]) -> Moment:
-    """Of a forward and a backward pass through the parts of a model, in the order in which a picture meets them."""
+    """The fullest moment of both passes through the parts of a model, in the order in which a picture meets them."""
     moments, kept, gradients = [], 0, 0
     for cost in costs:
         moments.append(Moment(kept, 0, cost.forward))
@@ -362,7 +362,7 @@ class Tape:
         self.recomputed: list[Sequence[Any]] | None = None
         self.wanted = 0
         self.inputs: Sequence[Tensor] = ()
-        """Of a checkpoint, held until the backward pass of its last operation."""
+        """Inputs of a checkpoint, held until the backward pass of its last operation."""
 
     def empty(self, numel: int, itemsize: int) -> Tensor:
         return Tensor(numel, itemsize, Storage(self, numel * itemsize))
@@ -392,7 +392,7 @@ class Tape:
             out.node, out.slot = node, slot
 
     def keep(self, gradient: Tensor) -> None:
-        """Of an input: it is handed on."""
+        """An input's gradient is handed on."""
         self.kept_gradients.append(gradient)
 
     def backward(self, ends: list[tuple[Node, int, int, int]]) -> None:
@@ -485,7 +485,7 @@ class Tape:
         return (gx,)
 
     def cast(self, numel: int) -> Tensor | None:
-        """Of an update's float32 matrix, a copy in the computation's precision."""
+        """A copy of an update's float32 matrix in the computation's precision."""
         return self.empty(numel, self.shape.itemsize) if self.shape.itemsize != WIDE else None
 
     def _wide(self, x: Tensor) -> Tensor:
@@ -613,7 +613,7 @@ class Tape:
         return out
 
     def contiguous(self, x: Tensor) -> Tensor:
-        """Of a part of each picture's tokens: a copy where there are several pictures."""
+        """A part of each picture's tokens: a copy where there are several pictures."""
         if self.shape.batch == 1:
             return x
         out = self.like(x)

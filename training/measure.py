@@ -36,7 +36,7 @@ class Measured:
     plan_peak: int
     """Bytes that `plan` says a step takes at most."""
     plan_seconds: float
-    """Of a step, by `plan`."""
+    """Seconds of a step as `plan` predicts them."""
     operations: float
     """Floating-point operations of a step, as `plan` counts them."""
     model_operations: float
@@ -44,7 +44,7 @@ class Measured:
     peak: int | None = None
     """Bytes at most: on a GPU those allocated, the base among them; on a CPU resident ones beyond base and adapter."""
     seconds: float | None = None
-    """Of a step, the median; the first, which warms up, is left out. `plan` has the mean over the recipe's sizes."""
+    """Median seconds of a step; the first, which warms up, is left out. `plan` has the mean over the recipe's sizes."""
     failed: str | None = None
 
 

@@ -40,15 +40,15 @@ class UploadBundle:
     """What is uploaded of a run."""
 
     name: str
-    """Of the repository, where no other is asked for."""
+    """The repository's name where no other is asked for."""
     folder: Path
-    """Of the adapter."""
+    """The adapter's folder."""
     files: dict[str, Path | bytes]
     """Path in the repository → the file here, or its content."""
     tag: str
     """Names the weights by their digest, so that it never has to move."""
     title: str
-    """Of the commit; names the files by their digest."""
+    """The commit's title, which names the files by their digest."""
     description: str
     strength: float | None = None
     """The strength that evaluation recommends; none: these weights were not evaluated."""

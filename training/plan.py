@@ -41,11 +41,11 @@ FORWARD_SHARE = 1 / 3  # of a step's time, about
 
 @dataclass(frozen=True)
 class Facts:
-    """Of a base model, from its configuration alone."""
+    """What is known of a base model from its configuration alone."""
 
     transformer: dict[str, Any]
     text_tokens: int
-    """That its T5 tokenizer makes of a caption at most."""
+    """Maximum T5 tokens per caption."""
     vae: dict[str, Any]
     """The autoencoder's configuration."""
     t5: dict[str, Any]
@@ -85,7 +85,7 @@ class Prediction:
     operations: float
     """Floating-point operations of an optimizer step."""
     seconds: float
-    """Of an optimizer step."""
+    """Time of an optimizer step."""
     layers: int
     """With an update."""
     numbers: int
@@ -109,7 +109,7 @@ class Prediction:
 
     @property
     def needed(self) -> int:
-        """Of the card, at any time of the run itself."""
+        """Most bytes of the GPU at any time of the run itself."""
         return round(max(self.peak, self.loading) * (SPARE if self.card.gpu else SPARE_CPU))
 
     @property
@@ -216,7 +216,7 @@ def predict(recipe: TrainingConfig, card: GpuSpec, pictures: int | None = None, 
 def step_seconds(
     recipe: TrainingConfig, shape: Shape, card: GpuSpec, operations: float, passes: int, offloaded: int
 ) -> float:
-    """Of batches of so many operations and passes through a block; each byte that waits elsewhere travels with each."""
+    """Seconds for batches of so many operations and passes through a block; each byte kept elsewhere travels with each."""
     model = recipe.model
     travel = offloaded * (3 if model.gradient_checkpointing is True else 2) / TRAVEL
     computing = cards.seconds(card, operations, passes, model.quantize, model.compile, shape.text)
@@ -249,7 +249,7 @@ def shape_of(recipe: TrainingConfig, facts: Facts, size: Size, card: GpuSpec) ->
 
 
 def costs_of(blocks: list[list[Linear]], shape: Shape, model: Model, facts: Facts) -> list[Cost]:
-    """Of each block in turn, and of what follows them; recomputed and offloaded as training.base does it."""
+    """Costs of each block in turn, and of what follows them; recomputed and offloaded as training.base does it."""
     first, recomputed = gradients_from(blocks), recomputed_of(blocks, model)
     return [
         footprint.cost(
@@ -281,7 +281,7 @@ def passes(blocks: list[list[Linear]], model: Model) -> int:
 
 
 def left_out(layer: Linear, shape: Shape) -> bool:
-    """Of memory, by the modulation bank."""
+    """Whether the modulation bank keeps the layer out of memory."""
     return shape.banked and layer.name in MODULATION
 
 
@@ -290,7 +290,7 @@ def _stored(layer: Linear, shape: Shape) -> int:
 
 
 def optimizer_bytes(options: Optimizer, numbers: int) -> int:
-    """Of its state, and of the averages where they are kept."""
+    """Bytes of the optimizer's state, and of the averages where they are kept."""
     packed = 2 * numbers + 8 * -(-numbers // 256) if numbers >= 4096 else 8 * numbers  # bitsandbytes packs no fewer
     state = {"adamw": 8 * numbers, "prodigy": 16 * numbers, "adamw8bit": packed}[options.name]
     return state + (4 * numbers if options.ema else 0)
@@ -324,7 +324,7 @@ def disk_use(
 
 
 def facts_of(model: Model) -> Facts:
-    """Of the bundled miniature or a folder, from its files; of any other id, those of FLUX.1-dev."""
+    """Read from the files of the bundled miniature or a folder; for any other id, those of FLUX.1-dev."""
     folder = names.MINIATURE if model.base == "miniature" else Path(model.base)
     return _read_facts(folder) if folder.is_dir() else FLUX
 

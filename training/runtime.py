@@ -30,7 +30,7 @@ IGNORED_SETTINGS = {
 class Runtime:
     device: torch.device
     dtype: torch.dtype
-    """Of the computation; the adapter is float32."""
+    """The computation's precision; the adapter is float32."""
     rank: int = 0
     """Which process this is."""
     world: int = 1

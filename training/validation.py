@@ -26,7 +26,7 @@ class Score:
     by_sigma: list[float]
     """At each of SIGMAS."""
     by_genre: dict[str, float]
-    """Of the pictures whose genre is known."""
+    """Mean loss by genre, of the pictures whose genre is known."""
 
 
 def held_out_batches(context: TrainingContext, recipe: TrainingConfig) -> list[MicroBatch]:

@@ -47,7 +47,7 @@ def band(channels: np.ndarray, fine: float, coarse: float) -> np.ndarray:
 
 
 def length(channels: np.ndarray) -> np.ndarray:
-    """Of the vectors along the last axis."""
+    """Length of the vectors along the last axis."""
     return np.linalg.norm(channels, axis=-1)
 
 
