@@ -5,12 +5,14 @@ import os
 # Commands that tests start get one thread too: two threads beside the other worker's load wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from balls import draw
 from hub import Hub
 from playwright.sync_api import Browser, sync_playwright
 from tiny import make_tiny_adapter, make_tiny_flux
@@ -40,6 +42,32 @@ def tiny_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_painter(tiny_flux: Path, tiny_adapter: Path) -> Painter:
     """A painter with its adapter, shared: every call of paint sets all the state that it needs."""
     return load_pipeline(str(tiny_flux), str(tiny_adapter), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine balls with captions; do not write into it."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(9):
+        draw(index).save(folder / f"{index}.png")
+    lines = [json.dumps({"file_name": f"{index}.png", "text": f"a ball, {index}"}) for index in range(9)]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def recipe_file(tiny_flux: Path, pictures: Path, tmp_path: Path) -> Path:
+    """Eight steps on the tiny FLUX in NF4; a run folder for each test, one cache for all."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(f"""
+        model: {{base: {tiny_flux}, quantize: nf4, device: cpu}}
+        data: {{source: {pictures}, resolution: 64, held_out: 0.2, caption_dropout: 0.2}}
+        adapter: {{rank: 4, targets: all}}
+        optimizer: {{steps: 8, train_batch_size: 2, learning_rate: 1e-3, lr_warmup_steps: 2, lr_scheduler: cosine}}
+        run: {{folder: {tmp_path / "run"}, cache: {pictures.with_name(pictures.name + "-cache")},
+               log_every: 2, validate_every: 4, checkpoint_every: 4}}
+    """)
+    return path
 
 
 @pytest.fixture

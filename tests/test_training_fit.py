@@ -7,8 +7,8 @@ import numpy as np
 import prodigyopt
 import pytest
 import torch
+from balls import draw, gradient, paint, weights_of
 from diffusers import FluxPipeline
-from PIL import Image, ImageDraw
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -19,53 +19,6 @@ from training import cache, checkpoint, fit
 from training import recipe as recipes
 from training.base import prepare, training_batches
 from training.recipe import Optimizer, TrainingConfig
-
-
-def draw(seed: int) -> Image.Image:
-    random = np.random.default_rng(seed)
-    image = Image.new("RGB", (64, 64), tuple(random.integers(0, 256, 3).tolist()))
-    ImageDraw.Draw(image).ellipse((12, 12, 50, 50), fill=tuple(random.integers(0, 256, 3).tolist()))
-    return image
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    for index in range(9):
-        draw(index).save(folder / f"{index}.png")
-    lines = [json.dumps({"file_name": f"{index}.png", "text": f"a ball, {index}"}) for index in range(9)]
-    (folder / "metadata.jsonl").write_text("\n".join(lines))
-    return folder
-
-
-@pytest.fixture
-def recipe_file(tiny_flux, pictures, tmp_path):
-    """Eight steps on the tiny FLUX in NF4; a run folder for each test, one cache for all."""
-    path = tmp_path / "tiny.yaml"
-    path.write_text(f"""
-        model: {{base: {tiny_flux}, quantize: nf4, device: cpu}}
-        data: {{source: {pictures}, resolution: 64, held_out: 0.2, caption_dropout: 0.2}}
-        adapter: {{rank: 4, targets: all}}
-        optimizer: {{steps: 8, train_batch_size: 2, learning_rate: 1e-3, lr_warmup_steps: 2, lr_scheduler: cosine}}
-        run: {{folder: {tmp_path / "run"}, cache: {pictures.with_name(pictures.name + "-cache")},
-               log_every: 2, validate_every: 4, checkpoint_every: 4}}
-    """)
-    return path
-
-
-def weights_of(run_folder) -> dict[str, torch.Tensor]:
-    """Of the last checkpoint; with an average, the weights themselves too, under names of their own."""
-    last = run_folder / "checkpoints" / "step-000008"
-    raw = last / checkpoint.RAW_WEIGHTS_FILE
-    more = {f"raw {name}": weight for name, weight in load_file(raw).items()} if raw.exists() else {}
-    return checkpoint.read_weights(last / checkpoint.WEIGHTS_FILE) | more
-
-
-def paint(pipe: FluxPipeline) -> np.ndarray:
-    return pipe(
-        "a ball", num_inference_steps=2, width=64, height=64, max_sequence_length=32, output_type="np",
-        generator=torch.Generator().manual_seed(0),
-    ).images[0]  # fmt: skip
 
 
 def test_the_straight_line_from_pictures_to_a_changed_picture(tiny_flux, recipe_file, tmp_path, capsys):
@@ -258,13 +211,3 @@ def test_the_optimizer_of_all_weights_at_once_does_what_one_of_each_would(recipe
         assert wanted.any()
         assert (moved - wanted).norm() < 1e-3 * wanted.norm()
     assert len({weight.untyped_storage().data_ptr() for weight in state.weights.values()}) == 1
-
-
-def gradient(context, recipe, batches) -> float:
-    """Leave the gradient of a step in the adapter's weights; the loss."""
-    total = 0.0
-    for micro_batch in batches.pictures:
-        loss = context.losses(context.loader.train(micro_batch), recipe.flow.guidance).mean()
-        (loss / len(batches.pictures)).backward()
-        total += float(loss.detach())
-    return total

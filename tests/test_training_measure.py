@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from test_training_fit import gradient, pictures, recipe_file  # noqa: F401 - fixtures
+from balls import gradient
 from torch._dynamo.utils import counters
 
 from impressionism.errors import UserError
@@ -18,7 +18,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_every_variant_is_measured_beside_its_plan(recipe_file, capsys):  # noqa: F811
+def test_every_variant_is_measured_beside_its_plan(recipe_file, capsys):
     recomputing = "model.quantize=int8 adapter.targets=style model.gradient_checkpointing=true"
     variants = ["optimizer.train_batch_size=1", "optimizer.train_batch_size=4", recomputing]
     measure(recipes.read(recipe_file), variant=variants, steps=3, json=True)
@@ -33,7 +33,7 @@ def test_every_variant_is_measured_beside_its_plan(recipe_file, capsys):  # noqa
     assert four["peak"] > 0
 
 
-def test_a_variant_that_fails_leaves_the_others_alone(recipe_file, capsys):  # noqa: F811
+def test_a_variant_that_fails_leaves_the_others_alone(recipe_file, capsys):
     measure(
         recipes.read(recipe_file), variant=["adapter.alpha=1.0e+30", "optimizer.train_batch_size=1"], steps=3, json=True
     )
@@ -42,7 +42,7 @@ def test_a_variant_that_fails_leaves_the_others_alone(recipe_file, capsys):  # n
     assert good["failed"] is None
 
 
-def test_it_leaves_no_run_behind_and_says_its_figures_in_a_sentence(recipe_file, capsys):  # noqa: F811
+def test_it_leaves_no_run_behind_and_says_its_figures_in_a_sentence(recipe_file, capsys):
     recipe = recipes.read(recipe_file)
     measure(recipe, variant=[], steps=2)
     assert capsys.readouterr().out.startswith("the recipe: ")
@@ -56,13 +56,13 @@ def test_it_leaves_no_run_behind_and_says_its_figures_in_a_sentence(recipe_file,
         ("optimizer.train_batch_size=1", 1, "--steps should be 2"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_anything_loads(recipe_file, variant, steps, match):  # noqa: F811
+def test_what_cannot_be_measured_is_refused_before_anything_loads(recipe_file, variant, steps, match):
     with pytest.raises(UserError, match=match):
         measure(recipes.read(recipe_file), variant=["optimizer.train_batch_size=1", variant], steps=steps)
 
 
 @pytest.mark.parametrize("quantize", ["none", "nf4"])
-def test_compiled_blocks_give_the_same_gradients(recipe_file, quantize, monkeypatch):  # noqa: F811
+def test_compiled_blocks_give_the_same_gradients(recipe_file, quantize, monkeypatch):
     """Traced whole as for any compiler; what inductor makes of the graphs is PyTorch's matter."""
     monkeypatch.setattr(base, "COMPILER", "aot_eager")
     torch._dynamo.reset()
@@ -82,7 +82,7 @@ def test_compiled_blocks_give_the_same_gradients(recipe_file, quantize, monkeypa
     assert graphs[0] == 0 < graphs[1]
 
 
-def test_compiled_blocks_keep_no_expanded_weight_between_the_passes(recipe_file, monkeypatch):  # noqa: F811
+def test_compiled_blocks_keep_no_expanded_weight_between_the_passes(recipe_file, monkeypatch):
     monkeypatch.setattr(base, "COMPILER", "aot_eager")
     torch._dynamo.reset()
     plain, compiled = (

@@ -3,7 +3,6 @@ import shutil
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from test_training_fit import pictures, recipe_file  # noqa: F401 - fixtures
 
 from impressionism.modulation import StoredLinear
 from training import fit, preview
@@ -11,7 +10,7 @@ from training import recipe as recipes
 from training.base import inject_adapter, prepare
 
 
-def test_previews_are_painted_from_the_same_noise_and_laid_out_step_by_prompt(recipe_file, tmp_path):  # noqa: F811
+def test_previews_are_painted_from_the_same_noise_and_laid_out_step_by_prompt(recipe_file, tmp_path):
     options = ["preview.prompts=[a ball, a red ball]", "preview.every=4", "preview.steps=2", "preview.size=64x64",
                "optimizer.learning_rate=0.05"]  # fmt: skip
     fit.fit(recipes.read(recipe_file, options))
@@ -23,7 +22,7 @@ def test_previews_are_painted_from_the_same_noise_and_laid_out_step_by_prompt(re
     assert load_file(tmp_path / "run" / "adapter" / "pytorch_lora_weights.safetensors")
 
 
-def test_a_prompt_may_join_on_the_way_and_a_preview_that_was_not_painted_is_painted_later(recipe_file, tmp_path):  # noqa: F811
+def test_a_prompt_may_join_on_the_way_and_a_preview_that_was_not_painted_is_painted_later(recipe_file, tmp_path):
     options = ["preview.every=4", "preview.steps=1", "preview.size=64x64"]
     fit.fit(recipes.read(recipe_file, ["preview.prompts=[a ball]", *options]), until=5)
     two = recipes.read(recipe_file, ["preview.prompts=[a ball, a red ball]", *options])
@@ -38,7 +37,7 @@ def test_a_prompt_may_join_on_the_way_and_a_preview_that_was_not_painted_is_pain
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_modulation_computed_ahead_paints_the_same_previews_bit_for_bit(recipe_file, monkeypatch, dtype):  # noqa: F811
+def test_modulation_computed_ahead_paints_the_same_previews_bit_for_bit(recipe_file, monkeypatch, dtype):
     options = ["preview.prompts=[a ball, a red ball]", "preview.steps=3", "preview.size=64", "model.quantize=none",
                f"model.dtype={dtype}"]  # fmt: skip
     compute, passes = StoredLinear.compute, []

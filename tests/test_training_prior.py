@@ -6,9 +6,9 @@ import sqlite3
 
 import pytest
 import torch
+from balls import draw
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_training_fit import draw, pictures, recipe_file  # noqa: F401 - fixtures
 
 from impressionism.names import WEIGHTS_FILE
 from training import __main__ as training
@@ -84,7 +84,7 @@ def test_a_class_prompt_without_effect_and_an_effect_without_one_are_refused(sub
     assert "need class_prompt" in capsys.readouterr().err
 
 
-def test_a_quick_run_goes_end_to_end_in_a_folder_of_its_own(recipe_file, tmp_path, capsys):  # noqa: F811
+def test_a_quick_run_goes_end_to_end_in_a_folder_of_its_own(recipe_file, tmp_path, capsys):
     options = ["preview.prompts=[a ball]", "preview.size=64x64"]
     for _ in range(2):  # it begins anew each time
         assert training.main(["fit", str(recipe_file), "--quick", *options]) == 0
@@ -93,7 +93,7 @@ def test_a_quick_run_goes_end_to_end_in_a_folder_of_its_own(recipe_file, tmp_pat
     assert {"adapter", "previews", "checkpoints", "run.json"} <= made and not (tmp_path / "run").exists()
 
 
-def test_training_goes_on_from_an_adapter_or_a_finished_run(recipe_file, tmp_path, capsys):  # noqa: F811
+def test_training_goes_on_from_an_adapter_or_a_finished_run(recipe_file, tmp_path, capsys):
     assert training.main(["fit", str(recipe_file), "optimizer.rate=0.02", "adapter.dtype=float32"]) == 0
     first = load_file(tmp_path / "run" / "adapter" / WEIGHTS_FILE)
     further = ["optimizer.steps=1", "optimizer.warmup=0", "optimizer.rate=1e-9", "adapter.dtype=float32",
@@ -113,7 +113,7 @@ def test_training_goes_on_from_an_adapter_or_a_finished_run(recipe_file, tmp_pat
         assert sentence in capsys.readouterr().err
 
 
-def test_trackers_are_told_losses_previews_and_the_recipe(recipe_file, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_trackers_are_told_losses_previews_and_the_recipe(recipe_file, tmp_path, monkeypatch, capsys):
     """TensorBoard, and Trackio as it works without a network; one that is not installed is named before the run."""
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     options = ["preview.prompts=[a ball]", "preview.size=64x64", "preview.steps=1", "preview.every=4"]
@@ -134,7 +134,7 @@ def test_trackers_are_told_losses_previews_and_the_recipe(recipe_file, tmp_path,
     assert sum("train/loss" in line for line in lines) == 4 and any("preview/00" in line for line in lines)
 
 
-def test_every_checkpoint_paints_the_same_prompts_and_one_can_be_chosen(recipe_file, tmp_path, capsys):  # noqa: F811
+def test_every_checkpoint_paints_the_same_prompts_and_one_can_be_chosen(recipe_file, tmp_path, capsys):
     options = ["preview.size=64x64", "preview.steps=1", "optimizer.rate=0.02"]
     assert training.main(["fit", str(recipe_file), *options]) == 0
     assert training.main(["best", str(recipe_file), *options]) == 0

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from balls import weights_of
 from PIL import Image
-from test_training_fit import pictures, recipe_file, weights_of  # noqa: F401 - fixtures
 from torch.distributed.tensor import DTensor
 
 from impressionism.errors import UserError
@@ -160,7 +160,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="ends a forked process")
-def test_ended_at_ten_random_moments_it_still_comes_out_the_same_bit_for_bit(recipe_file, tmp_path):  # noqa: F811
+def test_ended_at_ten_random_moments_it_still_comes_out_the_same_bit_for_bit(recipe_file, tmp_path):
     changes = ["optimizer.ema=0.9", "run.checkpoint_every=1", "run.validate_every=3", "run.keep=2"]
     whole = recipes.read(recipe_file, [*changes, f"run.folder={tmp_path / 'whole'}"])
     begun = time.monotonic()
@@ -176,7 +176,7 @@ def test_ended_at_ten_random_moments_it_still_comes_out_the_same_bit_for_bit(rec
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8]
 
 
-def test_accelerate_launch_with_half_the_batch_on_two_processes_agrees_with_one(recipe_file, tmp_path):  # noqa: F811
+def test_accelerate_launch_with_half_the_batch_on_two_processes_agrees_with_one(recipe_file, tmp_path):
     one = recipes.read(recipe_file, ["optimizer.train_batch_size=4", f"run.folder={tmp_path / 'one'}"])
     fit.fit(one)
     both = [
@@ -198,7 +198,7 @@ def test_accelerate_launch_with_half_the_batch_on_two_processes_agrees_with_one(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_a_second_run_in_the_folder_is_refused(recipe_file):  # noqa: F811
+def test_a_second_run_in_the_folder_is_refused(recipe_file):
     options = ["optimizer.steps=5000"]
     recipe = recipes.read(recipe_file, options)
     process = harness(recipe_file, 0, 0, *options)
@@ -213,7 +213,7 @@ def test_a_second_run_in_the_folder_is_refused(recipe_file):  # noqa: F811
     assert fit.fit(recipe, until=3) is False  # the lock went with its holder
 
 
-def test_a_sharded_base_gives_the_same_adapter_and_previews_and_the_run_can_be_resumed(recipe_file, tmp_path):  # noqa: F811
+def test_a_sharded_base_gives_the_same_adapter_and_previews_and_the_run_can_be_resumed(recipe_file, tmp_path):
     options = ["model.quantize=none", "model.gradient_checkpointing=1", "preview.prompts=[a ball]", "preview.steps=2",
                "preview.size=64x64", "preview.every=4"]  # fmt: skip
     one = recipes.read(recipe_file, [*options, "optimizer.train_batch_size=3", f"run.folder={tmp_path / 'one'}"])
@@ -229,7 +229,7 @@ def test_a_sharded_base_gives_the_same_adapter_and_previews_and_the_run_can_be_r
         assert np.abs(first - second).max() <= 2
 
 
-def test_a_process_holds_its_half_of_a_sharded_base_and_two_blocks_whole_at_most(recipe_file):  # noqa: F811
+def test_a_process_holds_its_half_of_a_sharded_base_and_two_blocks_whole_at_most(recipe_file):
     wanted = [recipes.read(recipe_file, ["model.quantize=none", f"model.shard={shard}"]) for shard in (False, True)]
     for before, after in zip(*(on_processes(2, after_a_step, recipe) for recipe in wanted), strict=True):
         assert before["blocks"] == after["blocks"]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from balls import paint, weights_of
 from diffusers import FluxPipeline
 from safetensors.torch import load_file
-from test_training_fit import paint, pictures, recipe_file, weights_of  # noqa: F401 - fixtures
 
 from impressionism.names import WEIGHTS_FILE
 from training import __main__ as training
@@ -21,11 +21,11 @@ from training import recipe as recipes
 HERE = Path(__file__).parents[1]
 
 
-def run(recipe_file: Path, *options: str) -> int:  # noqa: F811
+def run(recipe_file: Path, *options: str) -> int:
     return training.main(["fit", str(recipe_file), *options])
 
 
-def in_process(recipe_file: Path, *options: str, before: str = "", **environment: str) -> subprocess.CompletedProcess:  # noqa: F811
+def in_process(recipe_file: Path, *options: str, before: str = "", **environment: str) -> subprocess.CompletedProcess:
     """The command in a process of its own, after some Python."""
     arguments = ["fit", str(recipe_file), *options]
     code = f"import sys\n{before}\nfrom training.__main__ import main\nsys.exit(main({arguments!r}))"
@@ -33,7 +33,7 @@ def in_process(recipe_file: Path, *options: str, before: str = "", **environment
                           env=os.environ | {"OMP_NUM_THREADS": "1"} | environment)  # fmt: skip
 
 
-def test_what_changes_no_sample_may_change_in_the_middle(recipe_file, tmp_path):  # noqa: F811
+def test_what_changes_no_sample_may_change_in_the_middle(recipe_file, tmp_path):
     whole = recipes.read(recipe_file, [f"run.folder={tmp_path / 'whole'}"])
     fit.fit(whole)
     assert fit.fit(recipes.read(recipe_file), until=3) is False
@@ -44,14 +44,14 @@ def test_what_changes_no_sample_may_change_in_the_middle(recipe_file, tmp_path):
     assert all((weight - expected[name]).abs().max() < 1e-6 for name, weight in weights_of(tmp_path / "run").items())
 
 
-def test_a_recipe_of_which_nothing_was_trained_is_no_obstacle(recipe_file, tmp_path):  # noqa: F811
+def test_a_recipe_of_which_nothing_was_trained_is_no_obstacle(recipe_file, tmp_path):
     """As after running out of memory in the first step."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text(recipes.read(recipe_file, ["optimizer.batch=4"]).to_yaml())
     assert run(recipe_file) == 0
 
 
-def test_a_finished_run_is_trained_further_where_its_schedule_allows(recipe_file, tmp_path, capsys):  # noqa: F811
+def test_a_finished_run_is_trained_further_where_its_schedule_allows(recipe_file, tmp_path, capsys):
     constant = ["optimizer.lr_scheduler=constant"]
     whole = [*constant, "optimizer.steps=10", f"run.folder={tmp_path / 'whole'}"]
     assert run(recipe_file, *constant) == 0 and run(recipe_file, *constant, "optimizer.steps=10") == 0
@@ -66,7 +66,7 @@ def test_a_finished_run_is_trained_further_where_its_schedule_allows(recipe_file
     assert f"set adapter.start_from={tmp_path / 'falling'} in another run.folder" in capsys.readouterr().err
 
 
-def test_a_run_goes_on_with_smaller_batches_and_refuses_other_pictures(recipe_file, tmp_path, capsys):  # noqa: F811
+def test_a_run_goes_on_with_smaller_batches_and_refuses_other_pictures(recipe_file, tmp_path, capsys):
     """As after running out of memory in the middle."""
     assert fit.fit(recipes.read(recipe_file), until=4) is False
     smaller = ["optimizer.train_batch_size=1", "optimizer.gradient_accumulation_steps=2"]
@@ -80,7 +80,7 @@ def test_a_run_goes_on_with_smaller_batches_and_refuses_other_pictures(recipe_fi
     assert json.loads((tmp_path / "run" / "run.json").read_text())["steps"] == 8
 
 
-def test_damage_to_the_last_checkpoint_costs_only_its_steps(recipe_file, tmp_path, capsys):  # noqa: F811
+def test_damage_to_the_last_checkpoint_costs_only_its_steps(recipe_file, tmp_path, capsys):
     fit.fit(recipes.read(recipe_file, [f"run.folder={tmp_path / 'whole'}"]))
     fit.fit(recipes.read(recipe_file), until=6)
     file = tmp_path / "run" / "checkpoints" / "step-000006" / WEIGHTS_FILE
@@ -93,7 +93,7 @@ def test_damage_to_the_last_checkpoint_costs_only_its_steps(recipe_file, tmp_pat
     assert all((weight == expected[name]).all() for name, weight in weights_of(tmp_path / "run").items())
 
 
-def test_a_checkpoint_paints_as_it_was_trained_alpha_included(recipe_file, tiny_flux, tmp_path):  # noqa: F811
+def test_a_checkpoint_paints_as_it_was_trained_alpha_included(recipe_file, tiny_flux, tmp_path):
     options = ["adapter.alpha=8", "adapter.ranks={to_q: 2}", "optimizer.rate=0.02", "adapter.dtype=float32"]
     assert run(recipe_file, *options) == 0
     pictures_painted = []
@@ -105,7 +105,7 @@ def test_a_checkpoint_paints_as_it_was_trained_alpha_included(recipe_file, tiny_
     assert abs(pictures_painted[0] - paint(FluxPipeline.from_pretrained(tiny_flux, dtype=torch.float32))).max() > 0.01
 
 
-def test_leftovers_of_a_launcher_train_alone_and_are_named(recipe_file, monkeypatch, capsys):  # noqa: F811
+def test_leftovers_of_a_launcher_train_alone_and_are_named(recipe_file, monkeypatch, capsys):
     left = {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
     result = in_process(recipe_file, "optimizer.steps=3", **left, ACCELERATE_USE_DEEPSPEED="true",
                         ACCELERATE_MIXED_PRECISION="fp16")  # fmt: skip
@@ -117,7 +117,7 @@ def test_leftovers_of_a_launcher_train_alone_and_are_named(recipe_file, monkeypa
     assert "WORLD_SIZE" not in os.environ and "WORLD_SIZE=4 is set" in capsys.readouterr().err
 
 
-def test_out_of_memory_says_what_to_lower_and_the_folder_goes_on(recipe_file):  # noqa: F811
+def test_out_of_memory_says_what_to_lower_and_the_folder_goes_on(recipe_file):
     limit = ("import resource, torch, training.fit\n"
              "now = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
              "resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 29), now + (1 << 29)))")  # fmt: skip
@@ -130,7 +130,7 @@ def test_out_of_memory_says_what_to_lower_and_the_folder_goes_on(recipe_file):  
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="limits a file's size as Unix does")
-def test_a_full_disk_is_one_sentence(recipe_file, tmp_path):  # noqa: F811
+def test_a_full_disk_is_one_sentence(recipe_file, tmp_path):
     full = "import resource, signal, training.fit\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     nothing = full + "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))"
     result = in_process(recipe_file, f"run.cache={tmp_path / 'cache'}", before=nothing)
@@ -138,7 +138,7 @@ def test_a_full_disk_is_one_sentence(recipe_file, tmp_path):  # noqa: F811
     assert "because" in result.stderr.splitlines()[-1] and "run the same command again" in result.stderr
 
 
-def test_a_preview_and_a_tracker_that_cannot_be_written_end_no_run(recipe_file, tmp_path, capsys):  # noqa: F811
+def test_a_preview_and_a_tracker_that_cannot_be_written_end_no_run(recipe_file, tmp_path, capsys):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "previews").write_text("a file where a folder should be")

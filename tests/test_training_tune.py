@@ -19,11 +19,11 @@ import pytest
 import torch
 import yaml
 from accelerate import PartialState
+from balls import gradient
 from diffusers import FluxTransformer2DModel
 from optuna.trial import TrialState
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
-from test_training_fit import gradient
 from tiny import TRANSFORMER
 
 from impressionism.errors import UserError

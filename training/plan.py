@@ -216,7 +216,7 @@ def predict(recipe: TrainingConfig, card: GpuSpec, pictures: int | None = None, 
 def step_seconds(
     recipe: TrainingConfig, shape: Shape, card: GpuSpec, operations: float, passes: int, offloaded: int
 ) -> float:
-    """Seconds for batches of so many operations and passes through a block; each byte kept elsewhere travels with each."""
+    """Seconds for batches of so many operations and passes through a block; a byte kept elsewhere travels with each."""
     model = recipe.model
     travel = offloaded * (3 if model.gradient_checkpointing is True else 2) / TRAVEL
     computing = cards.seconds(card, operations, passes, model.quantize, model.compile, shape.text)
