@@ -42,7 +42,7 @@ def limits(field: Any) -> tuple[int, int]:
     return next(m.ge for m in marks if hasattr(m, "ge")), next(m.le for m in marks if hasattr(m, "le"))
 
 
-LIMITS = {"prompt": (1, 2000)} | {name: limits(field) for name, field in NUMBERS.items()}
+LIMITS = {"prompt": (1, Prompt.__metadata__[0].max_length)} | {name: limits(field) for name, field in NUMBERS.items()}
 
 
 def within(value: Any, low: float, high: float, kind: type = float) -> bool:

@@ -24,14 +24,14 @@ from starlette.responses import JSONResponse
 
 from impressionism.errors import UserError
 from space.api import ENDPOINTS, STATUS, defaults_of, fields_of, painted, status_of
-from space.gate import address_of
+from space.gate import LIMITS, address_of, sized
 from space.jobs import Step, Visitor, in_thread
 from space.studio import Picture, Studio, read_photograph
 
 PHOTOGRAPH = {
     "type": "string",
-    "description": "The photograph as a data URL, data:image/jpeg;base64,…, of at most 4 MB; pictures are not fetched "
-    "from the web. It is cropped to width x height.",
+    "description": f"The photograph as a data URL, data:image/jpeg;base64,…, of at most {sized(LIMITS['data_url'])}; "
+    "pictures are not fetched from the web. It is cropped to width x height.",
 }
 
 

@@ -26,7 +26,7 @@ from impressionism.records import BlockStrengths, GenerationParams
 from space import gate
 from space.errors import plain_words
 from space.jobs import Step, Visitor, Waiting, in_thread, visitor_here
-from space.studio import Picture, Request, Studio, real, sampling_of, weakest_first, whole
+from space.studio import MOST_STRENGTHS, Picture, Request, Studio, blocks_of, real, sampling_of, weakest_first, whole
 from space.texts import words_for
 
 VERSION = "1"  # a change that would break a program makes it 2, with a snapshot of its own
@@ -45,13 +45,16 @@ class Parameter(NamedTuple):
     meaning: str
 
 
-BLOCKS = "Multiplies the strength, 0 to 2, in"
 LOW, HIGH = paint.LIMITS["strength"]
+UPLOAD = gate.sized(gate.LIMITS["upload"])
+BLOCKS = "Multiplies the strength, {} to {}, in".format(*paint.LIMITS["blocks"])
 PARAMETERS = {
-    "image": Parameter(gr.FileData, "The photograph, at most 10 MB; it is cropped to width x height."),
+    "image": Parameter(gr.FileData, f"The photograph, at most {UPLOAD}; it is cropped to width x height."),
     "prompt": Parameter(str, "What to paint, in English; for repaint, what the photograph shows."),
     "strength": Parameter(float, f"Weight of the Impressionist adapter, {LOW} to {HIGH}: 0 is the base model exactly."),
-    "strengths": Parameter(list[float], "Weights of the Impressionist adapter, at most seven. Default [0, 0.5, 1]."),
+    "strengths": Parameter(
+        list[float], f"Weights of the Impressionist adapter, at most {MOST_STRENGTHS}. Default {STRENGTHS}."
+    ),
     "seed": Parameter(int, "Seed of the initial noise; the same settings give the same picture. Default 0."),
     "steps": Parameter(int, "Denoising steps; repaint runs the share that change asks for."),
     "guidance": Parameter(float, f"The distilled guidance of FLUX.1 [dev]. Default {GUIDANCE}."),
@@ -135,28 +138,28 @@ def request_for(studio: Studio, name: str, values: dict[str, Any], photograph: s
     count = whole(values.get("count", 1))
     if not paint.within(count, 1, paint.MOST_SEEDS, int):
         raise UserError(f"Count must be a whole number from 1 to {paint.MOST_SEEDS}, not {reprlib.repr(count)}.")
-    params = sampling_of(*(values[field] for field in ("prompt", *COMMON)))
-    every = paint.next_seeds(params, count)
+    every = paint.next_seeds(sampling_of(values), count)
     strengths = weakest_first(values["strengths"]) if name == "sweep" else [real(values["strength"])]
     if name == "compare":
         strengths = [0.0, *strengths]
     more = {"photograph": photograph, "change": real(values["change"])} if name == "repaint" else {}
-    blocks = BlockStrengths(**{group: real(values[group]) for group in BlockStrengths().to_dict()})
-    return studio.request(
-        every, strengths, fast=values["fast"] is True, adapter=values["adapter"] or None, blocks=blocks, **more
-    )
+    how = {"fast": values["fast"] is True, "adapter": values["adapter"] or None, "blocks": blocks_of(values)}
+    return studio.request(every, strengths, **how, **more)
 
 
 async def painted(
     studio: Studio, name: str, values: dict[str, Any], visitor: Visitor, photograph: str | None = None
 ) -> AsyncIterator[tuple[list[Picture], Waiting | Step | Picture]]:
-    """After each event the pictures that are finished, and the event."""
+    """After each event the pictures that are finished, and the event. Their recipes have a note beside them where the
+    model cannot follow the prompt."""
     with plain_words():
         request = await in_thread(request_for, studio, name, values, photograph)
     pictures: list[Picture] = []
+    note = {"note": unread} if (unread := studio.unread(values["prompt"])) else {}
     async with aclosing(studio.jobs.run(request, visitor)) as events:
         async for event in events:
-            pictures += [event] if isinstance(event, Picture) else []
+            if isinstance(event, Picture):
+                pictures.append(event._replace(recipe=event.recipe | note))
             yield pictures, event
 
 

@@ -1,6 +1,6 @@
 """The content filter that FLUX.1 [dev]'s licence asks for: of prompts, before a GPU is asked for, and of pictures.
 
-It is on where FLUX paints and off for the miniature, which knows sixteen harmless scenes. IMPRESSIONISM_FILTER names
+It is on where FLUX paints and off for the miniature, which knows only harmless scenes. IMPRESSIONISM_FILTER names
 another classifier, as owner/name@commit, or says off, for a page whose owner looks at the pictures himself.
 
 Of 64 harmless prompts, classical nudes among them, it refuses two, both of nude children (a test counts them). How

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -109,13 +110,13 @@ def on_click(
     studio: Studio,
     start: Start,
     board: gr.HTML,
-    inputs: Sequence[Component],
+    inputs: Mapping[str, Component],
     job_of: Callable[..., Job],
     finished: Mapping[Any, Callable[[Job, list[Picture]], Any]] = MappingProxyType({}),
     priced: Callable[..., Job] | None = None,
     js: str | None = None,
 ) -> None:
-    """Paints job_of(inputs) on the board when `start` is clicked. finished: what is made of all pictures, and of none
+    """Paints job_of(**inputs) on the board when `start` is clicked. finished: what is made of all pictures, and of none
     before that. priced: the job as far as its price needs it. js: makes the inputs, in the browser.
 
     One event from the click to the last picture: it waits in our own line (jobs.py), not in Gradio's."""
@@ -124,9 +125,9 @@ def on_click(
         with plain_words():
             return {component: make(job, pictures) for component, make in finished.items()}
 
-    async def work(*values: Any) -> AsyncIterator[dict[Component, Any]]:
+    async def work(**values: Any) -> AsyncIterator[dict[Component, Any]]:
         with plain_words():
-            job = await in_thread(job_of, *values)
+            job = await in_thread(partial(job_of, **values))
         if pictures := studio.remembered(job.request):
             yield {board: shown(job, pictures)} | await in_thread(made_of, job, pictures)
             return
@@ -151,14 +152,17 @@ def on_click(
         yield {**(await in_thread(made_of, job, pictures)), board: shown(job, pictures) | {"over": mine}}
 
     painting = start.paint.click(
-        work, list(inputs), [board, *finished],
+        work, None, [board, *finished], inputs_kwargs=dict(inputs),
         concurrency_limit=None, show_progress="hidden", api_visibility="private", js=js,
     )  # fmt: skip
     painting.failure(None, None, board, js=OVER)
     start.cancel.click(None, None, board, js=OVER, cancels=painting)
     if names.on_zero_gpu():
         ask = priced or job_of
-        gr.on(None, lambda *values: price(studio, lambda: ask(*values)), list(inputs), start.price, js=js, **LIGHT)
+        gr.on(
+            None, lambda **values: price(studio, lambda: ask(**values)), None, start.price,
+            inputs_kwargs=dict(inputs), js=js, **LIGHT,
+        )  # fmt: skip
 
 
 def shown(job: Job, pictures: list[Picture]) -> View:

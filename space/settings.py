@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from impressionism.names import BLOCK_GROUPS
 from impressionism.records import BlockStrengths, GenerationParams, ImageMetadata
 from space.pictures import front
 from space.recipes import PARAMS
-from space.studio import Request, Studio, real
+from space.studio import Request, Studio, blocks_of
 from space.texts import PageTexts, Size
 
 LIGHT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -24,8 +24,8 @@ AT_ONCE: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden",
 TYPING: dict[str, Any] = LIGHT | {"trigger_mode": "always_last"}
 
 STRENGTHS = [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5]
+HOW = ("fast", "adapter", *BLOCK_GROUPS)
 RATIOS = {"1:1": 1, "5:4": 5 / 4, "4:3": 4 / 3, "3:2": 3 / 2, "16:9": 16 / 9}
-CHANGE = 0.3  # of a photograph: it stays recognisable
 
 
 def only(*tabs: str) -> list[str]:
@@ -56,90 +56,102 @@ class Settings:
     late_single: gr.Slider
     tabs: gr.Tabs
 
-    @property
-    def sampling(self) -> list[Component]:
-        return [self.prompt, self.seed, self.steps, self.guidance, self.width, self.height]
-
-    @property
-    def how(self) -> list[Component]:
-        """How the adapters paint; how_of reads their values."""
-        return [self.fast, self.adapter, self.two_stream, self.early_single, self.late_single]
+    def inputs(self, *more: str) -> dict[str, Component]:
+        """By name, for what paints: all that params_of and how_of read, and these controls."""
+        return {name: getattr(self, name) for name in (*PARAMS, *HOW, *more)}
 
     @property
     def restored(self) -> list[Any]:
-        return [*self.sampling, *self.how, self.strength, self.strengths, self.change, self.tabs]
+        return [*self.inputs("strength", "strengths", "change", "tabs").values()]
 
 
-def how_of(fast: bool, adapter: str | None, *blocks: Any) -> dict[str, Any]:
-    """The keywords of Studio.request."""
-    strengths = {name: real(value) for name, value in zip(BLOCK_GROUPS, blocks, strict=True)}
-    return {"fast": bool(fast), "adapter": adapter or None, "blocks": BlockStrengths(**strengths)}
+def how_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of Studio.request that say how the adapters paint."""
+    return {"fast": bool(values["fast"]), "adapter": values["adapter"] or None, "blocks": blocks_of(values)}
 
 
 def make_settings(studio: Studio, texts: PageTexts, metadata: ImageMetadata | None) -> Settings:
     """The controls, set to this picture's; each is rendered later, where it belongs. Their values go to the studio's
     own check, because its sentences name the field and Gradio's do not."""
-    limits, painter, recommended = studio.limits(), studio.painter, recommended_strength(studio)
     prompt, shape, seed = texts.examples[0]
-    fast = names.on_zero_gpu() and painter.accelerator is not None  # there a visitor's quota is counted in seconds
+    # fast on ZeroGPU, where a visitor's quota is counted in seconds
+    fast = names.on_zero_gpu() and studio.painter.accelerator is not None
     start = metadata.sampling if metadata else params_for(studio, texts, prompt, shape, seed, fast)
-    adapters = [(info.title or name, name) for name, info in painter.adapters.items()]
-    later: dict[str, Any] = {"render": False}
-    block: dict[str, Any] = {"minimum": 0, "maximum": 2, "value": 1, "step": 0.05, **later}
-    side: dict[str, Any] = {"precision": 0, "step": 16, "min_width": 100, **ends(limits["width"]), **later}
+    strength = metadata.strength if metadata else recommended_strength(studio)
     settings = Settings(
-        prompt=gr.Textbox(
-            start.prompt, label="Prompt", lines=2, max_lines=5, max_length=limits["prompt"][1],
-            placeholder="What to paint", elem_id="prompt", **later,
-        ),
-        shape=gr.Radio(
-            [(f"{name} {ratio(size)}", name) for name, size in texts.sizes.items()],
-            value=shape_of(texts, start.width, start.height), label="Shape", elem_id="shape", **later,
-        ),
-        seed=gr.Number(start.seed, label="Seed", precision=0, min_width=120, **ends(limits["seed"]), **later),
-        steps=gr.Slider(**ends(limits["steps"]), value=start.steps, step=1, label="Steps", **later),
-        guidance=gr.Slider(
-            **ends(limits["guidance"]), value=start.guidance, step=0.1, label="Guidance (distilled)", **later
-        ),
-        width=gr.Number(start.width, label="Width", **side),
-        height=gr.Number(start.height, label="Height", **side),
-        strength=front(
-            "strength", metadata.strength if metadata else recommended, least=limits["strength"][0],
-            most=limits["strength"][1], recommended=recommended, elem_id="strength",
-            elem_classes=only("paint", "repaint"), **later,
-        ),
-        strengths=gr.CheckboxGroup(
-            STRENGTHS, value=[0, 0.5, 1, 1.5], label="Strengths", info="The same noise, painted once at each.",
-            elem_id="strengths", elem_classes=only("grid"), **later,
+        **picture_controls(studio, texts, start),
+        **adapter_controls(studio, strength, fast),
+        count=gr.Radio(
+            [*range(1, paint.MOST_SEEDS + 1)], value=1, label="Pairs", elem_id="count", elem_classes=only("paint"),
+            info="Each pair uses the next seed; pick one below the pictures.", render=False,
         ),
         change=gr.Slider(
-            **ends(limits["change"]), value=CHANGE, step=0.05, label="How much to change the photo",
-            info="0.3 keeps it, 0.8 reinvents it.", elem_classes=only("repaint"), **later,
+            **ends(paint.LIMITS["change"]), value=paint.CHANGE, step=0.05, label="How much to change the photo",
+            info=f"{paint.CHANGE:g} keeps it, 0.8 reinvents it.", elem_classes=only("repaint"), render=False,
         ),
-        count=gr.Radio(
-            [1, 2, 3, 4], value=1, label="Pairs", info="Each pair uses the next seed; pick one below the pictures.",
-            elem_id="count", elem_classes=only("paint"), **later,
-        ),
-        fast=gr.Checkbox(
-            fast, label="Fast", info="Paints in fewer steps, using an accelerator adapter.",
-            visible=painter.accelerator is not None, **later,
-        ),
-        adapter=gr.Dropdown(
-            adapters, value=next(iter(painter.adapters), None), label="Adapter", visible=len(adapters) > 1, **later
-        ),
-        against=gr.Dropdown(
-            [("the base model", ""), *adapters], value="", label="Compare with", visible=len(adapters) > 1,
-            elem_classes=only("paint"), **later,
-        ),
-        two_stream=gr.Slider(label="Two-stream blocks", info="Multiplies the strength there.", **block),
-        early_single=gr.Slider(label="Early single-stream blocks", **block),
-        late_single=gr.Slider(label="Late single-stream blocks", **block),
-        tabs=gr.Tabs(selected="paint", elem_id="ways", **later),
+        tabs=gr.Tabs(selected="paint", elem_id="ways", render=False),
     )  # fmt: skip
     for control in vars(settings).values():
         if isinstance(control, gr.Number | gr.Slider | gr.Textbox):
             control.preprocess = lambda payload: payload
     return settings
+
+
+def picture_controls(studio: Studio, texts: PageTexts, start: GenerationParams) -> dict[str, Any]:
+    """What both models paint, with its shape."""
+    limits = studio.limits()
+    later: dict[str, Any] = {"render": False}
+    side: dict[str, Any] = {"precision": 0, "step": 16, "min_width": 100, **ends(limits["width"]), **later}
+    return {
+        "prompt": gr.Textbox(
+            start.prompt, label="Prompt", lines=2, max_lines=5, max_length=limits["prompt"][1],
+            placeholder="What to paint", elem_id="prompt", **later,
+        ),
+        "shape": gr.Radio(
+            [(f"{name} {ratio(size)}", name) for name, size in texts.sizes.items()],
+            value=shape_of(texts, start.width, start.height), label="Shape", elem_id="shape", **later,
+        ),
+        "seed": gr.Number(start.seed, label="Seed", precision=0, min_width=120, **ends(limits["seed"]), **later),
+        "steps": gr.Slider(**ends(limits["steps"]), value=start.steps, step=1, label="Steps", **later),
+        "guidance": gr.Slider(
+            **ends(limits["guidance"]), value=start.guidance, step=0.1, label="Guidance (distilled)", **later
+        ),
+        "width": gr.Number(start.width, label="Width", **side),
+        "height": gr.Number(start.height, label="Height", **side),
+    }  # fmt: skip
+
+
+def adapter_controls(studio: Studio, strength: float, fast: bool) -> dict[str, Any]:
+    """Which adapter paints, how strongly and where."""
+    painter, recommended = studio.painter, recommended_strength(studio)
+    least, most = paint.LIMITS["strength"]
+    later: dict[str, Any] = {"render": False}
+    adapters = [(info.title or name, name) for name, info in painter.adapters.items()]
+    block: dict[str, Any] = {**ends(paint.LIMITS["blocks"]), "value": 1, "step": 0.05, **later}
+    return {
+        "strength": front(
+            "strength", strength, least=least, most=most, recommended=recommended, elem_id="strength",
+            elem_classes=only("paint", "repaint"), **later,
+        ),
+        "strengths": gr.CheckboxGroup(
+            STRENGTHS, value=[0, 0.5, 1, 1.5], label="Strengths", info="The same noise, painted once at each.",
+            elem_id="strengths", elem_classes=only("grid"), **later,
+        ),
+        "fast": gr.Checkbox(
+            fast, label="Fast", info="Paints in fewer steps, using an accelerator adapter.",
+            visible=painter.accelerator is not None, **later,
+        ),
+        "adapter": gr.Dropdown(
+            adapters, value=next(iter(painter.adapters), None), label="Adapter", visible=len(adapters) > 1, **later
+        ),
+        "against": gr.Dropdown(
+            [("the base model", ""), *adapters], value="", label="Compare with", visible=len(adapters) > 1,
+            elem_classes=only("paint"), **later,
+        ),
+        "two_stream": gr.Slider(label="Two-stream blocks", info="Multiplies the strength there.", **block),
+        "early_single": gr.Slider(label="Early single-stream blocks", **block),
+        "late_single": gr.Slider(label="Late single-stream blocks", **block),
+    }  # fmt: skip
 
 
 def recommended_strength(studio: Studio, adapter: str | None = None) -> float:
@@ -265,11 +277,9 @@ def add_hint(studio: Studio, settings: Settings) -> gr.HTML:
 
 def hint_of(studio: Studio, prompt: str, adapter: str | None = None) -> dict[str, str]:
     trigger = trigger_of(studio, adapter)
-    if unknown := paint.unknown_words(studio.painter, prompt):
-        said = f"The miniature does not know: {', '.join(unknown)}."
-        return {"text": f"{said} Choose a subject and a light from the list."}
-    if cut := paint.cut_at(studio.painter, prompt):
-        return {"text": f"The prompt is too long: the model ignores everything from “{cut[:60]}” on."}
+    if unread := studio.unread(prompt):
+        help = " Choose a subject and a light from the list." if studio.painter.is_miniature else ""
+        return {"text": unread + help}
     if not trigger:
         return {}
     if has_trigger(trigger, prompt):

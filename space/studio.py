@@ -10,7 +10,7 @@ import os
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -22,9 +22,10 @@ from PIL import Image
 from impressionism import names, paint
 from impressionism.errors import UserError
 from impressionism.files import read_picture
+from impressionism.names import BLOCK_GROUPS
 from impressionism.paint import PaintRequest, key_of
 from impressionism.pipeline import Painter
-from impressionism.records import GenerationParams, ImageMetadata, outside
+from impressionism.records import BlockStrengths, GenerationParams, ImageMetadata, outside
 from space.errors import plain_words
 from space.gate import FULL
 from space.guard import Guard, guard_for
@@ -98,6 +99,16 @@ class Studio:
             items.append(paint.request(self.painter, one, strength, source=source, **more))
             source = items[0].source  # cropped once
         return Request(tuple(items))
+
+    def unread(self, prompt: Any) -> str:
+        """What of the prompt the model will not follow, as a sentence."""
+        if not isinstance(prompt, str):
+            return ""
+        if unknown := paint.unknown_words(self.painter, prompt):
+            return f"The miniature does not know: {', '.join(unknown)}."
+        if cut := paint.cut_at(self.painter, prompt):
+            return f"The prompt is too long: the model ignores everything from “{cut[:60]}” on."
+        return ""
 
     def remembered(self, request: Request) -> list[Picture] | None:
         """The pictures of the request in its order, if all of them have been painted: no GPU, no waiting."""
@@ -218,16 +229,14 @@ def weakest_first(strengths: Any) -> Any:
 # ---- From a page or a program to records
 
 
-def sampling_of(prompt: Any, seed: Any, steps: Any, guidance: Any, width: Any, height: Any) -> GenerationParams:
-    """As it came from the page or a program; paint.check refuses what cannot be painted."""
-    return GenerationParams(
-        prompt=prompt,
-        seed=whole(seed),
-        steps=whole(steps),
-        guidance=real(guidance),
-        width=whole(width),
-        height=whole(height),
-    )
+def sampling_of(values: Mapping[str, Any]) -> GenerationParams:
+    """As it came from the page or a program, among other values by name; paint.check refuses what cannot be painted."""
+    numbers = {name: whole(values[name]) for name in ("seed", "steps", "width", "height")}
+    return GenerationParams(prompt=values["prompt"], guidance=real(values["guidance"]), **numbers)
+
+
+def blocks_of(values: Mapping[str, Any]) -> BlockStrengths:
+    return BlockStrengths(**{name: real(values[name]) for name in BLOCK_GROUPS})
 
 
 def whole(value: Any) -> Any:

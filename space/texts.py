@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from impressionism import names
 from impressionism.names import LIGHTS, SUBJECTS
+from impressionism.pictorial import CALIBRATION
 from impressionism.pipeline import Painter
 
 Size = tuple[int, int]
@@ -21,11 +22,18 @@ class PageTexts:
     """Prompts that the model understands, each with the name of a size and a seed."""
     sizes: dict[str, Size]
     """Width and height in pixels by the name of the shape."""
-    index: str = ""
-    """What the Impressionist index says of this model's pictures, where that is not plain."""
+    index: str
+    """What the Impressionist index says of this model's pictures."""
     vocabulary: dict[str, list[str]] = field(default_factory=dict)
     """All subjects and all lights, where the model knows only so many."""
 
+
+MEAN = CALIBRATION["index"]["mean"]
+INDEX = (
+    "The index, 0 to 1, says how much a picture looks like an Impressionist painting. Real ones have "
+    f"{MEAN['paintings']:.2f} on average, paintings in other styles {MEAN['styles']:.2f} and photographs "
+    f"{MEAN['photographs']:.2f}; a difference below {(MEAN['paintings'] - MEAN['photographs']) / 10:.2f} says little."
+)
 
 MINIATURE = PageTexts(
     knows=f"""
@@ -55,7 +63,7 @@ it does not predict FLUX’s image quality.
         ("a steam train in the snow", "Landscape", 2),
     ],
     sizes={"Square": (192, 192), "Landscape": (192, 144), "Portrait": (144, 192)},
-    index="It was made for real paintings and photographs; drawn scenes such as the miniature’s stay near 0.",
+    index=f"{INDEX} It was made for real paintings and photographs; the miniature’s drawn scenes stay near 0.",
     vocabulary={"Subjects": SUBJECTS, "Light": LIGHTS},
 )
 
@@ -87,6 +95,7 @@ composition.
         "Wide": (1344, 768),
         "Tall": (768, 1344),
     },
+    index=INDEX,
 )
 
 PUBLISHED = """

@@ -128,11 +128,9 @@ def test_what_the_documentation_says_of_limits_holds(tiny_painter: Painter):
     defaults = api.defaults_of(Studio(tiny_painter))
     assert defaults.pop("adapter") == ""
     for name, default in defaults.items():
-        assert (
-            "Default" not in said[name] or f"Default {default}.".replace(".0,", ",").replace(".0]", "]") in said[name]
-        )
+        assert "Default" not in said[name] or f"Default {default}." in said[name]
     assert f"at most {gate.LIMITS['upload'] // 2**20} MB" in said["image"]
-    assert MOST_STRENGTHS == 7 and "at most seven" in said["strengths"]
+    assert f"at most {MOST_STRENGTHS}." in said["strengths"]
 
 
 def test_status_says_which_model_paints_and_within_which_limits(client: Client, tiny_painter: Painter):
@@ -140,6 +138,12 @@ def test_status_says_which_model_paints_and_within_which_limits(client: Client, 
     assert status["about"] == tiny_painter.about
     assert status["provenance"]["quantize"] == "none"
     assert "a bowl of fruit" in status["knows"]
+
+
+def test_words_that_the_model_does_not_know_are_named_beside_the_recipe(client: Client):
+    assert "note" not in client.predict(prompt="a train", **SMALL, api_name="/generate")[-1]
+    *_, recipe = client.predict(prompt="a train in Paris, zxqv", **SMALL, api_name="/compare")
+    assert recipe["note"] == "The miniature does not know: Paris, zxqv."
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,8 @@ def introduction(studio: Studio, texts: PageTexts, pairs: Sequence[Pair]) -> str
     other = "" if any(is_own(studio.painter, pair) for pair in pairs) else ", not by the adapter of this page"
     return (
         f"Painted by {painters}{other}: without an adapter on the left, with it on the right. Best, typical and "
-        "weakest pair of each genre, picked by how much the adapter raises the Impressionist index (0 to 1), which is "
-        f"the number in brackets. {texts.index} Click a pair to load it."
+        "weakest pair of each genre, picked by how much the adapter raises the Impressionist index (in brackets). "
+        f"Click one to load it. {texts.index}"
     )
 
 

@@ -2,9 +2,9 @@
 
 import secrets
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 import pandas as pd
@@ -13,11 +13,12 @@ from PIL import Image
 
 from impressionism.errors import UserError
 from impressionism.grid import Axis, axis, caption_among, changed, contact_sheet, grid_of, save_sheet, sheet_caption
+from impressionism.paint import PaintRequest
 from impressionism.pictorial import STATISTICS, Assessment, assess
 from impressionism.records import ImageMetadata
 from space.painting import Job, Start, add_take, on_click
 from space.pictures import front
-from space.settings import LIGHT, Settings, how_of, only
+from space.settings import LIGHT, TYPING, Settings, how_of, only
 from space.studio import MOST_PICTURES, MOST_REMEMBERED, Picture, Request, Studio, real, sampling_of, weakest_first
 from space.texts import PageTexts
 
@@ -34,78 +35,87 @@ TYPED = {"seed": "1\n2\n3", "prompt": "a cottage at noon\na cottage at night", "
 """Settings whose values a visitor writes, with an example."""
 
 
+class AxisFields(NamedTuple):
+    """The controls of one axis."""
+
+    setting: gr.Dropdown
+    values: gr.Textbox
+
+
 def add_grid(studio: Studio, texts: PageTexts, settings: Settings, start: Start) -> None:
     kinds = [(label, name) for name, label in SETTINGS.items() if name != "adapter" or len(studio.painter.adapters) > 1]
-    typed: dict[str, Any] = {"label": "Values, one per line", "visible": False, "lines": 2, "max_lines": 4}
     with gr.Row():
-        with gr.Column(min_width=200):
-            across = gr.Dropdown(kinds, value="strength", label="Columns differ by", elem_id="columns")
-            across_values = gr.Textbox(elem_id="column-values", **typed)
-        with gr.Column(min_width=200):
-            down = gr.Dropdown([("Nothing (single row)", ""), *kinds], value="", label="Rows differ by", elem_id="rows")
-            down_values = gr.Textbox(elem_id="row-values", **typed)
+        columns = add_axis(studio, "columns", "Columns differ by", kinds, "strength")
+        rows = add_axis(studio, "rows", "Rows differ by", [("Nothing (single row)", ""), *kinds], "")
     plain = gr.Checkbox(label="Also without the adapter", elem_id="no-adapter")
     board = front("wall", tab="grid", elem_id="grid-wall")
     sheet = gr.DownloadButton(
         "Contact sheet", visible=False, size="sm", min_width=120, scale=0, elem_id="sheet", render=False
     )
     add_take(sheet)
-    with gr.Column(visible=False) as measures:
-        chosen = gr.Dropdown(
-            [INDEX, *LABELS.values()],
-            value=INDEX,
-            label="Measured in the pictures",
-            info=texts.index and f"{INDEX}: {texts.index}",
-        )
-        plot = gr.LinePlot(x="x", y="value", height=260, elem_id="plot")
-    table = gr.State(None)
+    measures, table = add_measures(texts)
 
-    def job_of(*values: Any) -> Job:
-        params, (strengths, strength, *given), how = sampling_of(*values[:6]), values[6:13], how_of(*values[13:])
-        columns, column_values, rows, row_values, no_adapter = given
-
-        def axis_of(setting: str, lines: str) -> Axis:
-            found = {"strength": map(str, weakest_first(strengths)), "adapter": studio.painter.adapters}
-            return axis(setting, list(found.get(setting, (lines or "").splitlines())))
-
-        strength = real(strength)
-        down = axis_of(rows, row_values) if rows else None
-        grid = grid_of(axis_of(columns, column_values), down, strength, bool(no_adapter))
-        cells = grid.cells()
-        if len(cells) > MOST_PICTURES:
-            raise UserError(f"This asks for {len(cells)} pictures; at most {MOST_PICTURES} at a time.")
-        items = []
-        for cell in cells:
-            one, at, more = changed(params, strength, cell)
-            items += studio.request(one, [at], **how | more).items
-        caption = caption_among([item.metadata for item in items])
-        return Job(Request(tuple(items)), each=len(items), grid=grid, caption=caption)
-
-    def choose(columns: str, rows: str) -> tuple[Any, ...]:
-        """The fields that the two axes need; the strength is a slider where it is no axis."""
-        axes = (columns, rows)
+    def choose(*axes: str) -> tuple[Any, Any]:
+        """The strength is a slider where it is no axis."""
         tabs = ("paint", "repaint") if "strength" in axes else ("paint", "repaint", "grid")
-        visible = [gr.update(visible=each in TYPED, placeholder=TYPED.get(each)) for each in axes]
-        return *visible, gr.update(elem_classes=only(*tabs)), gr.update(visible="strength" in axes)
+        return gr.update(elem_classes=only(*tabs)), gr.update(visible="strength" in axes)
 
-    gr.on(
-        [across.input, down.input], choose, [across, down],
-        [across_values, down_values, settings.strength, settings.strengths], **LIGHT,
-    )  # fmt: skip
-    axes = [across, across_values, down, down_values, plain]
+    both = [columns.setting, rows.setting]
+    gr.on([each.input for each in both], choose, both, [settings.strength, settings.strengths], **LIGHT)  # type: ignore[attr-defined]
+    axes = {"columns": columns.setting, "column_values": columns.values}
+    axes |= {"rows": rows.setting, "row_values": rows.values}
     on_click(
         studio,
         start,
         board,
-        [*settings.sampling, settings.strengths, settings.strength, *axes, *settings.how],
-        job_of,
+        settings.inputs("strengths", "strength") | axes | {"no_adapter": plain},
+        partial(job_of, studio),
         finished={
             sheet: lambda job, pictures: gr.update(value=sheet_of(job, pictures), visible=bool(pictures)),
             table: measured,
             measures: lambda job, pictures: gr.update(visible=is_one_row(job, pictures)),
         },
     )
-    gr.on([table.change, chosen.change], curve, [table, chosen], plot, **LIGHT)
+
+
+def add_axis(studio: Studio, name: str, label: str, kinds: list[tuple[str, str]], value: str) -> AxisFields:
+    """A setting and, where a visitor writes them, its values; what the model cannot read in a prompt is said there."""
+    with gr.Column(min_width=200):
+        setting = gr.Dropdown(kinds, value=value, label=label, elem_id=name)
+        values = gr.Textbox(label="Values, one per line", visible=False, lines=2, max_lines=4, elem_id=f"{name}-values")
+
+    def unread(setting: str, lines: str) -> Any:
+        sentences = [studio.unread(line) for line in lines.splitlines()] if setting == "prompt" else []
+        return gr.update(info=" ".join(dict.fromkeys(filter(None, sentences))) or None)
+
+    setting.input(
+        lambda setting: gr.update(visible=setting in TYPED, value=TYPED.get(setting, "")), setting, values, **LIGHT
+    )
+    values.change(unread, [setting, values], values, **TYPING)
+    return AxisFields(setting, values)
+
+
+def job_of(
+    studio: Studio, columns: str, column_values: str, rows: str, row_values: str, strengths: Any, strength: Any,
+    no_adapter: bool, **values: Any,
+) -> Job:  # fmt: skip
+    """The pictures of a grid, checked."""
+
+    def axis_of(setting: str, lines: str) -> Axis:
+        found = {"strength": map(str, weakest_first(strengths)), "adapter": studio.painter.adapters}
+        return axis(setting, list(found.get(setting, (lines or "").splitlines())))
+
+    strength, down = real(strength), axis_of(rows, row_values) if rows else None
+    grid = grid_of(axis_of(columns, column_values), down, strength, bool(no_adapter))
+    cells = grid.cells()
+    if len(cells) > MOST_PICTURES:
+        raise UserError(f"This asks for {len(cells)} pictures; at most {MOST_PICTURES} at a time.")
+    items: list[PaintRequest] = []
+    for cell in cells:
+        params, at, more = changed(sampling_of(values), strength, cell)
+        items += studio.request(params, [at], **how_of(values) | more).items
+    caption = caption_among([item.metadata for item in items])
+    return Job(Request(tuple(items)), each=len(items), grid=grid, caption=caption)
 
 
 def is_one_row(job: Job, pictures: Sequence[Picture]) -> bool:
@@ -136,6 +146,24 @@ def measured(job: Job, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
         named = {label: values[name] for name, label in LABELS.items()}
         rows.append({"x": value if columns.setting == "strength" else columns.label(value), INDEX: index, **named})
     return rows
+
+
+# ---- Measurements of a single row
+
+
+def add_measures(texts: PageTexts) -> tuple[gr.Column, gr.State]:
+    """A statistic to choose and its curve, drawn of what `measured` puts into the state."""
+    meanings = {INDEX: texts.index} | {
+        LABELS[name]: f"Higher: {known.higher} Most Impressionist paintings have {known.low:.3g} to {known.high:.3g}."
+        for name, known in STATISTICS.items()
+    }
+    with gr.Column(visible=False) as measures:
+        chosen = gr.Dropdown([*meanings], value=INDEX, label="Measured in the pictures", info=texts.index)
+        plot = gr.LinePlot(x="x", y="value", height=260, elem_id="plot")
+    table = gr.State(None)
+    chosen.input(lambda chosen: gr.update(info=meanings[chosen]), chosen, chosen, **LIGHT)
+    gr.on([table.change, chosen.change], curve, [table, chosen], plot, **LIGHT)
+    return measures, table
 
 
 @lru_cache(MOST_REMEMBERED)

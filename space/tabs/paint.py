@@ -12,7 +12,7 @@ from space.errors import plain_words
 from space.gallery import on_easel
 from space.painting import Job, Start, add_take, on_click
 from space.pictures import front, hang
-from space.recipes import settings_in
+from space.recipes import PARAMS, settings_in
 from space.settings import AT_ONCE, LIGHT, Settings, how_of, request_for, restored
 from space.studio import Request, Studio, real, sampling_of
 from space.texts import Size
@@ -39,14 +39,13 @@ def add_paint(
     size: Size,
 ) -> gr.HTML:
     """The board of the pair; first stands on it until something is painted."""
-    inputs = [*settings.sampling, settings.strength, settings.count, settings.against, *settings.how]
     shown = on_easel(showcase, first) | {"first": True} if first else None
     board = front("pair", shown, size=size, strip="pairs", tab="paint", elem_id="pair")
     upscale = gr.Button("Upscale × 2", size="sm", min_width=110, scale=0, elem_id="upscale", render=False)
     upscale_price = gr.Markdown(elem_classes="price", render=False)
     stale = gr.Markdown(elem_classes="stale", render=False)
     add_take(upscale, upscale_price, stale)
-    known = [*settings.sampling, settings.strength, settings.fast, settings.count]
+    known = [getattr(settings, name) for name in (*PARAMS, "strength", "fast", "count")]
     gr.on([each.change for each in [*known, board]], None, known, stale, js=STALE, **LIGHT)  # type: ignore[attr-defined]
     board.submit(None, None, None, js="() => document.querySelector('#start-paint').click()")
 
@@ -57,11 +56,10 @@ def add_paint(
 
     board.select(load, None, settings.restored, **AT_ONCE)
 
-    def job_of(*values: Any) -> Job:
+    def job_of(strength: Any, count: int, against: str, **values: Any) -> Job:
         """A pair for each seed: the base model or another adapter, and the adapter."""
-        params, (strength, count, against, *how) = sampling_of(*values[:6]), values[6:]
-        how, strength = how_of(*how), real(strength)
-        every = next_seeds(params, count)
+        how, strength = how_of(values), real(strength)
+        every = next_seeds(sampling_of(values), count)
         if not against:
             return Job(studio.request(every, [0.0, strength], **how), each=2)
         theirs = studio.request(every, [strength], **how | {"adapter": against}).items
@@ -80,8 +78,8 @@ def add_paint(
         request = studio.request(was.sampling, [was.strength], photograph=pictures[-1].path, upscale=True, **how)
         return Job(request, each=1, before=[hang(pictures[-1].path, was)], caption=lambda _: "Twice as large")
 
-    on_click(studio, start, board, inputs, job_of)
-    on_click(studio, Start(upscale, start.cancel, upscale_price), board, [board], upscaled, js=SHOWN_LINK)
+    on_click(studio, start, board, settings.inputs("strength", "count", "against"), job_of)
+    on_click(studio, Start(upscale, start.cancel, upscale_price), board, {"link": board}, upscaled, js=SHOWN_LINK)
     return board
 
 

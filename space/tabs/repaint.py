@@ -40,17 +40,15 @@ def add_repaint(studio: Studio, texts: PageTexts, settings: Settings, start: Sta
         lambda path: shape_of_photograph(texts, path), photograph, [settings.width, settings.height], **LIGHT
     )
 
-    def job_of(prompt: str, *values: Any, photographed: bool = True) -> Job:
+    def job_of(path: str | None, strength: Any, change: Any, photographed: bool = True, **values: Any) -> Job:
         """The photograph shows what to paint, so the prompt may be empty."""
-        *sampling, strength, path, change = values[:-5]
-        how = how_of(*values[-5:])
-        params = sampling_of(prompt.strip(), *sampling)
-        photograph = (path or "") if photographed else Image.new("RGB", (64, 64))  # its price needs none
-        request = studio.request(params, [real(strength)], photograph=photograph, change=real(change), **how)
+        params = sampling_of(values | {"prompt": values["prompt"].strip()})
+        source = (path or "") if photographed else Image.new("RGB", (64, 64))  # its price needs none
+        request = studio.request(params, [real(strength)], photograph=source, change=real(change), **how_of(values))
         source = request.items[0].source
         return Job(request, each=1, before=[before(source)] if source and photographed else [])
 
-    inputs = [*settings.sampling, settings.strength, photograph, settings.change, *settings.how]
+    inputs = settings.inputs("strength", "change") | {"path": photograph}
     on_click(studio, start, board, inputs, job_of, priced=partial(job_of, photographed=False))
 
 
