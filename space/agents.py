@@ -23,7 +23,7 @@ from PIL import Image
 from starlette.responses import JSONResponse
 
 from impressionism.errors import UserError
-from space.api import ENDPOINTS, STATUS, defaults_of, fields_of, painted, status_of
+from space.api import ENDPOINTS, STATUS, defaults_of, fields_of, note_on, painted, status_of
 from space.gate import LIMITS, address_of, sized
 from space.jobs import Step, Visitor, in_thread
 from space.studio import Picture, Studio, read_photograph
@@ -73,12 +73,13 @@ class Agents:
             }
             about = endpoint.about.replace("Returns ", "Returns, as images and text, ")
             tools.append(types.Tool(name=name, description=about, inputSchema=schema))
-        return [*tools, types.Tool(name="status", description=STATUS, inputSchema={"type": "object", "properties": {}})]
+        schema = {"type": "object", "properties": fields_of(["prompt"], {"prompt": ""})}
+        return [*tools, types.Tool(name="status", description=STATUS, inputSchema=schema)]
 
     async def call(self, name: str, given: dict[str, Any]) -> list[types.ImageContent | types.TextContent]:
         """A tool's answer; what is raised here reaches the agent as an error with its sentence."""
         if name == "status":
-            return [text(status_of(self.studio))]
+            return [text(status_of(self.studio, given.get("prompt", "")))]
         if name not in ENDPOINTS:
             raise UserError(f"There is no tool {name[:40]}; there are {', '.join(ENDPOINTS)} and status.")
         takes, defaults = ENDPOINTS[name].takes, defaults_of(self.studio)
@@ -106,7 +107,8 @@ class Agents:
         for picture in pictures:
             data = base64.b64encode(Path(picture.path).read_bytes()).decode()
             blocks += [types.ImageContent(type="image", data=data, mimeType="image/png"), text(picture.recipe)]
-        return blocks
+        note = note_on(self.studio, values["prompt"])
+        return [*blocks, text(note)] if note else blocks
 
 
 def text(values: Any) -> types.TextContent:

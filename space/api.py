@@ -130,7 +130,7 @@ ENDPOINTS = {
         ("image", "prompt", "strength", *COMMON, "change", *EXTRA), One, ("picture", "recipe"), one,
     ),
 }  # fmt: skip
-STATUS = "Which model is painting, what it knows, its limits and the defaults."
+STATUS = "Which model is painting, what it knows, its limits and defaults; and what of a prompt it cannot follow."
 
 
 def request_for(studio: Studio, name: str, values: dict[str, Any], photograph: str | None = None) -> Request:
@@ -150,16 +150,13 @@ def request_for(studio: Studio, name: str, values: dict[str, Any], photograph: s
 async def painted(
     studio: Studio, name: str, values: dict[str, Any], visitor: Visitor, photograph: str | None = None
 ) -> AsyncIterator[tuple[list[Picture], Waiting | Step | Picture]]:
-    """After each event the pictures that are finished, and the event. Their recipes have a note beside them where the
-    model cannot follow the prompt."""
+    """After each event the pictures that are finished, and the event."""
     with plain_words():
         request = await in_thread(request_for, studio, name, values, photograph)
     pictures: list[Picture] = []
-    note = {"note": unread} if (unread := studio.unread(values["prompt"])) else {}
     async with aclosing(studio.jobs.run(request, visitor)) as events:
         async for event in events:
-            if isinstance(event, Picture):
-                pictures.append(event._replace(recipe=event.recipe | note))
+            pictures += [event] if isinstance(event, Picture) else []
             yield pictures, event
 
 
@@ -179,9 +176,14 @@ def progress_of(event: Waiting | Step | Picture) -> dict[str, Any]:
     return {}
 
 
-def status_of(studio: Studio) -> dict[str, Any]:
+def note_on(studio: Studio, prompt: Any) -> dict[str, str]:
+    """What of the prompt the model cannot follow; beside the progress, because a recipe has its own fields only."""
+    return {"note": unread} if (unread := studio.unread(prompt)) else {}
+
+
+def status_of(studio: Studio, prompt: str = "") -> dict[str, Any]:
     words = words_for(studio.painter)
-    return {
+    return note_on(studio, prompt) | {
         "api": VERSION,
         "about": studio.painter.about,
         "filter": studio.guard.about(),
@@ -223,8 +225,8 @@ def defaults_of(studio: Studio) -> dict[str, Any]:
 def add_endpoints(studio: Studio) -> None:
     """Adds the endpoints to the Blocks being built."""
 
-    def status() -> dict[str, Any]:
-        return status_of(studio)
+    def status(prompt: str = "") -> dict[str, Any]:
+        return status_of(studio, prompt)
 
     status.__doc__ = STATUS
     page = gr.context.Context.root_block
@@ -246,13 +248,14 @@ def handler(studio: Studio, name: str, endpoint: Endpoint) -> Callable[..., Any]
         with plain_words():
             photograph = uploaded(named.pop("image")) if name == "repaint" else None
         count = whole(named["count"]) if named["count"] else 1
+        note = note_on(studio, named["prompt"])
         answer: tuple[Any, ...] = ()
         async with aclosing(painted(studio, name, named, visitor_here(), photograph)) as events:  # pyright: ignore[reportArgumentType]
             async for pictures, event in events:
                 answer = endpoint.answer(pictures, count)
                 progress = progress_of(event)
                 if progress and not isinstance(answer[-1], list):
-                    yield *answer[:-1], (answer[-1] or {}) | progress
+                    yield *answer[:-1], (answer[-1] or {}) | progress | note
                 else:
                     yield answer
         yield answer
@@ -287,13 +290,13 @@ async def refuse(request: HttpRequest, error: Exception) -> JSONResponse:
     before, _, endpoint = request.url.path.rstrip("/").rpartition("/")
     if not before.endswith(("/call", "/call/v2")):
         raise error
-    fields = {name: [*each.takes] for name, each in ENDPOINTS.items()} | {"status": []}
+    fields = {name: [*each.takes] for name, each in ENDPOINTS.items()} | {"status": ["prompt"]}
     unknown = re.match(r"Parameter `(.+)` is not", str(error), re.DOTALL)
     missing = re.match(r"No value provided for required argument: (\w+)", str(error))
     if endpoint not in fields:
         return JSONResponse({"detail": f"There is no endpoint {endpoint}; there are {', '.join(fields)}."}, 404)
     if unknown:
-        takes = ", ".join(fields[endpoint]) or "none"
+        takes = ", ".join(fields[endpoint])
         return JSONResponse({"detail": f"There is no field {reprlib.repr(unknown[1])}; {endpoint} takes {takes}."}, 422)
     if missing:
         return JSONResponse({"detail": f"The field {missing[1]} is missing."}, 422)

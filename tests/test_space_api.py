@@ -140,17 +140,22 @@ def test_status_says_which_model_paints_and_within_which_limits(client: Client, 
     assert "a bowl of fruit" in status["knows"]
 
 
-def test_words_that_the_model_does_not_know_are_named_beside_the_recipe(client: Client):
-    assert "note" not in client.predict(prompt="a train", **SMALL, api_name="/generate")[-1]
-    *_, recipe = client.predict(prompt="a train in Paris, zxqv", **SMALL, api_name="/compare")
-    assert recipe["note"] == "The miniature does not know: Paris, zxqv."
+def test_what_the_model_does_not_know_is_named_by_status_and_while_it_paints(client: Client):
+    prompt = "a boat in Paris, zxqv"
+    note = client.predict(prompt, api_name="/status")["note"]
+    assert re.fullmatch(r"The miniature does not know: .*Paris, zxqv\.", note)
+    assert "note" not in client.predict(api_name="/status")
+    job = client.submit(prompt=prompt, **SMALL, api_name="/generate")
+    *_, recipe = job.result()
+    assert ImageMetadata.from_dict(recipe).sampling.prompt == prompt  # a recipe has its own fields only
+    assert note in [early[-1].get("note") for early in job.outputs()]
 
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"prompt": " "}, "prompt"),
-        ({"prompt": 7}, "prompt"),
+        ({"prompt": " "}, "type what to paint"),
+        ({"prompt": 7}, "type what to paint"),
         ({"prompt": "x" * 2001}, "2,000 characters"),
         ({"strength": 9}, "Strength must be a number"),
         ({"strength": "strong"}, "Strength must be a number"),
@@ -308,7 +313,7 @@ def test_a_program_without_gradio_gets_pictures_as_they_are_done(here: tuple):
         ("compare", {"data": ["a boat"]}, "There is no field 'data'"),
         ("generate", {}, "The field prompt is missing"),
         ("repaint", {"prompt": "a boat"}, "The field image is missing"),
-        ("status", {"prompt": "a boat"}, "There is no field 'prompt'; status takes none"),
+        ("status", {"promt": "a boat"}, "There is no field 'promt'; status takes prompt"),
         ("compair", {"prompt": "a boat"}, "There is no endpoint compair; there are generate, compare"),
         ("generate", ["a boat"], "valid dictionary"),
     ],
@@ -357,7 +362,9 @@ def test_an_agent_finds_documented_tools_and_gets_pictures(here: tuple):
         "prompt": "string", "strength": "number", "seed": "integer",
     }  # fmt: skip
     for tool, pictures in (("generate", 1), ("compare", 2), ("sweep", 3)):
-        assert [block.type for block in painted[tool].content] == ["image", "text"] * pictures
+        *blocks, note = painted[tool].content
+        assert [block.type for block in blocks] == ["image", "text"] * pictures
+        assert "agent" in json.loads(note.text)["note"]  # which the tiny model does not know
     recipe = json.loads(painted["generate"].content[1].text)
     assert recipe["sampling"]["prompt"] == "the orchard of an agent"
     data = base64.b64decode(painted["generate"].content[0].data)
@@ -707,7 +714,7 @@ def test_two_thousand_bad_calls_are_each_refused_in_a_sentence_and_the_next_good
         call = dict(call)
         strength = call.pop("strength")
         with pytest.raises(UserError) as refusal:
-            desk.request(studio.sampling_of(**call), [studio.real(strength)])
+            desk.request(studio.sampling_of(call), [studio.real(strength)])
         sentence = str(refusal.value)
         assert sentence[0].isupper() and sentence.endswith("."), sentence
         assert len(sentence) < 1200 and "Traceback" not in sentence and "unexpectedly" not in sentence, sentence

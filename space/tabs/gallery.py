@@ -21,7 +21,7 @@ MISSING = "There is no showcase yet; `python -m evaluation gallery` paints one."
 def add_gallery(
     studio: Studio, texts: PageTexts, settings: Settings, board: gr.HTML, folder: Path, pairs: Sequence[Pair]
 ) -> None:
-    gr.Markdown(introduction(studio, texts, pairs) if pairs else MISSING, elem_id="gallery-words")
+    gr.Markdown(introduction(studio, pairs) if pairs else MISSING, elem_id="gallery-words")
     if not pairs:
         return
     with gr.Tabs(elem_id="genres"):
@@ -31,16 +31,17 @@ def add_gallery(
                 place = front("wall", {"items": items}, choose=True, elem_classes="pairs")
             choose = chooser(studio, settings, board, folder, members)
             place.select(choose, None, [*settings.restored, board], **AT_ONCE)
+    gr.Markdown(texts.index, elem_classes="quiet")
 
 
-def introduction(studio: Studio, texts: PageTexts, pairs: Sequence[Pair]) -> str:
+def introduction(studio: Studio, pairs: Sequence[Pair]) -> str:
     bases = {pair.recipe.provenance.base for pair in pairs}
     painters = " and ".join(sorted("the miniature" if base == "miniature" else base for base in bases))
     other = "" if any(is_own(studio.painter, pair) for pair in pairs) else ", not by the adapter of this page"
     return (
         f"Painted by {painters}{other}: without an adapter on the left, with it on the right. Best, typical and "
         "weakest pair of each genre, picked by how much the adapter raises the Impressionist index (in brackets). "
-        f"Click one to load it. {texts.index}"
+        "Click one to load it."
     )
 
 
