@@ -16,7 +16,7 @@ from training.__main__ import COMMANDS as TRAIN
 
 app = typer.Typer(
     help="Paint with FLUX.1-dev in the Impressionist manner, and make the adapter that does it.",
-    epilog="Without a GPU everything runs on the bundled miniature. Start with: python -m space",
+    epilog="Start with: python -m space. Without a GPU everything runs on the bundled miniature.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -54,13 +54,19 @@ def parser() -> argparse.ArgumentParser:
     kind.add_argument("--upscale", type=Path, metavar="PICTURE", help="paint this picture at twice its size")
     add("--change", type=float, help="how much --repaint changes: 0.3 (default) keeps it, 0.8 reinvents it")
     add("--from", type=Path, dest="again", metavar="PNG", help="paint this picture again from its recipe")
-    add("--model", help="auto, miniature, a Hub id or a folder (default auto)")
+    add_model_options(result)
     add("--model-revision", help="commit, tag or branch of the model on the Hub")
-    add("--adapter", help="auto, none, a Hub id, a folder or a .safetensors file (default auto)")
     add("--adapter-revision", help="commit, tag or branch of the adapter on the Hub")
+    return result
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What paints, for every command that does; None stands for auto, except for the device."""
+    add = parser.add_argument
+    add("--model", help="auto, miniature, a Hub id or a folder (default auto)")
+    add("--adapter", help="auto, none, a Hub id, a folder or a .safetensors file (default auto)")
     add("--quantize", help="auto, none, fp8, int8, nf4, int4 or int2 (default auto)")
     add("--device", default="auto", help="auto, cuda, cuda:1, mps or cpu (default auto)")
-    return result
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from impressionism import names
-from impressionism.__main__ import check_out, show, start, warn_of_words
+from impressionism.__main__ import add_model_options, check_out, show, start, warn_of_words
 from impressionism.errors import UserError
 from impressionism.names import BLOCK_GROUPS
 
 if TYPE_CHECKING:  # imported where they are used: PyTorch takes seconds, --help should not
     from PIL import Image
 
+    from impressionism.pipeline import Painter
     from impressionism.records import GenerationParams, ImageMetadata
 
 Setting = Literal["strength", "seed", "steps", "prompt", "adapter", "blocks"]
@@ -272,10 +273,7 @@ def parser() -> argparse.ArgumentParser:
         add(f"--{name}", type=int)
     add("--guidance", type=float)
     add("--out", type=Path, default=Path("grid.png"), help="the PNG; the page is called NAME.html (default grid.png)")
-    add("--model", default="auto", help="auto, miniature, a Hub id or a folder")
-    add("--adapter", default="auto", help="auto, a Hub id, a folder or a file; an axis of adapters takes its place")
-    add("--quantize", default="auto", help="auto, none, fp8, int8, nf4, int4 or int2")
-    add("--device", default="auto", help="auto, cuda, cuda:1, mps or cpu")
+    add_model_options(result)
     return result
 
 
@@ -285,47 +283,64 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Every mistake that can be seen without the model is told before it is loaded."""
-    columns, *rest = [axis(typed[0], typed[1:]) for typed in (args.columns, args.rows) if typed]
-    rows = rest[0] if rest else None
-    given = {one.setting: one.values for one in (columns, *rest)}
+    columns = axis(args.columns[0], args.columns[1:])
+    rows = axis(args.rows[0], args.rows[1:]) if args.rows else None
+    given = {one.setting: one.values for one in (columns, rows) if one}
     grid_of(columns, rows, 1.0, args.no_adapter)
-    prompt = given.get("prompt", (args.prompt,))[0]
-    if not prompt.strip():
+    prompts = given.get("prompt", (args.prompt,))
+    if not prompts[0].strip():
         raise UserError("Say what to paint: before --columns, or as an axis of prompts.")
     check_out(args.out)
 
-    from impressionism.files import write_atomic
-    from impressionism.paint import defaults, key_of, paint_all, request
+    from impressionism.paint import defaults
     from impressionism.pipeline import load_pipeline
 
-    adapters = list(given.get("adapter", [])) or args.adapter
-    painter = load_pipeline(args.model, adapters, args.quantize, args.device, fast=args.fast or None)
+    adapters = list(given.get("adapter", ())) or args.adapter or "auto"
+    painter = load_pipeline(
+        args.model or "auto", adapters, args.quantize or "auto", args.device, fast=args.fast or None
+    )
     print(painter.about, flush=True)
-    for one in given.get("prompt", (prompt,)):
+    for one in prompts:
         warn_of_words(painter, one)
     if "adapter" in given:  # as they are called now
         renamed = Axis("adapter", tuple(painter.adapters))
         columns, rows = (renamed, rows) if columns.setting == "adapter" else (columns, renamed)
     typed = {name: getattr(args, name) for name in ("seed", "steps", "guidance", "width", "height")}
-    params = defaults(painter, prompt, args.fast).replace(
+    params = defaults(painter, prompts[0], args.fast).replace(
         **{name: value for name, value in typed.items() if value is not None}
     )
     recommended = painter.adapter.recommended_strength if painter.adapter else names.DEFAULT_STRENGTH
     strength = recommended if args.strength is None else args.strength
     grid = grid_of(columns, rows, strength, args.no_adapter)
+    pictures, recipes = painted(painter, grid, params, strength, args.fast)
+    write(args.out, grid, pictures, recipes, sheet_caption(params, grid))
+
+
+def painted(
+    painter: "Painter", grid: Grid, params: "GenerationParams", strength: float, fast: bool
+) -> tuple[list["Image.Image"], list["ImageMetadata"]]:
+    """The pictures of all cells with their recipes; cells that come to the same are painted once."""
+    from impressionism.paint import key_of, paint_all, request
+
     requests = []
     for cell in grid.cells():
         one, at, more = changed(params, strength, cell)
-        requests.append(request(painter, one, at, fast=args.fast, **more))
+        requests.append(request(painter, one, at, fast=fast, **more))
     distinct = {key_of(one.metadata): one for one in requests}
-    painted = dict(zip(distinct, paint_all(painter, list(distinct.values()), on_step=show), strict=True))
-    pictures, recipes = [painted[key_of(one.metadata)] for one in requests], [one.metadata for one in requests]
-    labels = [[one.label(value) for value in one.values] if one else [] for one in (grid.columns, grid.rows)]
-    title = sheet_caption(params, grid)
-    sheet = contact_sheet(pictures, labels[0], title, labels[1])
-    print(save_sheet(sheet, recipes, args.out))
-    page = page_of(grid, pictures, recipes, title)
-    print(write_atomic(args.out.with_suffix(".html"), page))
+    pictures = dict(zip(distinct, paint_all(painter, list(distinct.values()), on_step=show), strict=True))
+    return [pictures[key_of(one.metadata)] for one in requests], [one.metadata for one in requests]
+
+
+def write(
+    out: Path, grid: Grid, pictures: Sequence["Image.Image"], recipes: Sequence["ImageMetadata"], title: str
+) -> None:
+    """The contact sheet and, beside it, the page; prints their names."""
+    from impressionism.files import write_atomic
+
+    rows = [grid.rows.label(value) for value in grid.rows.values] if grid.rows else []
+    sheet = contact_sheet(pictures, [grid.columns.label(value) for value in grid.columns.values], title, rows)
+    print(save_sheet(sheet, recipes, out))
+    print(write_atomic(out.with_suffix(".html"), page_of(grid, pictures, recipes, title)))
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def choose_device(device: str) -> str:
 
 def choose_base(model: str, revision: str | None, device: str) -> tuple[str, str | None, str]:
     """The base's source and revision, and why that one."""
-    why = "as asked"
+    why = ""
     if model == "auto":
         revision = revision or names.from_environment("base_revision")
         if model_set := names.from_environment("base"):

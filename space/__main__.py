@@ -1,5 +1,5 @@
-"""python -m space [--port 7860] [--host 127.0.0.1] [--model auto] [--adapter auto] [--quantize auto] [--run RUN]
-[--compile]"""
+"""python -m space [--port 7860] [--host 127.0.0.1] [--model auto] [--adapter auto] [--quantize auto] [--device auto]
+[--run RUN] [--compile]"""
 
 import argparse
 import signal
@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+from impressionism.__main__ import add_model_options
 from impressionism.errors import UserError, check_environment, check_port
 from impressionism.names import program
 
@@ -15,9 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=program("space", "space"), description="The page, in the browser.")
     parser.add_argument("--port", type=int, help="the first free one from 7860 by default")
     parser.add_argument("--host", help="127.0.0.1 by default; 0.0.0.0 opens the page to the network")
-    parser.add_argument("--model", default="auto", help="auto, miniature, a Hub id or a folder")
-    parser.add_argument("--adapter", default="auto", help="auto, none, a Hub id, a folder or a file")
-    parser.add_argument("--quantize", default="auto", help="auto, none, fp8, int8, nf4, int4 or int2")
+    add_model_options(parser)
     parser.add_argument("--run", type=Path, help="a training run: paints with its adapter and shows its showcase")
     parser.add_argument(
         "--compile", action="store_true", help="compile FLUX's blocks: takes minutes at first, then paints faster"
@@ -36,13 +35,13 @@ def main(arguments: list[str] | None = None) -> None:
     from space.jobs import INFERENCE_EXECUTOR
     from space.opening import open_painter
 
-    model, adapter, showcase = chosen.model, chosen.adapter, SHOWCASE
+    model, adapter, showcase = chosen.model or "auto", chosen.adapter or "auto", SHOWCASE
     try:
         if chosen.run:
             model, adapter, showcase = of_run(chosen.run, model, adapter)
     except UserError as problem:
         sys.exit(str(problem))
-    asked = model, adapter, chosen.quantize
+    asked = model, adapter, chosen.quantize or "auto", chosen.device
     try:
         painter = (
             open_painter(*asked) if names.on_zero_gpu() else INFERENCE_EXECUTOR.submit(open_painter, *asked).result()

@@ -1,5 +1,5 @@
-"""Deploy this repository as a ZeroGPU Space: create, configure and upload it, wait until it runs, then check it once
-through its API.
+"""Deploy this repository as a ZeroGPU Space: create, configure and upload it, wait until it runs, and send it one test
+request.
 
     python -m space.deploy USER/NAME [--adapter OWNER/NAME] [--adapter-revision REVISION] [--run RUN] [--private]
                            [--dry-run]
@@ -300,11 +300,11 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m space.deploy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("repo", metavar="USER/NAME")
+    parser.add_argument("repo", metavar="USER/NAME", help="the Space")
     parser.add_argument("--adapter", default=names.ADAPTER, help="on the Hub; the published one by default")
     parser.add_argument("--adapter-revision", help="branch, tag or commit; the newest by default; pinned to its commit")
     parser.add_argument("--run", type=Path, metavar="RUN", help="also upload the showcase of this training run")
-    parser.add_argument("--hardware", default=HARDWARE)
+    parser.add_argument("--hardware", default=HARDWARE, help="as the Hub names it; ZeroGPU by default")
     parser.add_argument("--private", action="store_true", help="if the Space is new")
     parser.add_argument("--minutes", type=float, default=60, help="how long to wait until it runs")
     parser.add_argument("--poll", type=float, default=10, help="seconds between status checks")

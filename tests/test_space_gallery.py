@@ -71,6 +71,7 @@ def test_the_page_opens_with_a_pair_of_its_own_adapter_or_with_none(tiny_painter
         (folder / "showcase.jsonl").write_text(line + "\n")
         values = [str(each["props"].get("value")) for each in app.build(tiny_painter, folder).config["components"]]
         assert ("a pond at night" in values) == opened
+        assert ("{'empty': 'Nothing is painted yet.'}" in values) != opened
         assert any("not by the adapter of this page" in value for value in values) != opened
 
 

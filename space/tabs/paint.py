@@ -17,6 +17,7 @@ from space.settings import AT_ONCE, LIGHT, Settings, how_of, request_for, restor
 from space.studio import Request, Studio, real, sampling_of
 from space.texts import Size
 
+NOTHING = "Nothing is painted yet."
 SHOWN_LINK = "() => [document.querySelector('#pair .pair')?.shown?.link]"
 STALE = """(prompt, seed, steps, guidance, width, height, strength, fast, count) => {
   const recipe = document.querySelector("#pair .pair")?.shown?.recipe;
@@ -38,8 +39,8 @@ def add_paint(
     first: Pair | None,
     size: Size,
 ) -> gr.HTML:
-    """The board of the pair; first stands on it until something is painted."""
-    shown = on_easel(showcase, first) | {"first": True} if first else None
+    """The board of the pair; first stands on it until something is painted, or else a button that paints."""
+    shown = on_easel(showcase, first) | {"first": True} if first else {"empty": NOTHING}
     board = front("pair", shown, size=size, strip="pairs", tab="paint", elem_id="pair")
     upscale = gr.Button("Upscale × 2", size="sm", min_width=110, scale=0, elem_id="upscale", render=False)
     upscale_price = gr.Markdown(elem_classes="price", render=False)
