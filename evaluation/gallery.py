@@ -20,7 +20,7 @@ from tqdm import tqdm
 from evaluation import showcase
 from evaluation.exhibits import write_lines
 from evaluation.prompt_set import PROMPTS, Prompt, PromptSet
-from impressionism.errors import UserError
+from impressionism.errors import UserError, counted
 from impressionism.names import DEFAULT_STRENGTH
 from impressionism.paint import defaults, read_recipe, request, save, sweep
 from impressionism.pipeline import Painter, load_pipeline
@@ -55,7 +55,10 @@ def gallery(
         there = len(exhibits) - sum(len(row) for row in wanted)
         shared = f" {state.num_processes} processes share the rest." if state.num_processes > 1 else ""
         own = "" if adapter or (run / "adapter").is_dir() else f"{run} holds no adapter of its own. "
-        print(f"{own}{painter.about} {len(exhibits)} pictures, {there} of them are there already.{shared}", flush=True)
+        print(
+            f"{own}{painter.about} {counted(len(exhibits), 'picture')}, {there} of them are there already.{shared}",
+            flush=True,
+        )
     paint_missing(painter, folder, wanted[state.process_index :: state.num_processes], progress=state.is_main_process)
     state.wait_for_everyone()
 

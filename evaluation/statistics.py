@@ -12,7 +12,7 @@ import pandas
 
 from evaluation.features import in_parallel
 from impressionism import files
-from impressionism.errors import UserError
+from impressionism.errors import UserError, counted
 from impressionism.pictorial import assess
 
 
@@ -28,7 +28,7 @@ def statistics(pictures: list[Path], out: Path) -> int:
         raise UserError("None of the pictures can be read, so there is no table.")
     files.write_atomic(out, table.to_csv(index=False, float_format="%.7g"))
     low, middle, high = table["index"].quantile([0, 0.5, 1])
-    print(f"{out}: {len(table)} row{'s' if len(table) > 1 else ''}; docs/method.md says what each column is.")
+    print(f"{out}: {counted(len(table), 'row')}; docs/method.md says what each column is.")
     print(f"Impressionist index, 0 to 1: median {middle:.2f}, from {low:.2f} to {high:.2f}.")
     return 0 if len(table) == len(wanted) else 1
 

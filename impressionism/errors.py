@@ -44,6 +44,11 @@ def first_line(error: BaseException) -> str:
     return next((line for line in str(error).strip("'\"").splitlines() if line.strip()), type(error).__name__)
 
 
+def counted(count: int, thing: str) -> str:
+    """Such as "1 picture" and "1,204 pictures"."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
 def check_environment() -> None:
     """Refuses addresses in the environment with which huggingface_hub and httpx fail while they are imported."""
     from urllib.parse import urlsplit  # here and below: --help needs none of these, and should answer at once

@@ -112,7 +112,7 @@ def test_folders_named_after_splits_are_splits_as_datasets_has_them(tmp_path, ca
     ours = examples.read(data(source))
     assert {one.caption for one in ours if one.held_out} == set(theirs["validation"]["text"])
     assert {one.caption for one in ours if not one.held_out} == set(theirs["train"]["text"])
-    assert "1 pictures outside its folders test, train, validation were left out" in capsys.readouterr().err
+    assert "left out 1 picture outside its folders test, train, validation" in capsys.readouterr().err
     assert cached(source, split="test") == 0 and cached.holds(
         *(f"{split} {number}" for split in ("test", "my validation") for number in range(3))
     )

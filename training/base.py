@@ -18,7 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from impressionism import lora
-from impressionism.errors import UserError
+from impressionism.errors import UserError, counted
 from impressionism.files import write_atomic
 from impressionism.hub import label
 from impressionism.lora_file import find_adapter, read_adapter
@@ -137,7 +137,7 @@ def class_pictures(context: TrainingContext, recipe: TrainingConfig) -> list[Exa
     if context.runtime.any(bool(missing)):
         if context.runtime.first or context.sharded:
             wanted = paint.model_copy(update={"prompts": (prior.class_prompt,), "size": f"{width}x{height}"})
-            say(f"{folder}: the base paints {len(missing)} pictures of {prior.class_prompt!r}.")
+            say(f"{folder}: the base paints {counted(len(missing), 'picture')} of {prior.class_prompt!r}.")
             for seed in missing:
                 [picture] = preview.painted(context, wanted.model_copy(update={"seed": seed}))
                 if context.runtime.first:

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from impressionism import names
-from impressionism.errors import UserError
+from impressionism.errors import UserError, counted
 from impressionism.files import write_atomic
 from impressionism.hub import PIPELINE_FILES, folder_of, sha256_of, without_bars
 from impressionism.quantize import give_back_memory
@@ -95,7 +95,7 @@ def fill(recipe: TrainingConfig, runtime: Runtime | None = None) -> tuple[Cache,
     if not usable:
         raise UserError(f"No picture of {recipe.data.source} could be decoded; see the lines above.")
     there = "encoded now" if pictures or texts else "all there already"
-    say(f"{cache.folder}: {len(usable)} pictures and {len(captions)} captions, {there}.")
+    say(f"{cache.folder}: {counted(len(usable), 'picture')} and {counted(len(captions), 'caption')}, {there}.")
     return cache, usable
 
 

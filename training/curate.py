@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from impressionism.errors import UserError
+from impressionism.errors import UserError, counted
 from impressionism.files import open_picture, picture_size, read_picture, read_text, write_atomic
 from impressionism.pictorial import to_lab
 from training.examples import sample_id
@@ -212,7 +212,7 @@ def scan(source: CurateSource, settings: Curate, work: Path) -> list[ImageRecord
     """A record of each picture; the usable ones are left in work/pictures, of the others thumbnails."""
     records, position = _resume(work / "scanned.jsonl")
     if position is not None:
-        say(f"Continuing after {len(records)} pictures.")
+        say(f"Continuing after {counted(len(records), 'picture')}.")
         source.rows.load_state_dict(position)
     one = functools.partial(examine, source=source, settings=settings, pictures=work / "pictures")
     bar = tqdm(total=source.total, initial=len(records), desc="examine", unit="picture")

@@ -19,7 +19,7 @@ from typing import Any
 from safetensors import safe_open
 
 from impressionism import names
-from impressionism.errors import UserError
+from impressionism.errors import UserError, counted
 from training import cards, examples, footprint, sources
 from training import recipe as recipes
 from training.cards import GIB, GpuSpec
@@ -465,7 +465,7 @@ def as_text(prediction: Prediction) -> str:
     rows += [("while captions are encoded", _size(one.encoding))]
     rows += [("", "")]
     count = options.train_batch_size * options.gradient_accumulation_steps
-    each = "1 picture" if count == 1 else f"{count} pictures"
+    each = counted(count, "picture")
     rows += [("a step", f"{_time(one.seconds)} ({each}) at {card.rate / 1e12:.3g} TFLOPS ({card.why})")]
     if number := one.recipe.prior.num_class_images:
         rows += [(f"{number} class pictures", f"{_time(one.class_pictures_seconds)} to paint, once")]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from impressionism.errors import UserError, explain
+from impressionism.errors import UserError, counted, explain
 from impressionism.files import clean_text, left_out_line, pictures_in, read_text
 from training.recipe import Curate, Data
 
@@ -140,7 +140,8 @@ def _folder_splits(folder: Path, data: Data) -> dict[str, Callable[[bool | None,
         splits.setdefault(_split_folder(row.name) or "", []).append(row)
     if set(splits) - {""}:
         if outside := splits.pop("", None):
-            say(f"{folder}: {len(outside)} pictures outside its folders {', '.join(sorted(splits))} were left out.")
+            named = ", ".join(sorted(splits))
+            say(f"{folder}: left out {counted(len(outside), 'picture')} outside its folders {named}.")
     else:
         splits = {split_of(data.split)[0]: splits.pop("", [])}  # one folder is whatever split is asked for
     return {name: functools.partial(_in_split, rows) for name, rows in splits.items()}
