@@ -486,6 +486,11 @@ def test_a_grid_has_a_row_for_each_value_and_captions_with_what_differs(page: Pa
     expect(captions).to_have_count(8, timeout=WAIT)
     assert captions.nth(5).inner_text() == "Impressionist, strength 0.5, seed 72"
     expect(page.get_by_role("button", name="Paint them all")).to_be_visible(timeout=WAIT)
+    page.locator("#rows input").click()
+    page.get_by_role("option", name="Prompt").click()
+    expect(page.get_by_label("Values, one per line")).to_have_value(re.compile("a cottage at noon\n"), timeout=WAIT)
+    page.get_by_label("Values, one per line").fill("a harbour\na zxqv")
+    expect(page.locator("#rows-values")).to_contain_text(re.compile("does not know: .*zxqv"), timeout=WAIT)
     page.reload()
 
 
