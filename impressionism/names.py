@@ -16,11 +16,11 @@ ACCELERATOR = "ByteDance/Hyper-SD/Hyper-FLUX.1-dev-8steps-lora.safetensors"
 ACCELERATOR_STRENGTH = 0.125  # as its authors say
 ACCELERATOR_STEPS = 8
 
-# What the miniature paints well enough to be offered (it was taught windmills too), and in which light.
+# What the miniature was taught to paint, and in which light.
 SUBJECTS = [
     "a sailing boat on the sea", "a haystack in a field", "poplars by a river", "a cottage",
     "water lilies on a pond", "a field of poppies", "a stone bridge over a river",
-    "a village church", "cliffs by the sea", "a steam train", "a lighthouse",
+    "a village church", "a windmill", "cliffs by the sea", "a steam train", "a lighthouse",
     "a blossoming tree", "a vase of sunflowers", "a bowl of fruit", "a woman with a parasol",
 ]  # fmt: skip
 LIGHTS = ["at dawn", "at noon", "at sunset", "at night", "under heavy clouds", "in the snow"]

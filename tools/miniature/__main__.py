@@ -1,10 +1,11 @@
 """Builds the bundled miniature: `python -m tools.miniature [--out FOLDER] [--work FOLDER]`.
 
 `--further 3000` takes what is bundled and trains its transformer for 3,000 more steps, then its guidance and new
-adapters. The bundled transformer was made so on one core with AMX, 4,700 steps and 700 of guidance, from one of an
-earlier build (1,750 steps of 512 scenes, six minutes of an H200), which its autoencoder and text encoders come from.
-By mistake those steps ran with text encoders whose attention saw no position and no mask; so the bundled T5 has no
-position bias, and the bundled CLIP was fitted to give the same sentences the same vectors (0.1 % of the variance off).
+adapters. The bundled transformer was made so on one core with AMX in two turns, 4,700 steps and 700 of guidance, then
+4,600 and 800 (80 minutes beside other work), from one of an earlier build (1,750 steps of 512 scenes, six minutes of an
+H200), which its autoencoder and text encoders come from. By mistake the first turn ran with text encoders whose
+attention saw no position and no mask; so the bundled T5 has no position bias, and the bundled CLIP was fitted to give
+the same sentences the same vectors (0.1 % of the variance off).
 
 Stages: draw and paint the scenes · autoencoder · text encoders · transformer · its guidance · the folder that
 FluxPipeline loads · the style adapter, by the ordinary recipe · the few-step adapter. Each stage keeps its state in the

@@ -15,12 +15,13 @@ from tqdm import tqdm
 
 from tools.miniature import loop
 from tools.miniature.autoencoder import LATENT, to_tensor
-from tools.miniature.captions import describe
+from tools.miniature.captions import describe_with
 from tools.miniature.text import WIDTH, Frozen, as_typed
 from tools.miniature.world import Scene, random_scene
 
 BATCH = {"cpu": 16, "cuda": 128}
 UNCAPTIONED = 0.08  # share of samples with an empty prompt
+COLOURED = 0.45  # share of captions that surely tell the colour, which is learned later than what is seen
 GUIDANCE = (1.0, 5.0)  # drawn at random; without effect until `guide` gives it a meaning
 GUIDED = 0.6  # weight of classifier-free guidance for each unit of guidance above 1
 SHIFT = 2.5  # of the noise levels; the sampler's own is 1.6 at this size
@@ -83,6 +84,14 @@ def sigmas(count: int, generator: torch.Generator) -> torch.Tensor:
     return sigma
 
 
+def caption_of(scene: Scene, rng: np.random.Generator) -> str:
+    surely = rng.random() < COLOURED
+    while True:
+        caption, told = describe_with(scene, rng)
+        if "colour" in told or not surely:
+            return caption
+
+
 class Batches:
     """What a step sees, as a function of the step alone: drawn on the CPU by calling it, put together by `whole`."""
 
@@ -102,7 +111,7 @@ class Batches:
         """Which scenes, the part of them, the noise and its level, and the prompts' tokens."""
         rng, generator = np.random.default_rng([13, step]), torch.Generator().manual_seed(step)
         scenes = [random_scene(rng, OFTEN) for _ in range(self.size)]
-        captions = [as_typed(describe(scene, rng), rng) for scene in scenes]
+        captions = [as_typed(caption_of(scene, rng), rng) for scene in scenes]
         height, width = CROPS[step % len(CROPS)]
         low, high = GUIDANCE
         return {
