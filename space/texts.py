@@ -45,8 +45,8 @@ has the same parts as FLUX.1 [dev], only much smaller, and was trained on comput
 
 **Light:** {" · ".join(LIGHTS)}
 
-**Places and some colours:** for instance *on the left*, *in the distance*, *pink water lilies*, *golden poplars*, *a
-haystack of pink straw*. It cannot count: ask for one thing at a time.
+**Places, some colours and numbers up to three:** for instance *on the left*, *in the distance*, *pink water lilies*,
+*golden poplars*, *a haystack of pink straw*, *two windmills*. Ask for one kind of thing at a time.
 """,
     licence="""
 The miniature’s weights and the program are under the **MIT licence**. It runs the same code as FLUX.1 [dev];
