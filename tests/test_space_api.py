@@ -746,7 +746,8 @@ def test_sixteen_visitors_get_their_own_pictures_each_a_first_one_before_anybody
     here: tuple, tiny_painter: Painter
 ):
     address = here[0]
-    busy = visitor(address, headers=from_address("198.51.100.99")).submit(prompt="first", **LONG, api_name="/generate")
+    first = visitor(address, headers=from_address("198.51.100.99"))
+    busy = first.submit(prompt="first", count=4, **LONG, api_name="/generate")  # until all others wait
     wait_for(lambda: busy.outputs())
     clients = [visitor(address, headers=from_address(f"198.51.100.{number}")) for number in range(16)]
     finished: list[int] = []
