@@ -247,8 +247,8 @@ class Page:
                 "Stopped. Click Train here to continue." if (project.run / "recipe.yaml").exists() else "Not started."
             )
         losses, previews = project.losses(), str(sheet) if sheet.exists() else None
-        plots = (gr.update(value=each, visible=each is not None) for each in (losses, previews))
-        return state, *plots, project.previews(), "\n".join(lines[-LINES_SHOWN:])
+        plot, sheet = (gr.update(value=each, visible=each is not None) for each in (losses, previews))
+        return state, plot, sheet, project.previews(), "\n".join(lines[-LINES_SHOWN:])
 
     def push(self, name: str, repo: str, private: bool, dry_run: bool) -> str:
         project = self.project(name)
