@@ -1,4 +1,5 @@
-"""DoRA and LoKr beside a LoRA, and an adapter made smaller: what each costs in held-out loss, on the miniature.
+"""DoRA and LoKr beside a LoRA, and an adapter made smaller: what each costs in held-out loss, on the miniature, and
+what the smaller one costs by gallery and score.
 
     python -m benchmarks.adapters
 
@@ -20,10 +21,15 @@ from safetensors.torch import save
 
 from benchmarks.measure import in_turn, markdown, parser, ratio, record
 from benchmarks.miniature import scenes
+from evaluation.gallery import gallery
+from evaluation.score import score
 from impressionism import lora, names
+from impressionism.estimates import percent
 from impressionism.lora_file import find_adapter, linears_of, read_adapter
+from impressionism.records import Estimate, Scores, parsed
 from training import adapter, validation
 from training import recipe as recipes
+from training.__main__ import main as command
 from training.base import StepBatches, TrainingContext, loaders, prepare
 from training.fit import lr_factor
 from training.recipe import TrainingConfig
@@ -32,7 +38,7 @@ from training.targets import rank_of
 
 RANK, BATCH, WARMUP = 16, 6, 10
 RATES = (1e-3, 4e-3, 1.6e-2, 6.4e-2)
-SHRUNK = (8, 4, 2, 1)
+SHRUNK = (8, 2)
 KINDS: dict[str, Callable[[list[str]], Any]] = {
     "LoRA": lambda layers: LoraConfig(r=RANK, lora_alpha=RANK, target_modules=layers),
     "DoRA": lambda layers: LoraConfig(r=RANK, lora_alpha=RANK, target_modules=layers, use_dora=True),
@@ -97,23 +103,46 @@ def shrunk(context: TrainingContext, recipe: TrainingConfig) -> list[dict[str, f
     return rows
 
 
+def judged(folder: Path, prompts: int) -> list[dict[str, Any]]:
+    """The bundled adapter and smaller ones at strength 1, as `evaluation` judges them: a gallery of so many prompts of
+    each genre and its score, with painted scenes that training never saw in place of real paintings."""
+    bundled, real, rows = names.MINIATURE / "adapter", folder / "held-out", []
+    scenes(real, 96, 300, "--painted", "--held-out")
+    for rank in (None, *SHRUNK):
+        run, made = folder / f"judged-{rank}", folder / f"rank-{rank}"
+        if rank:
+            command(["resize", str(bundled), "--rank", str(rank), "--out", str(made)])
+        gallery(run, model="miniature", adapter=str(made if rank else bundled), device="cpu", only=prompts)
+        score(run, real=real, features=[])
+        scores = parsed(run / "scores.json", Scores.from_json)
+        point = next(point for point in scores.curve if point.strength == 1)
+        rows.append(
+            {"prompts": scores.prompts, "gap_closed": point.to_dict()["gap_closed"], "content": point.content.value}
+        )
+    return rows
+
+
 def table(result: dict) -> str:
-    base, rows = result["base_loss"], []
+    base, whole, rows = result["base_loss"], result["shrunk_base_loss"], []
     for kind, runs in result["kinds"].items():
         losses = ", ".join(f"{run['loss'] / base - 1:+.1%} at {run['rate']:g}" for run in runs)
         pace = ratio(result["seconds_of_a_step"][kind], result["seconds_of_a_step"]["LoRA"])
         rows.append((kind, losses, f"{runs[0]['bytes'] / 1e6:.1f} MB", "1" if kind == "LoRA" else pace.text(".2f")))
     head = ["Adapter", "held-out loss beside the base's, by learning rate", "file", "seconds a step, LoRA = 1"]
     smaller = [
-        (str(row["rank"]), f"{row['bytes'] / 1e6:.2f} MB", f"{row['energy']:.1%}", f"{row['loss'] / base - 1:+.1%}")
+        (str(row["rank"]), f"{row['bytes'] / 1e6:.2f} MB", f"{row['energy']:.1%}", f"{row['loss'] / whole - 1:+.1%}",
+         percent(Estimate(**row["gap_closed"])), f"{row['content']:.2f}")
         for row in result["shrunk"]
-    ]
-    head_smaller = ["The bundled adapter at rank", "in bfloat16", "energy kept", "held-out loss beside the base's"]
+    ]  # fmt: skip
+    head_smaller = [
+        "The bundled adapter at rank", "in bfloat16", "energy kept", "held-out loss beside the base's",
+        f"gap to real paintings closed, {result['shrunk'][0]['prompts']} prompts", "composition kept",
+    ]  # fmt: skip
     return markdown(head, rows) + "\n\n" + markdown(head_smaller, smaller)
 
 
 def main() -> None:
-    arguments = parser("adapters", __doc__, steps=120, pictures=320, turns=9).parse_args()
+    arguments = parser("adapters", __doc__, steps=120, pictures=320, turns=9, prompts=3).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scenes(Path(folder, "painted"), arguments.pictures, 411, "--painted")
         recipe = recipes.changed(recipes.read(recipes.SHIPPED / "miniature.yaml"), [
@@ -124,8 +153,13 @@ def main() -> None:
         context = prepare(recipe)
         base = validation.score(context, validation.held_out_batches(context, recipe), recipe).mean
         kinds = {kind: [trained(context, recipe, config, rate) for rate in RATES] for kind, config in KINDS.items()}
-        smaller, paces = shrunk(context, recipe), seconds(context, recipe, arguments.turns)
-    result = {"rank": RANK, "steps": arguments.steps, "base_loss": base, "kinds": kinds, "shrunk": smaller}
+        smaller = [
+            row | more
+            for row, more in zip(shrunk(context, recipe), judged(Path(folder), arguments.prompts), strict=True)
+        ]
+        paces = seconds(context, recipe, arguments.turns)
+    result = {"rank": RANK, "steps": arguments.steps, "base_loss": base, "kinds": kinds}
+    result |= {"shrunk_base_loss": base, "shrunk": smaller}
     result["seconds_of_a_step"] = paces
     record(arguments.out, result, ("torch", "diffusers", "peft"), table)
 
